@@ -1,0 +1,34 @@
+"""Fine-tune a model on a new task without losing what it already knows, at no extra compute."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixcd.collateral_damage_estimator import CountEstimator as CountEstimator
+    from mixcd.errors import RehearsalError as RehearsalError
+    from mixcd.partition_strategy import ByColumn as ByColumn
+    from mixcd.partition_strategy import ByPriorLoss as ByPriorLoss
+    from mixcd.partition_strategy import Combined as Combined
+    from mixcd.prior_predictions import predict_prior as predict_prior
+    from mixcd.rehearsal import attach as attach
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ByColumn": "partition_strategy",
+    "ByPriorLoss": "partition_strategy",
+    "Combined": "partition_strategy",
+    "CountEstimator": "collateral_damage_estimator",
+    "RehearsalError": "errors",
+    "attach": "rehearsal",
+    "predict_prior": "prior_predictions",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `mixcd --help` need not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mixcd' has no attribute {name!r}")
+    return getattr(import_module(f"mixcd.{_HOMES[name]}"), name)

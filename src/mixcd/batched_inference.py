@@ -1,0 +1,144 @@
+"""Batched inference: a classifier's predictions on rows of mixed length, without gradients."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixcd.classification_output import (
+    LABEL_KEYS,
+    classification_losses,
+    find_labels,
+    read_class_logits,
+    require_known_labels,
+)
+from mixcd.correctness import is_class_correct
+from mixcd.errors import UnsupportedTrainerError
+from mixcd.vocabulary import Ids
+
+Collate = Callable[[list[Any]], Mapping[str, Any]]
+
+
+def predict_rows(
+    model: torch.nn.Module,
+    rows: Sequence[Any],
+    sample_ids: Ids,
+    *,
+    collate_fn: Collate,
+    batch_size: int,
+    data_name: str,
+    advance: Callable[[int], object] = lambda _: None,
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Predict some rows, sorted by length so that little is spent on padding.
+
+    Args:
+        model: The model, in the mode it is to predict in.
+        rows: Prepared rows, at least one.
+        sample_ids: Their ids, shape (rows,), for messages.
+        collate_fn: Makes a batch of a list of rows.
+        batch_size: Rows a batch at the length of the longest row.
+        data_name: Whose rows they are, for messages.
+        advance: Called with the number of rows done after each batch.
+
+    Returns:
+        Arrays `loss`, `correct`, `prediction` and `token_count`, each of shape (rows,) in the order of the
+        rows; and the number of forward passes.
+
+    Raises:
+        DataError: If the rows have no labels, or labels outside the model's classes.
+        UnsupportedTrainerError: If the model's output shows no class logits.
+    """
+    parts, positions = [], []
+    for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
+        batch = collate(collate_fn, [rows[position] for position in batch_positions])
+        parts.append(_predict_batch(model, batch, sample_ids[batch_positions], data_name))
+        positions.append(batch_positions)
+        advance(batch_positions.size)
+    order = np.argsort(np.concatenate(positions))
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}, len(parts)
+
+
+def batch_by_tokens(lengths: Sequence[int], batch_size: int) -> Iterator[Ids]:
+    """Sort rows by length and cut them into batches of a bounded number of padded tokens.
+
+    Args:
+        lengths: Each row's length in tokens.
+        batch_size: Rows a batch at the longest length; this times the longest length is the bound.
+
+    Yields:
+        Positions of the rows of one batch, from the longest rows to the shortest.
+
+    Example:
+        >>> [batch.tolist() for batch in batch_by_tokens([1, 4, 2, 1, 1], batch_size=1)]
+        [[1], [2, 0], [3, 4]]
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    bound = batch_size * max(lengths)
+    start = 0
+    while start < order.size:
+        stop = start + max(1, bound // max(1, lengths[order[start]]))
+        yield order[start:stop]
+        start = stop
+
+
+def collate(collate_fn: Collate, rows: list[Any]) -> Mapping[str, Any]:
+    """Make a batch of copies of some rows: collators may change what they are given.
+
+    Args:
+        collate_fn: The collator.
+        rows: The rows.
+
+    Returns:
+        The batch.
+
+    Raises:
+        UnsupportedTrainerError: If the collator returns no mapping.
+    """
+    batch = collate_fn([dict(row) if isinstance(row, Mapping) else row for row in rows])
+    if not isinstance(batch, Mapping):
+        raise UnsupportedTrainerError(
+            f"The collator returned a {type(batch).__name__}, but mixcd needs a mapping of names to tensors, to find "
+            "the labels and to carry the sample ids. Use a collator that returns a dict."
+        )
+    return batch
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside the block; every module's own mode of before after it.
+
+    Args:
+        model: The model.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _predict_batch(
+    model: torch.nn.Module, batch: Mapping[str, Any], sample_ids: Ids, data_name: str
+) -> dict[str, NDArray[Any]]:
+    device = next(model.parameters()).device
+    tensors = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    labels = find_labels(tensors, data_name)
+    logits = read_class_logits(model(**{key: value for key, value in tensors.items() if key not in LABEL_KEYS}), labels)
+    require_known_labels(labels.cpu().numpy(), sample_ids, logits.shape[1], data_name)
+    attention_mask = tensors.get("attention_mask", torch.ones(len(labels), 1))
+    return {
+        "loss": classification_losses(logits, labels).cpu().numpy(),
+        "correct": is_class_correct(logits, labels).cpu().numpy(),
+        "prediction": logits.argmax(-1).to(torch.int32).cpu().numpy(),
+        "token_count": attention_mask.sum(-1).to(torch.int32).cpu().numpy(),
+    }
+
+
+def _length_of(row: Any) -> int:
+    return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else 1

@@ -1,0 +1,58 @@
+"""Every error that mixcd raises: which value, what was expected, what to do."""
+
+from collections.abc import Iterable
+
+
+class RehearsalError(Exception):
+    """Base of all errors raised by mixcd; its message is one complete sentence or more."""
+
+
+class SettingError(RehearsalError, ValueError):
+    """A value that the caller chose is outside what makes sense."""
+
+
+class DataError(RehearsalError, ValueError):
+    """The prior or new data are not what rehearsal needs."""
+
+
+class UnknownSampleError(RehearsalError, LookupError):
+    """A sample id lies outside the prior data."""
+
+
+class CacheError(RehearsalError, ValueError):
+    """A prediction cache is damaged, incomplete, or was made from something else."""
+
+
+class UnsupportedTrainerError(RehearsalError, TypeError):
+    """The trainer does something that rehearsal cannot follow, so it is refused."""
+
+
+class AlreadyAttachedError(RehearsalError, RuntimeError):
+    """The trainer already rehearses."""
+
+
+class PlanError(RehearsalError, RuntimeError):
+    """A step was planned, observed or committed out of turn."""
+
+
+class ResumeError(RehearsalError, RuntimeError):
+    """A checkpoint does not fit the run that wants to continue from it."""
+
+
+def shorten(names: Iterable[object], most: int = 5) -> str:
+    """List the first few names, and how many more there are.
+
+    Args:
+        names: What to list, in the order to list it.
+        most: How many to spell out.
+
+    Returns:
+        A text such as `1, 2, 3 and 7 more`.
+
+    Example:
+        >>> shorten(range(10), most=3)
+        '0, 1, 2 and 7 more'
+    """
+    listed = [str(name) for name in names]
+    rest = len(listed) - most
+    return ", ".join(listed[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,118 @@
+"""Fingerprints: short texts that differ when a model, a tokenizer or data differ."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixcd.prior_dataset import fetch_rows
+
+SAMPLED_VALUES = 4096
+"""How many evenly spaced values of each weight tensor are read."""
+SAMPLED_ROWS = 32_768
+"""How many evenly spaced rows of a dataset are read; smaller datasets are read whole."""
+
+
+def fingerprint_weights(model: torch.nn.Module) -> str:
+    """Fingerprint a model by its weights: name, shape, dtype and spaced values of each tensor.
+
+    Args:
+        model: The model, on any device.
+
+    Returns:
+        A hexadecimal SHA-256.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> before = fingerprint_weights(layer)
+        >>> with torch.no_grad():
+        ...     _ = layer.bias.add_(1)
+        >>> fingerprint_weights(layer) == before
+        False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        flat = tensor.detach().reshape(-1)
+        spaced = flat[torch.from_numpy(_spaced(flat.numel(), SAMPLED_VALUES)).to(flat.device)]
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(spaced.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint_tokenizer(tokenizer: Any) -> str:
+    """Fingerprint a tokenizer (or another processor) by its vocabulary and settings.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer or processor, or None.
+
+    Returns:
+        A hexadecimal SHA-256, or "none".
+    """
+    if tokenizer is None:
+        return "none"
+    digest = hashlib.sha256(type(tokenizer).__name__.encode())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    _feed(digest, backend.to_str() if backend is not None else getattr(tokenizer, "get_vocab", dict)())
+    for name in ("chat_template", "padding_side", "truncation_side", "pad_token", "eos_token"):
+        _feed(digest, getattr(tokenizer, name, None))
+    return digest.hexdigest()
+
+
+def fingerprint_rows(data: Any) -> str:
+    """Fingerprint a map-style dataset by its length and its rows' contents.
+
+    Args:
+        data: The dataset; every row is read when there are at most `SAMPLED_ROWS`, spaced ones otherwise.
+
+    Returns:
+        A hexadecimal SHA-256.
+
+    Example:
+        >>> fingerprint_rows([{"x": 1}]) == fingerprint_rows([{"x": 2}])
+        False
+    """
+    digest = hashlib.sha256(str(len(data)).encode())
+    numbers = _spaced(len(data), SAMPLED_ROWS)
+    for start in range(0, numbers.size, 1024):
+        _feed(digest, fetch_rows(data, numbers[start : start + 1024].tolist()))
+    return digest.hexdigest()
+
+
+def fingerprint_batch(batch: Mapping[str, Any]) -> str:
+    """Fingerprint what the model is handed: a collated batch.
+
+    Args:
+        batch: Tensors by name.
+
+    Returns:
+        A hexadecimal SHA-256.
+    """
+    digest = hashlib.sha256()
+    _feed(digest, dict(batch))
+    return digest.hexdigest()
+
+
+def _spaced(count: int, most: int) -> np.ndarray:
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+
+
+def _feed(digest: Any, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            digest.update(f"{key}:".encode())
+            _feed(digest, value[key])
+    elif isinstance(value, torch.Tensor | np.ndarray):
+        array = np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    elif isinstance(value, list | tuple) and value and not isinstance(value[0], int | float | str):
+        for item in value:
+            _feed(digest, item)
+    elif hasattr(value, "tobytes"):
+        digest.update(value.tobytes())
+    else:
+        digest.update(f"{value!r};".encode())

@@ -1,0 +1,7 @@
+"""Partition strategies: each gives every prior sample a bin."""
+
+from mixcd.partition_strategy.by_column import ByColumn
+from mixcd.partition_strategy.by_prior_loss import ByPriorLoss
+from mixcd.partition_strategy.combined import Combined
+
+__all__ = ["ByColumn", "ByPriorLoss", "Combined"]

@@ -1,0 +1,98 @@
+"""The prediction observer: reads off the training forward which rehearsed samples are still right."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from mixcd.classification_output import classification_losses, find_labels, read_class_logits
+from mixcd.correctness import is_class_correct
+from mixcd.errors import PlanError
+from mixcd.vocabulary import Observation
+
+NEW_SAMPLE = -1
+"""The id under which an observed new sample is kept."""
+
+
+class PredictionObserver:
+    """Collects every trained row's correctness and loss from the forward pass that trains on it.
+
+    No inference happens here, and nothing leaves the device until `take`.
+
+    Paper: fine-tuned model f'; its predictions on rehearsed samples fall out of training.
+    """
+
+    def __init__(self) -> None:
+        self.forward_count = 0
+        self._seen: list[torch.Tensor] = []
+
+    @contextmanager
+    def watch(self, model: torch.nn.Module, sample_ids: torch.Tensor, batch: Mapping[str, Any]) -> Iterator[None]:
+        """Read the first forward pass with gradients that the model makes inside the block.
+
+        Args:
+            model: The outermost module, as the training step calls it.
+            sample_ids: The rows' prior sample ids, `NEW_SAMPLE` for new rows; shape (rows,).
+            batch: The batch, with its labels.
+
+        Raises:
+            DataError: If the batch has no labels.
+            UnsupportedTrainerError: If the model's output shows no class logits.
+        """
+        labels = find_labels(batch, "train_dataset")
+        seen = len(self._seen)
+
+        def read(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            if not torch.is_grad_enabled():
+                return
+            self.forward_count += 1
+            if len(self._seen) == seen:
+                self._read(sample_ids, labels, output)
+
+        hook = model.register_forward_hook(read)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def take(self) -> torch.Tensor:
+        """Return what was seen since the last call, and forget it.
+
+        Returns:
+            One row a trained sample, on the model's device, shape (rows, 3), integers: its prior sample
+            id, whether it was right, and the bits of its single-precision loss. Integers, so that one
+            gather over processes moves all three exactly.
+
+        Raises:
+            PlanError: If no forward pass was seen.
+        """
+        if not self._seen:
+            raise PlanError(
+                "No forward pass was observed in this step: the training step never called the model that it was "
+                "given. Rehearsal reads predictions off that call. Let `training_step` call its `model` argument."
+            )
+        rows, self._seen = torch.cat(self._seen), []
+        return rows
+
+    @torch.no_grad()
+    def _read(self, sample_ids: torch.Tensor, labels: torch.Tensor, output: Any) -> None:
+        logits = read_class_logits(output, labels).detach()
+        labels = labels.to(logits.device)
+        loss_bits = classification_losses(logits, labels).view(torch.int32)
+        columns = (sample_ids.to(logits.device), is_class_correct(logits, labels), loss_bits)
+        self._seen.append(torch.stack([column.to(torch.int64) for column in columns], dim=1))
+
+
+def to_observation(rows: torch.Tensor) -> Observation:
+    """Keep the prior samples of some observed rows.
+
+    Args:
+        rows: What `PredictionObserver.take` returned, possibly of several processes; shape (rows, 3).
+
+    Returns:
+        The observation of the rehearsed samples among them.
+    """
+    prior = rows[rows[:, 0] != NEW_SAMPLE].cpu()
+    loss = prior[:, 2].to(torch.int32).view(torch.float32)
+    return Observation(prior[:, 0].numpy(), prior[:, 1].numpy().astype(bool), loss.double().numpy())

@@ -1,0 +1,170 @@
+"""The prior data: samples with a stable id, from a dataset, several of them, or any map-style dataset."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, IterableDataset
+
+from mixcd.errors import DataError, shorten
+
+SOURCE_COLUMN = "prior_set"
+"""The column that names the data set a sample came from, when prior data are given as a dict."""
+
+
+class PriorDataset(Dataset[Any]):
+    """The prior data as one map-style dataset; the sample id is the row number as handed over.
+
+    Nothing is copied: rows are fetched from the data when they are asked for.
+
+    Paper: prior dataset Z_p.
+
+    Args:
+        data: A `datasets.Dataset`, a map-style dataset (`__len__` and `__getitem__`), or a dict of them;
+            the dict's keys become the column `prior_set`.
+        name: What messages call the data.
+
+    Raises:
+        DataError: If the data are empty, cannot be indexed, or the sets of a dict have different columns.
+
+    Example:
+        >>> prior = PriorDataset({"en": [{"x": 1}], "de": [{"x": 2}, {"x": 3}]})
+        >>> len(prior), prior[2]
+        (3, {'x': 3})
+        >>> prior.column("prior_set")
+        array(['en', 'de', 'de'], dtype='<U2')
+    """
+
+    def __init__(self, data: Any, name: str = "prior_data") -> None:
+        self.name = name
+        named = dict(data) if isinstance(data, Mapping) else {"": data}
+        for key, part in named.items():
+            require_map_style(part, f"{name}[{key!r}]" if key else name)
+        self.set_names = tuple(named) if isinstance(data, Mapping) else ()
+        self._parts = list(named.values())
+        self._starts = [0, *accumulate(len(part) for part in self._parts)]
+        _require_same_columns(named)
+        if self.set_names and SOURCE_COLUMN in column_names_of(self._parts[0]):
+            raise DataError(
+                f"`prior_data` has a column `{SOURCE_COLUMN}`, but that name is kept for the keys of the dict. Rename "
+                "the column."
+            )
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, sample_id: int) -> Any:
+        return self.rows([sample_id])[0]
+
+    def __getitems__(self, sample_ids: Sequence[int]) -> list[Any]:
+        return self.rows(sample_ids)
+
+    def rows(self, sample_ids: Sequence[int]) -> list[Any]:
+        """Return the rows of some samples, in the order asked for.
+
+        Args:
+            sample_ids: Row numbers as handed over.
+
+        Returns:
+            One row a sample, as the data hold it.
+        """
+        found: list[Any] = [None] * len(sample_ids)
+        by_part: dict[int, list[int]] = {}
+        for position, sample_id in enumerate(sample_ids):
+            by_part.setdefault(bisect_right(self._starts, sample_id) - 1, []).append(position)
+        for part, positions in by_part.items():
+            ids = [int(sample_ids[position]) - self._starts[part] for position in positions]
+            for position, row in zip(positions, fetch_rows(self._parts[part], ids), strict=True):
+                found[position] = row
+        return found
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns a partition may name."""
+        names = column_names_of(self._parts[0])
+        return (*names, SOURCE_COLUMN) if self.set_names else names
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a whole column, shape (samples,).
+
+        Args:
+            name: One of `column_names`.
+
+        Returns:
+            The column's values in the order of sample ids.
+
+        Raises:
+            DataError: If there is no such column.
+        """
+        if name == SOURCE_COLUMN and self.set_names:
+            return np.repeat(self.set_names, np.diff(self._starts))
+        if name not in self.column_names:
+            raise DataError(
+                f"`{self.name}` has no column `{name}`; it has "
+                f"{shorten((f'`{known}`' for known in self.column_names), 20) or 'no named columns'}. Name one of these."
+            )
+        return np.concatenate([_column_of(part, name) for part in self._parts])
+
+
+def fetch_rows(data: Any, row_numbers: Sequence[int]) -> list[Any]:
+    """Fetch several rows of a map-style dataset, in one call where it offers one.
+
+    Args:
+        data: The dataset.
+        row_numbers: Which rows.
+
+    Returns:
+        One row a number, in the same order.
+    """
+    if hasattr(data, "__getitems__"):
+        return list(data.__getitems__(list(row_numbers)))
+    return [data[number] for number in row_numbers]
+
+
+def column_names_of(data: Any) -> tuple[str, ...]:
+    """Return the names of a map-style dataset's columns; none when its rows are not mappings.
+
+    Args:
+        data: A dataset with at least one row.
+
+    Returns:
+        The column names.
+    """
+    names = getattr(data, "column_names", None)
+    if names is None:
+        row = data[0]
+        names = row.keys() if isinstance(row, Mapping) else ()
+    return tuple(names)
+
+
+def _column_of(data: Any, name: str) -> NDArray[Any]:
+    if hasattr(data, "select_columns"):
+        return np.asarray(data.with_format(None)[name][:])
+    return np.asarray([data[row][name] for row in range(len(data))])
+
+
+def require_map_style(data: Any, name: str) -> None:
+    indexable = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, str | bytes)
+    if not indexable or isinstance(data, IterableDataset):
+        raise DataError(
+            f"`{name}` is a {type(data).__name__}, which has no length or cannot be indexed. Rehearsal draws samples by "
+            "number. Pass a map-style dataset: a `datasets.Dataset` (not an iterable one), a torch "
+            "`Dataset` with `__len__` and `__getitem__`, or a list of dicts."
+        )
+    if not len(data):
+        raise DataError(f"`{name}` is empty, but at least one sample is needed. Pass data with rows.")
+
+
+def _require_same_columns(named: Mapping[str, Any]) -> None:
+    columns = {name: set(column_names_of(part)) for name, part in named.items()}
+    first = next(iter(columns))
+    for name, found in columns.items():
+        if found != columns[first]:
+            raise DataError(
+                f"The prior data sets `{first}` and `{name}` have different columns: "
+                f"{shorten((f'`{column}`' for column in sorted(found ^ columns[first])), 20)} is in one only. Give all "
+                "prior data sets the same columns."
+            )

@@ -1,0 +1,315 @@
+"""`attach`: one line that makes a trainer rehearse the prior samples it is losing."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import Trainer
+
+from mixcd.batch_plan import require_mix_ratio
+from mixcd.batched_inference import collate, evaluating, predict_rows
+from mixcd.classification_output import LABEL_KEYS, find_labels, require_known_labels
+from mixcd.collateral_damage_estimator import CountEstimator
+from mixcd.errors import DataError, SettingError, shorten
+from mixcd.evaluation import DamagedSample, Evaluation, compare_correctness
+from mixcd.partition_strategy import ByPriorLoss
+from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions, predict_prior
+from mixcd.rehearsal_health import Vitals
+from mixcd.rehearsal_loop import RehearsalLoop
+from mixcd.sampling_scheduler import FLOOR
+from mixcd.trainer_seam import TrainerSeam, require_supported
+from mixcd.vocabulary import (
+    UNCACHED_BIN,
+    CollateralDamageEstimator,
+    DamageCounts,
+    Flags,
+    Partition,
+    PartitionStrategy,
+    PriorTable,
+)
+
+logger = logging.getLogger(__name__)
+
+EstimatorName = Literal["auto", "counts", "paper", "uniform"]
+MakeEstimator = Callable[[Partition, Flags], CollateralDamageEstimator[Any]]
+
+_TEXT_START = 80
+
+
+def attach(
+    trainer: Trainer,
+    prior_data: Any,
+    *,
+    mix_ratio: float,
+    partition: PartitionStrategy | None = None,
+    estimator: EstimatorName | MakeEstimator = "auto",
+    held_out: Any = None,
+    cache_dir: str | Path | None = None,
+    lag: int | None = None,
+    seed: int | None = None,
+) -> "Rehearsal":
+    """Make a trainer rehearse prior samples, most of all those that it is losing.
+
+    Call it after building the trainer and before `train()`, while `trainer.model` still is the base model.
+    The model runs once over the prior data (the prior pass), or its predictions are read from the cache.
+    From then on `trainer.train()` mixes prior samples into every batch: the batch size stays, so an epoch
+    over the new data takes 1 / (1 − mix_ratio) times the steps. No extra forward pass is made in training.
+    Only this trainer instance changes, until `detach()`.
+
+    Paper: mix-cd, the whole of it; see `docs/paper-map.md`.
+
+    Args:
+        trainer: A `transformers.Trainer` for single-label sequence classification.
+        prior_data: The prior task's samples, prepared like `trainer.train_dataset`: a `datasets.Dataset`, a
+            map-style dataset, or a dict of them, whose keys become the column `prior_set`.
+        mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
+        partition: How the prior data are cut into bins; `ByPriorLoss(10)` by default.
+        estimator: "auto" for what measured best so far, which is "counts" (smoothed counts a bin); "paper" for the
+            paper's raw u / n without a floor; "uniform" for plain rehearsal; or a function from
+            (partition, base_correct) to an estimator.
+        held_out: Prior samples that are never rehearsed, for `evaluate()`.
+        cache_dir: The prediction cache; `mixcd-cache` in the trainer's `output_dir` by default.
+        lag: How many steps old the belief is that a step is planned with; the larger of 8 and the data
+            loader's look-ahead by default.
+        seed: The seed of the draws; the trainer's `data_seed` or `seed` by default.
+
+    Returns:
+        The handle: `evaluate()`, `vitals()`, `detach()` and what is known of the prior data.
+
+    Raises:
+        SettingError: If the mix ratio, the lag, the seed or the estimator make no sense.
+        DataError: If the prior or new data are empty, not map-style, lack labels or columns, have other
+            model inputs than each other, or labels outside the model's classes.
+        CacheError: If the cache was made from something else, or was altered.
+        AlreadyAttachedError: If the trainer already rehearses.
+        UnsupportedTrainerError: If the trainer does something that rehearsal cannot follow.
+    """
+    require_mix_ratio(mix_ratio)
+    require_supported(trainer)
+    prior = PriorDataset(prior_data)
+    _require_alike(trainer, prior)
+    args = trainer.args
+    strategy = partition if partition is not None else ByPriorLoss()
+    folder = Path(cache_dir) if cache_dir is not None else Path(args.output_dir) / "mixcd-cache"
+    predictions = _predict(trainer, prior, folder, strategy.column_names, LEAST_SHARE_RIGHT)
+    bins = _assign(strategy, prior, predictions)
+    loop = _make_loop(estimator, bins, predictions, lag)
+    chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
+    seam = TrainerSeam(trainer, loop, prior, mix_ratio, chosen_seed)
+    _log_epoch(trainer, loop)
+    rehearsal = Rehearsal(trainer, seam, loop, strategy, predictions)
+    if held_out is not None:
+        rehearsal.hold_out(PriorDataset(held_out, "held_out"), folder)
+    return rehearsal
+
+
+class Rehearsal:
+    """A trainer's rehearsal: what `attach` returns. Build it with `attach` only.
+
+    Args:
+        trainer: The trainer that rehearses.
+        seam: The seam that feeds it.
+        loop: Plans its steps and learns from them.
+        strategy: The partition strategy.
+        predictions: The base model's predictions on the prior data.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        seam: TrainerSeam,
+        loop: RehearsalLoop,
+        strategy: PartitionStrategy,
+        predictions: PriorPredictions,
+    ) -> None:
+        self.predictions = predictions
+        """The base model's predictions on the prior data."""
+        self._trainer = trainer
+        self._seam = seam
+        self._loop = loop
+        self._strategy = strategy
+        self._held_out: dict[str, tuple[PriorDataset, PriorPredictions]] = {}
+
+    @property
+    def partition(self) -> Partition:
+        """The bins that the prior samples are drawn by."""
+        return self._loop.partition
+
+    @property
+    def counts(self) -> DamageCounts:
+        """Observed and damaged counts of each bin over all steps, shape (bins,)."""
+        return self._loop.state.history.total
+
+    @property
+    def forward_count(self) -> int:
+        """Forward passes of the model in training since the last start: one a micro-batch."""
+        return self._seam.observer.forward_count
+
+    def vitals(self) -> Vitals:
+        """Measure how rehearsal is doing: damage rate, yield, lift, and how uneven the draws are."""
+        return self._loop.vitals()
+
+    def detach(self) -> None:
+        """Give the trainer its own data loader and training step back; what was learnt stays readable."""
+        self._seam.detach()
+
+    def hold_out(self, prior: PriorDataset, folder: Path) -> None:
+        """Predict the held-out data with the base model; `attach` does this for its `held_out`."""
+        self._held_out["prior"] = (prior, _predict(self._trainer, prior, folder / "held_out", (), 0.0))
+        new_data = self._trainer.eval_dataset
+        if new_data is not None and not isinstance(new_data, Mapping):
+            new = PriorDataset(new_data, "eval_dataset")
+            self._held_out["new"] = (new, _predict(self._trainer, new, folder / "eval_dataset", (), 0.0))
+
+    def evaluate(self) -> Evaluation:
+        """Compare the model as it is now with the base model, on held-out data.
+
+        Two forward passes over the held-out data in all: the base model's at `attach`, and this one.
+
+        Returns:
+            Scores before and after on the held-out prior data and on `trainer.eval_dataset` (when that is
+            one dataset), with flips, intervals and tests; and the damaged prior samples.
+
+        Raises:
+            SettingError: If `attach` was given no `held_out` data.
+        """
+        if "prior" not in self._held_out:
+            raise SettingError(
+                "`evaluate()` needs held-out prior data, but `attach` was given none. Damage must be measured on "
+                "samples that are never rehearsed. Pass `held_out=` to `attach`."
+            )
+        after = {name: self._predict_now(data) for name, (data, _) in self._held_out.items()}
+        changes = {
+            name: compare_correctness(before.correct, after[name]["correct"])
+            for name, (_, before) in self._held_out.items()
+        }
+        return Evaluation(changes["prior"], changes.get("new"), self._list_damaged(after["prior"]))
+
+    def _predict_now(self, data: PriorDataset) -> dict[str, NDArray[Any]]:
+        model = self._trainer.model
+        with evaluating(model), self._trainer.accelerator.autocast():
+            predicted, _ = predict_rows(
+                model,
+                data.rows(range(len(data))),
+                np.arange(len(data)),
+                collate_fn=_collator(self._trainer, data),
+                batch_size=self._trainer.args.eval_batch_size,
+                data_name=data.name,
+            )
+        return predicted
+
+    def _list_damaged(self, after: Mapping[str, NDArray[Any]]) -> list[DamagedSample]:
+        data, before = self._held_out["prior"]
+        partition = _assign(self._strategy, data, before)
+        damaged = np.flatnonzero(before.correct & ~after["correct"])
+        return [
+            DamagedSample(
+                sample_id=int(sample_id),
+                bin_name=partition.bin_names[partition.bin_ids[sample_id]],
+                label=int(before.prediction[sample_id]),
+                prediction=int(after["prediction"][sample_id]),
+                text=_text_of(row, self._trainer.processing_class),
+            )
+            for sample_id, row in zip(damaged, data.rows(damaged.tolist()), strict=True)
+        ]
+
+
+def _predict(
+    trainer: Trainer, data: PriorDataset, folder: Path, columns: tuple[str, ...], least_share_right: float
+) -> PriorPredictions:
+    """Predict with the trainer's model as the trainer would; the first process does, the others read."""
+    args = trainer.args
+    with args.main_process_first(local=False, desc="mixcd prior pass"), trainer.accelerator.autocast():
+        return predict_prior(
+            trainer.model,
+            data,
+            folder,
+            collate_fn=_collator(trainer, data),
+            tokenizer=trainer.processing_class,
+            batch_size=args.eval_batch_size,
+            columns=columns,
+            progress=not args.disable_tqdm,
+            least_share_right=least_share_right,
+        )
+
+
+def _collator(trainer: Trainer, data: Any) -> Any:
+    """The collator that evaluation would use: it drops the columns that the model does not take."""
+    return trainer.get_test_dataloader(data).collate_fn
+
+
+def _assign(strategy: PartitionStrategy, data: PriorDataset, predictions: PriorPredictions) -> Partition:
+    cached = predictions.sample_ids
+    columns = {name: data.column(name)[cached] for name in strategy.column_names}
+    partition = strategy.assign(PriorTable(predictions.loss, columns))
+    if len(partition.bin_ids) != cached.size:
+        raise DataError(
+            f"The partition covers {len(partition.bin_ids)} samples, but the base model's predictions cover "
+            f"{cached.size}. A partition must give every predicted sample a bin. Return one bin id for each row of the "
+            "table that `assign` is given."
+        )
+    bin_ids = np.full(len(data), UNCACHED_BIN, dtype=np.int32)
+    bin_ids[cached] = partition.bin_ids
+    return Partition(bin_ids, partition.bin_names)
+
+
+def _make_loop(
+    estimator: EstimatorName | MakeEstimator, bins: Partition, predictions: PriorPredictions, lag: int | None
+) -> RehearsalLoop:
+    base_correct = predictions.base_correct
+    if estimator == "uniform":
+        bins = Partition(np.minimum(bins.bin_ids, 0), ("all",))
+    if callable(estimator):
+        made = estimator(bins, base_correct)
+    elif estimator in ("auto", "counts", "paper", "uniform"):
+        made = CountEstimator(bins, base_correct, smoothing="raw" if estimator == "paper" else "beta")
+    else:
+        raise SettingError(
+            f'`estimator` is {estimator!r}, but only "auto", "counts", "paper" and "uniform" have names. Pass one of '
+            "them, or a function from (partition, base_correct) to an estimator."
+        )
+    floor = 0.0 if estimator == "paper" else FLOOR
+    return RehearsalLoop(made, bins, base_correct, sources=predictions.sources, floor=floor, lag=lag)
+
+
+def _require_alike(trainer: Trainer, prior: PriorDataset) -> None:
+    """Refuse new data that are missing or mislabelled, and prior data that are prepared differently."""
+    if trainer.train_dataset is None:
+        raise DataError("`trainer.train_dataset` is None, but rehearsal mixes new data with prior. Give the trainer one.")
+    new = PriorDataset(trainer.train_dataset, "trainer.train_dataset")
+    new_batch, prior_batch = (collate(_collator(trainer, data), [data[0]]) for data in (new, prior))
+    find_labels(new_batch, new.name)
+    find_labels(prior_batch, prior.name)
+    different = set(new_batch) ^ set(prior_batch)
+    if different:
+        raise DataError(
+            f"The model would be given other inputs for prior than for new samples: "
+            f"{shorten((f'`{name}`' for name in sorted(different)), 20)} comes from one of them only. Prepare "
+            "`prior_data` exactly like `trainer.train_dataset`."
+        )
+    class_count = getattr(getattr(trainer.model, "config", None), "num_labels", None)
+    label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)
+    if class_count and label_key and isinstance(trainer.train_dataset, Dataset | list):
+        require_known_labels(new.column(label_key), np.arange(len(new)), class_count, new.name)
+
+
+def _log_epoch(trainer: Trainer, loop: RehearsalLoop) -> None:
+    before = math.ceil(loop.plan.new_count / loop.plan.block_size)
+    logger.info("steps per epoch %d → %d, at the same batch size", before, loop.plan.steps_per_epoch)
+
+
+def _text_of(row: Any, tokenizer: Any) -> str:
+    if not isinstance(row, Mapping):
+        return ""
+    for value in row.values():
+        if isinstance(value, str):
+            return value[:_TEXT_START]
+    if tokenizer is not None and "input_ids" in row:
+        return str(tokenizer.decode(row["input_ids"], skip_special_tokens=True))[:_TEXT_START]
+    return ""

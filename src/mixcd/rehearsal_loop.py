@@ -1,0 +1,233 @@
+"""The rehearsal loop: belief → plan → observation → belief, with a fixed lag and an exact resume."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mixcd.batch_plan import BatchPlan
+from mixcd.errors import PlanError, ResumeError, SettingError
+from mixcd.rehearsal_health import DamageHistory, Vitals, add_step, empty_history, measure_vitals
+from mixcd.sampling_scheduler import FLOOR, draw, step_generator, weigh_candidates
+from mixcd.state_json import decode, encode
+from mixcd.vocabulary import Belief, CollateralDamageEstimator, Flags, Ids, Observation, Partition, count_damage
+
+LEAST_LAG = 8
+"""The default lag, in steps, unless the data loader reads further ahead."""
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """All that a loop has learnt: a value.
+
+    Args:
+        steps_done: Completed optimizer steps.
+        estimator_state: The estimator's state after them.
+        beliefs: The beliefs that coming steps are planned with, by the number of steps they rest on.
+        history: What was observed and damaged, for the metrics and the failure signs.
+    """
+
+    steps_done: int
+    estimator_state: Any
+    beliefs: Mapping[int, Belief]
+    history: DamageHistory
+
+
+class RehearsalLoop:
+    """Plans every step from the belief of `lag` steps before, and learns from what the step observed.
+
+    The block of step t is a function of (seed, t, belief after max(0, t − lag) completed steps), so draws
+    are the same for every number of data-loader workers that the lag covers, and across an interruption.
+
+    Args:
+        estimator: Turns observations into a belief.
+        partition: The bins in which damage is counted for the metrics.
+        base_correct: Whether the base model got each prior sample right, shape (samples,).
+        sources: What the base predictions were made from; a checkpoint with other sources is refused.
+        floor: ε of the sampling scheduler.
+        lag: L in steps; None for the larger of 8 and the loader's look-ahead.
+    """
+
+    def __init__(
+        self,
+        estimator: CollateralDamageEstimator[Any],
+        partition: Partition,
+        base_correct: Flags,
+        *,
+        sources: Mapping[str, str],
+        floor: float = FLOOR,
+        lag: int | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.partition = partition
+        self.floor = floor
+        self._base_correct = base_correct
+        self._sources = dict(sources)
+        self._wanted_lag = lag
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything learnt: the state before the first step."""
+        state = self.estimator.init()
+        history = empty_history(self.partition.bin_count)
+        self.state = LoopState(0, state, {0: self.estimator.belief(state)}, history)
+        self._planned: dict[int, Ids] = {}
+
+    def shape(self, plan: BatchPlan, look_ahead: int) -> None:
+        """Fix the shape of the steps; nothing learnt is touched.
+
+        Args:
+            plan: Who sits where in a step's batch.
+            look_ahead: How many steps the data loader reads ahead.
+
+        Raises:
+            SettingError: If the lag is shorter than that.
+        """
+        lag = max(LEAST_LAG, look_ahead) if self._wanted_lag is None else self._wanted_lag
+        if lag < look_ahead:
+            raise SettingError(
+                f"`lag` is {lag}, but the data loader reads {look_ahead} steps ahead, so a step must be planned from a "
+                f"belief at least that old. Pass a lag of {look_ahead} or more, or use fewer workers."
+            )
+        self.plan, self.look_ahead, self.lag = plan, look_ahead, lag
+
+    @property
+    def steps_done(self) -> int:
+        """Completed optimizer steps."""
+        return self.state.steps_done
+
+    def block(self, step: int) -> Ids:
+        """Plan one step.
+
+        Args:
+            step: The optimizer step, from 0.
+
+        Returns:
+            The row numbers of the step's block, as `BatchPlan.block` orders them.
+
+        Raises:
+            PlanError: If the step lies further ahead than the lag allows.
+        """
+        basis = max(0, step - self.lag)
+        if basis not in self.state.beliefs:
+            raise PlanError(
+                f"Step {step} was asked for after {self.steps_done} completed steps, but with a lag of {self.lag} steps "
+                "it needs a belief that is not there. The training loader yields batches only as training completes "
+                "steps: do not run through it outside `train()`."
+            )
+        belief = self.state.beliefs[basis]
+        prior_ids = draw(
+            lambda ids: self.estimator.damage_probability(belief, ids),
+            self.plan.prior_count,
+            self.plan.prior_row_count(step),
+            seed=self.plan.seed,
+            step=step,
+            floor=self.floor,
+        )
+        self._planned[step] = prior_ids
+        return self.plan.block(step, prior_ids)
+
+    def commit(self, observation: Observation, share_belief: Callable[[Belief], Belief] = lambda belief: belief) -> None:
+        """Complete one step with what its forward passes observed.
+
+        Args:
+            observation: The rehearsed samples of the step, in any order.
+            share_belief: Makes all processes hold the same belief.
+
+        Raises:
+            PlanError: If other samples were observed than were planned.
+        """
+        planned = self._planned.pop(self.steps_done, None)
+        if planned is None or not np.array_equal(np.sort(planned), np.sort(observation.sample_ids)):
+            raise PlanError(
+                f"Step {self.steps_done} planned {0 if planned is None else planned.size} prior samples and observed "
+                f"{observation.sample_ids.size}, or others. Every planned row must reach the model once. Check that "
+                "nothing between the data loader and the model drops, repeats or replaces rows."
+            )
+        done = self.steps_done + 1
+        estimator_state = self.estimator.update(self.state.estimator_state, observation)
+        belief = share_belief(self.estimator.belief(estimator_state))
+        beliefs = {step: kept for step, kept in self.state.beliefs.items() if step >= done - self.lag}
+        step_counts = count_damage(self.partition, self._base_correct, observation)
+        history = add_step(self.state.history, step_counts)
+        self.state = LoopState(done, estimator_state, {**beliefs, done: belief}, history)
+
+    def vitals(self) -> Vitals:
+        """Measure how rehearsal is doing under the latest belief."""
+        belief = self.state.beliefs[self.steps_done]
+        candidates, weights = weigh_candidates(
+            lambda ids: self.estimator.damage_probability(belief, ids),
+            self.plan.prior_count,
+            self.plan.prior_row_count(self.steps_done),
+            rng=step_generator(self.plan.seed, self.steps_done),
+            floor=self.floor,
+        )
+        return measure_vitals(self.state.history, self.partition, candidates, weights)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON values; arrays as base64 of little-endian float64."""
+        return {
+            "format": _FORMAT,
+            "identity": self._identity(),
+            "lag": self.lag,
+            "steps_done": self.steps_done,
+            "estimator_state": encode(self.state.estimator_state),
+            "beliefs": {str(step): encode(belief) for step, belief in self.state.beliefs.items()},
+            "history": encode(self.state.history),
+        }
+
+    def restore(self, stored: Mapping[str, Any], steps_done: int) -> None:
+        """Take over the state of a checkpoint.
+
+        Args:
+            stored: What `to_json` returned.
+            steps_done: The completed steps that the trainer counts.
+
+        Raises:
+            ResumeError: If the checkpoint belongs to a run of another shape, or its lag is too short for
+                this data loader.
+        """
+        identity = self._identity()
+        for name, value in stored["identity"].items():
+            if identity.get(name) != value:
+                raise ResumeError(
+                    f"The checkpoint was written with {name} {value}, but this run has {identity.get(name)}. A resumed "
+                    "run must draw as the interrupted one would have. Resume with the same setting, or start afresh."
+                )
+        lag = int(stored["lag"])
+        if self.look_ahead > lag or self._wanted_lag not in (None, lag):
+            raise ResumeError(
+                f"The checkpoint was planned with a lag of {lag} steps, but this run asks for "
+                f"{max(self.look_ahead, self._wanted_lag or 0)}. The lag is fixed at the first start. Resume with a lag of {lag} and "
+                "no more data-loader workers than it covers."
+            )
+        if stored["steps_done"] != steps_done:
+            raise ResumeError(
+                f"The checkpoint's rehearsal state is after {stored['steps_done']} steps, but the trainer's after "
+                f"{steps_done}. They must agree. Resume from another checkpoint."
+            )
+        self.reset()
+        self.lag = lag
+        like = self.state
+        self.state = LoopState(
+            steps_done,
+            decode(like.estimator_state, stored["estimator_state"]),
+            {int(step): decode(like.beliefs[0], belief) for step, belief in stored["beliefs"].items()},
+            decode(like.history, stored["history"]),
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "block size": plan.block_size,
+            "mix ratio": plan.mix_ratio,
+            "seed": plan.seed,
+            "new sample count": plan.new_count,
+            "prior sample count": plan.prior_count,
+            "estimator": type(self.estimator).__name__,
+            "bin sizes": self.partition.bin_sizes.tolist(),
+            **{f"{name} fingerprint": value for name, value in self._sources.items()},
+        }

@@ -1,0 +1,118 @@
+"""The sampling scheduler: from a belief about damage to the samples that are rehearsed next."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mixcd.vocabulary import Floats, Ids
+
+CANDIDATE_COUNT = 4096
+CANDIDATES_A_DRAW = 8
+FLOOR = 0.05
+
+_DRAW_STREAM = 0
+
+
+def draw(
+    damage_probability: Callable[[Ids], Floats],
+    sample_count: int,
+    draw_count: int,
+    *,
+    seed: int,
+    step: int,
+    floor: float = FLOOR,
+) -> Ids:
+    """Draw the prior samples of one step, each in proportion to its damage probability.
+
+    A pure function: the generator is keyed on (seed, step), so the same belief gives the same draws on
+    every process. The cost does not depend on the number of prior samples: weights are computed for at
+    most a few thousand candidates, drawn uniformly. Equal weights are uniform rehearsal.
+
+    Paper: draw in proportion to the collateral damage of the bin, uniformly inside it.
+
+    Args:
+        damage_probability: Gives each candidate's weight, up to a common factor; shape (candidates,).
+        sample_count: The number of prior samples.
+        draw_count: How many to draw. Distinct while they last; a prior set smaller than this is taken
+            whole as often as it fits, and the rest is drawn.
+        seed: The run's seed.
+        step: The optimizer step the samples are for, from 0.
+        floor: ε, the share of the draws that ignores the belief.
+
+    Returns:
+        Sample ids, shape (draw_count,).
+
+    Example:
+        >>> draw(lambda ids: (ids == 7).astype(float), 10, 1, seed=0, step=0, floor=0.0)
+        array([7])
+    """
+    rng = step_generator(seed, step)
+    candidates, weights = weigh_candidates(damage_probability, sample_count, draw_count, rng=rng, floor=floor)
+    whole_count, rest_count = divmod(draw_count, candidates.size)
+    with np.errstate(divide="ignore"):
+        keys = np.log(weights) + rng.gumbel(size=candidates.size)  # Gumbel-top-k: weighted, without replacement
+    chosen = candidates[np.argsort(-keys, kind="stable")[:rest_count]]
+    return np.concatenate([*[candidates] * whole_count, chosen])
+
+
+def step_generator(seed: int, step: int) -> np.random.Generator:
+    """Return the counter-based generator of one step's draws.
+
+    Args:
+        seed: The run's seed.
+        step: The optimizer step, from 0.
+
+    Returns:
+        A fresh generator; the same for the same arguments.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, 0, _DRAW_STREAM]))
+
+
+def weigh_candidates(
+    damage_probability: Callable[[Ids], Floats],
+    sample_count: int,
+    draw_count: int,
+    *,
+    rng: np.random.Generator,
+    floor: float = FLOOR,
+) -> tuple[Ids, Floats]:
+    """Draw distinct candidates uniformly, all samples when there are few, and weigh them.
+
+    Args:
+        damage_probability: Gives each candidate's weight, up to a common factor; shape (candidates,).
+        sample_count: The number of prior samples.
+        draw_count: How many samples the step will take; there are at least eight candidates for each.
+        rng: The generator to draw with.
+        floor: ε, the share of the draws that ignores the belief.
+
+    Returns:
+        Sample ids and drawing weights that sum to one, both of shape (candidates,).
+    """
+    candidate_count = max(CANDIDATE_COUNT, CANDIDATES_A_DRAW * draw_count)
+    if sample_count <= candidate_count:
+        candidates = np.arange(sample_count)
+    else:
+        candidates = rng.choice(sample_count, candidate_count, replace=False, shuffle=False)
+    return candidates, mix_with_floor(damage_probability(candidates), floor)
+
+
+def mix_with_floor(damage_probability: Floats, floor: float) -> Floats:
+    """Turn damage probabilities into drawing weights that sum to one.
+
+    `(1 − ε) · w / Σw + ε / M` over M candidates, uniform when no weight is positive.
+
+    Args:
+        damage_probability: w, one a candidate, shape (candidates,), not negative.
+        floor: ε, the share of the draws that ignores the belief.
+
+    Returns:
+        Weights that sum to one, shape (candidates,).
+
+    Example:
+        >>> mix_with_floor(np.array([0.0, 1.0]), floor=0.5)
+        array([0.25, 0.75])
+    """
+    total, candidate_count = damage_probability.sum(), damage_probability.size
+    if total <= 0:
+        return np.full(candidate_count, 1 / candidate_count)
+    return (1 - floor) * damage_probability / total + floor / candidate_count

@@ -1,0 +1,263 @@
+"""The seam to `transformers.Trainer`: two methods shadowed on one instance, and one callback."""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast
+from torch.utils.data import RandomSampler
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from mixcd.batch_plan import BatchPlan
+from mixcd.errors import AlreadyAttachedError, PlanError, ResumeError, UnsupportedTrainerError
+from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, PlanSampler, TaggingCollator
+from mixcd.prediction_observer import PredictionObserver, to_observation
+from mixcd.prior_dataset import PriorDataset
+from mixcd.rehearsal_health import find_failure_signs
+from mixcd.rehearsal_loop import RehearsalLoop
+from mixcd.vocabulary import Belief
+
+logger = logging.getLogger(__name__)
+
+SHADOWED = ("get_train_dataloader", "training_step")
+"""The public methods that are replaced on the instance."""
+
+_STEPS_BETWEEN_CHECKS = 10
+
+
+def require_supported(trainer: Trainer) -> None:
+    """Refuse a trainer that rehearsal cannot follow, before anything is computed.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        AlreadyAttachedError: If it rehearses already, or something else shadows the same methods.
+        UnsupportedTrainerError: If its settings order, split, pack or hide the rows; says which setting.
+    """
+    shadowed = [name for name in SHADOWED if name in vars(trainer)]
+    if shadowed:
+        raise AlreadyAttachedError(
+            f"This trainer's `{shadowed[0]}` is already replaced on the instance, by an earlier `attach` or by other "
+            "code. One rehearsal a trainer is supported. Call `detach()` on the earlier one, or build a new trainer."
+        )
+    args = trainer.args
+    loader_settings = args.accelerator_config
+    dispatches = getattr(loader_settings, "dispatch_batches", None) or getattr(loader_settings, "split_batches", False)
+    strategy = args.train_sampling_strategy
+    parallel = trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1
+    for refused, setting, reason, cure in (
+        (strategy != "random", f'train_sampling_strategy="{strategy}"', "orders the rows itself", 'Use "random"'),
+        (dispatches, "`dispatch_batches` or `split_batches`", "splits batches after they are drawn", "Turn them off"),
+        (getattr(args, "packing", False), "`packing=True`", "mixes samples in one row", "Pass `packing=False`"),
+        (
+            getattr(args, "padding_free", False) or getattr(trainer, "padding_free", False),
+            "`padding_free=True`",
+            "joins a batch's samples in one row",
+            "Pass `padding_free=False`",
+        ),
+        (parallel, "context or sequence parallelism", "splits a sample over processes", "Turn it off"),
+        (
+            args.restore_callback_states_from_checkpoint,
+            "`restore_callback_states_from_checkpoint=True`",
+            "replaces rehearsal's callback on resume",
+            "Leave it off: rehearsal restores its own state",
+        ),
+    ):
+        if refused:
+            raise UnsupportedTrainerError(f"The trainer uses {setting}, which {reason}; rehearsal cannot follow. {cure}.")
+
+
+class TrainerSeam:
+    """Feeds a trainer the planned rows, and returns what its forward passes reveal.
+
+    Only this trainer instance changes; `detach` puts everything back.
+
+    Args:
+        trainer: The trainer.
+        loop: Plans the steps and learns from them.
+        prior: The prior data, prepared as the trainer's own.
+        mix_ratio: β.
+        seed: The seed of the draws.
+
+    Raises:
+        SettingError: If the mix ratio or the lag does not fit the trainer's batch and data loader.
+        UnsupportedTrainerError: If its data loader draws in a way that rehearsal cannot follow.
+    """
+
+    def __init__(self, trainer: Trainer, loop: RehearsalLoop, prior: PriorDataset, mix_ratio: float, seed: int) -> None:
+        self.observer = PredictionObserver()
+        self._trainer = trainer
+        self._loop = loop
+        self._mix_ratio = mix_ratio
+        self._seed = seed
+        self._new_data = trainer.train_dataset
+        self._mixed_data = MixedDataset(self._new_data, prior)
+        self._prior_count = len(prior)
+        self._sampler = PlanSampler(loop)
+        self._make_loader = trainer.get_train_dataloader
+        self._step = trainer.training_step
+        self.get_train_dataloader()
+        setattr(trainer, "get_train_dataloader", self.get_train_dataloader)  # noqa: B010
+        setattr(trainer, "training_step", self.training_step)  # noqa: B010
+        self._callback = RehearsalCallback(trainer, loop, self)
+        trainer.add_callback(self._callback)
+
+    def detach(self) -> None:
+        """Give the trainer its own methods back."""
+        for name in SHADOWED:
+            vars(self._trainer).pop(name, None)
+        self._trainer.remove_callback(self._callback)
+
+    def get_train_dataloader(self) -> Any:
+        """Return the trainer's own loader, over the mixed data in the planned order."""
+        trainer = self._trainer
+        self._loop.shape(self._plan(), self._look_ahead())
+        trainer.train_dataset = self._mixed_data
+        try:
+            loader = self._make_loader()
+        finally:
+            trainer.train_dataset = self._new_data
+        batches = self._require_plain_loader(loader)
+        if hasattr(loader, "set_sampler"):
+            loader.set_sampler(self._sampler)
+        else:
+            batches.sampler = self._sampler
+        shard = getattr(loader, "base_dataloader", loader)
+        shard.collate_fn = TaggingCollator(shard.collate_fn)
+        return loader
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
+        """Run the trainer's own training step, and read predictions off its forward pass."""
+        if SAMPLE_IDS not in inputs:
+            raise PlanError(
+                "A batch reached `training_step` without sample ids, so it did not come from this trainer's training "
+                "loader as rehearsal made it. Let the trainer draw its own batches, or `detach()` first."
+            )
+        sample_ids = inputs.pop(SAMPLE_IDS)
+        with self.observer.watch(model, sample_ids, inputs):
+            return self._step(model, inputs, *rest, **named)
+
+    def begin(self, steps_done: int, stored: Any, ignore_data_skip: bool) -> None:
+        """Start or resume: forget what was learnt, or take it over from the checkpoint."""
+        self.observer = PredictionObserver()
+        self._sampler.skipped_steps = 0
+        self._loop.reset()
+        if steps_done:
+            self._loop.restore(stored, steps_done)
+            if not ignore_data_skip:
+                self._sampler.skipped_steps = steps_done % self._loop.plan.steps_per_epoch
+
+    def commit(self) -> None:
+        """Complete a step with what was observed, on all processes alike."""
+        rows = self.observer.take()
+        accelerator = self._trainer.accelerator
+        if accelerator.num_processes > 1:
+            rows = accelerator.gather(rows)
+        if len(rows) != self._loop.plan.block_size:
+            raise PlanError(
+                f"A step trained on {self._loop.plan.block_size} planned rows, but its forward passes showed "
+                f"{len(rows)}. Every planned row must reach the model once. Check that `training_step`, `compute_loss` "
+                "and the model keep the rows of a batch together."
+            )
+        self._loop.commit(to_observation(rows), self._share_belief)
+
+    def _share_belief(self, belief: Belief) -> Belief:
+        accelerator = self._trainer.accelerator
+        if accelerator.num_processes == 1:
+            return belief
+        arrays = [torch.from_numpy(array).to(accelerator.device) for array in belief]
+        return tuple(array.cpu().numpy() for array in broadcast(arrays, from_process=0))
+
+    def _plan(self) -> BatchPlan:
+        trainer, args = self._trainer, self._trainer.args
+        replicas = args.world_size // trainer.get_tp_size()
+        micro_batch_count = replicas * args.gradient_accumulation_steps
+        return BatchPlan(
+            new_count=len(self._new_data),
+            prior_count=self._prior_count,
+            mix_ratio=self._mix_ratio,
+            micro_batch_size=trainer.get_total_train_batch_size(args) // micro_batch_count,
+            micro_batch_count=micro_batch_count,
+            seed=self._seed,
+        )
+
+    def _look_ahead(self) -> int:
+        args = self._trainer.args
+        read_ahead = 1 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)  # batches
+        return math.ceil(read_ahead / args.gradient_accumulation_steps)
+
+    def _require_plain_loader(self, loader: Any) -> Any:
+        """Return the innermost batch sampler, if it draws this data once each in random order."""
+        batches = getattr(loader, "batch_sampler", None)
+        batches = getattr(batches, "batch_sampler", batches)
+        sampler = getattr(batches, "sampler", None)
+        if getattr(loader, "dataset", None) is not self._mixed_data:
+            fault = "draws from another dataset than `trainer.train_dataset`"
+        elif not isinstance(sampler, RandomSampler):
+            fault = f"draws with its own {type(sampler or batches).__name__}"
+        elif sampler.replacement:
+            fault = "draws with replacement"
+        elif batches.batch_size != self._loop.plan.micro_batch_size:
+            fault = f"makes batches of {batches.batch_size} rows instead of {self._loop.plan.micro_batch_size}"
+        else:
+            return batches
+        owner = next(kind for kind in type(self._trainer).__mro__ if "get_train_dataloader" in vars(kind))
+        raise UnsupportedTrainerError(
+            f"The training loader of `{owner.__name__}` {fault}. Rehearsal replaces the order in which "
+            "`trainer.train_dataset` is drawn, so the loader must draw it uniformly, each row once an epoch. Return "
+            "the loader of `Trainer.get_train_dataloader`, or weigh samples by a `partition` instead."
+        )
+
+
+class RehearsalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Starts, commits, logs and saves rehearsal at the trainer's own events.
+
+    Args:
+        trainer: The trainer.
+        loop: Plans the steps and learns from them.
+        seam: The seam that feeds the trainer.
+    """
+
+    def __init__(self, trainer: Trainer, loop: RehearsalLoop, seam: TrainerSeam) -> None:
+        self._trainer = trainer
+        self._loop = loop
+        self._seam = seam
+        self._shown: set[str] = set()
+
+    def state(self) -> dict[str, Any]:
+        """Return what the trainer writes into `trainer_state.json`."""
+        return {"args": {}, "attributes": self._loop.to_json()}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start afresh, or take over the checkpoint's state."""
+        name = type(self).__name__
+        stored = state.stateful_callbacks.get(name)
+        if state.global_step and not stored:
+            raise ResumeError(
+                f"The checkpoint at step {state.global_step} holds no rehearsal state, so the interrupted run did not "
+                "rehearse. Its draws cannot be continued. Resume from a checkpoint of a rehearsing run, or start afresh."
+            )
+        self._shown = set()
+        self._seam.begin(state.global_step, stored and stored["attributes"], args.ignore_data_skip)
+        state.stateful_callbacks[name] = self.state()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Commit the step: the trainer's step counter has not grown yet."""
+        self._seam.commit()
+        if self._loop.steps_done % _STEPS_BETWEEN_CHECKS == 0:
+            self._warn()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Send rehearsal's metrics to every tracker, right after the trainer's own training log."""
+        if logs and "loss" in logs:
+            self._trainer.log(self._loop.vitals().to_log())
+
+    def _warn(self) -> None:
+        history, partition = self._loop.state.history, self._loop.partition
+        signs = find_failure_signs(history, self._loop.vitals(), partition.bin_sizes)
+        for sign in signs.keys() - self._shown:
+            logger.warning("step %d: %s", self._loop.steps_done, signs[sign])
+        self._shown |= signs.keys()
