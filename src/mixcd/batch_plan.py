@@ -36,7 +36,7 @@ class BatchPlan:
             less than one new row on average.
 
     Example:
-        >>> plan = BatchPlan(new_count=6, prior_count=9, mix_ratio=0.25, micro_batch_size=4, micro_batch_count=1, seed=0)
+        >>> plan = BatchPlan(6, 9, mix_ratio=0.25, micro_batch_size=4, micro_batch_count=1, seed=0)
         >>> plan.steps_per_epoch, plan.prior_row_count(0)
         (2, 1)
         >>> [int(row) for row in plan.block(0, np.array([5]))]

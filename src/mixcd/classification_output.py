@@ -42,7 +42,7 @@ def read_class_logits(output: Any, labels: torch.Tensor) -> torch.Tensor:
         UnsupportedTrainerError: If the output is no mapping with two-dimensional `logits`, or the labels
             are not one class number a sample.
     """
-    logits = output.get("logits") if isinstance(output, Mapping) else None
+    logits: torch.Tensor | None = output.get("logits") if isinstance(output, Mapping) else None
     if logits is None:
         kind = f"a {type(output).__name__} without `logits`"
     elif logits.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -28,7 +28,7 @@ from mixcd.demo_data import LABELS, Tweets, find_minilm, load_tweets
 from mixcd.demo_result import CorrectFlags, DemoResult, DemoRun, JudgedRun, draw_picture, judge
 from mixcd.errors import SettingError
 from mixcd.evaluation import compare_correctness
-from mixcd.rehearsal import EstimatorName, attach
+from mixcd.rehearsal import EstimatorName, Rehearsal, attach
 
 LAYERS = 3
 MAX_TOKENS = 28
@@ -81,8 +81,8 @@ def run_demo(output: Path, size: DemoSize, seed: int, overwrite: bool, say: Call
         SettingError: If the folder holds something and `overwrite` is off, or holds no earlier demo.
     """
     _prepare_folder(output, overwrite)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     disable_progress_bars()
     bench = _Bench(output, size, seed)
     say(f"stage 1: MiniLM learns sentiment from {len(bench.tweets.prior):,} tweets about airlines and deflategate")
@@ -117,7 +117,7 @@ class _Bench:
     def fine_tune(self, name: str, estimator: EstimatorName | None, base: CorrectFlags) -> JudgedRun:
         """Fine-tune the base model on the new task in one way, and measure what was kept and lost."""
         trainer = self._trainer(name, self._base_folder, "new", self._size.steps)
-        forwards = _count_forwards(trainer.model)
+        forwards = _count_forwards(cast(torch.nn.Module, trainer.model))
         rehearsal = None
         if estimator is not None:
             cache = self._output / "mixcd-cache"
@@ -127,13 +127,12 @@ class _Bench:
         trainer.train()
         seconds, forward_count = time.perf_counter() - start, len(forwards) - before
         correct = self._judge_correctness(trainer)
-        counts = rehearsal and rehearsal.counts
         numbers = DemoRun(
             name=name,
             prior=compare_correctness(base.prior, correct.prior),
             new=compare_correctness(base.new, correct.new),
-            yield_rate=counts and float(counts.damaged_count.sum() / counts.observed_count.sum()),
-            lift=rehearsal and rehearsal.vitals().lift,
+            yield_rate=_yield_of(rehearsal) if rehearsal else None,
+            lift=rehearsal.vitals().lift if rehearsal else None,
             seconds_a_step=seconds / self._size.steps,
             forward_count=forward_count,
         )
@@ -183,14 +182,14 @@ class _Bench:
         return CorrectFlags(*(is_class_correct(p.predictions, p.label_ids) for p in predicted))
 
 
-class _Bar(TrainerCallback):  # type: ignore[misc]
+class _Bar(TrainerCallback):
     """A progress bar with the time left, in place of the trainer's printed metrics."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar = tqdm(total=state.max_steps, desc=f"  {self._name}", unit="step")
+        self._bar = tqdm(total=state.max_steps, desc=f"  {self._name}", unit="step", disable=None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.update()
@@ -212,6 +211,10 @@ def _prepare_folder(output: Path, overwrite: bool) -> None:
             )
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
+
+
+def _yield_of(rehearsal: Rehearsal) -> float:
+    return float(rehearsal.counts.damaged_count.sum() / rehearsal.counts.observed_count.sum())
 
 
 def _count_forwards(model: torch.nn.Module) -> list[None]:

@@ -98,9 +98,7 @@ def judge(without: JudgedRun, uniform: JudgedRun, mixcd: JudgedRun) -> str:
         return f"Not worth it here: without rehearsal only {damage.damaged_share:.1%} of the prior task is damaged."
     prior = compare_correctness(uniform.correct.prior, mixcd.correct.prior)
     new = compare_correctness(uniform.correct.new, mixcd.correct.new)
-    numbers = (
-        f"against uniform rehearsal, mix-cd's prior score is {_points(prior)} and its new score {_points(new)}"
-    )
+    numbers = f"against uniform rehearsal, mix-cd's prior score is {_points(prior)} and its new score {_points(new)}"
     if prior.mcnemar_p >= SIGNIFICANT:
         return f"Undecided: {numbers}, and the prior difference is within the noise of one seed."
     if prior.net_change < 0:

@@ -42,7 +42,7 @@ class PriorDataset(Dataset[Any]):
         self.name = name
         named = dict(data) if isinstance(data, Mapping) else {"": data}
         for key, part in named.items():
-            require_map_style(part, f"{name}[{key!r}]" if key else name)
+            _require_map_style(part, f"{name}[{key!r}]" if key else name)
         self.set_names = tuple(named) if isinstance(data, Mapping) else ()
         self._parts = list(named.values())
         self._starts = [0, *accumulate(len(part) for part in self._parts)]
@@ -60,6 +60,7 @@ class PriorDataset(Dataset[Any]):
         return self.rows([sample_id])[0]
 
     def __getitems__(self, sample_ids: Sequence[int]) -> list[Any]:
+        """Return several rows at once."""
         return self.rows(sample_ids)
 
     def rows(self, sample_ids: Sequence[int]) -> list[Any]:
@@ -103,8 +104,8 @@ class PriorDataset(Dataset[Any]):
             return np.repeat(self.set_names, np.diff(self._starts))
         if name not in self.column_names:
             raise DataError(
-                f"`{self.name}` has no column `{name}`; it has "
-                f"{shorten((f'`{known}`' for known in self.column_names), 20) or 'no named columns'}. Name one of these."
+                f"`{self.name}` has no column `{name}`. A partition needs a column that is there: "
+                f"{shorten((f'`{known}`' for known in self.column_names), 20) or 'none is named'}. Name one of these."
             )
         return np.concatenate([_column_of(part, name) for part in self._parts])
 
@@ -146,12 +147,12 @@ def _column_of(data: Any, name: str) -> NDArray[Any]:
     return np.asarray([data[row][name] for row in range(len(data))])
 
 
-def require_map_style(data: Any, name: str) -> None:
+def _require_map_style(data: Any, name: str) -> None:
     indexable = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, str | bytes)
     if not indexable or isinstance(data, IterableDataset):
         raise DataError(
-            f"`{name}` is a {type(data).__name__}, which has no length or cannot be indexed. Rehearsal draws samples by "
-            "number. Pass a map-style dataset: a `datasets.Dataset` (not an iterable one), a torch "
+            f"`{name}` is a {type(data).__name__}, which has no length or cannot be indexed. Rehearsal draws samples "
+            "by number. Pass a map-style dataset: a `datasets.Dataset` (not an iterable one), a torch "
             "`Dataset` with `__len__` and `__getitem__`, or a list of dicts."
         )
     if not len(data):

@@ -126,7 +126,9 @@ def predict_prior(
             "model": fingerprint_weights(model),
             "tokenizer": fingerprint_tokenizer(tokenizer),
             "data": fingerprint_rows(prior),
-            "preprocessing": fingerprint_batch(collate(collate_fn, prior.rows(range(len(prior))[:_PREPROCESSING_ROWS]))),
+            "preprocessing": fingerprint_batch(
+                collate(collate_fn, prior.rows(range(len(prior))[:_PREPROCESSING_ROWS]))
+            ),
             "rule": CLASSIFICATION_RULE,
         },
         sample_count=len(prior),

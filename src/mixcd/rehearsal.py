@@ -4,11 +4,12 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch.nn import Module
 from transformers import Trainer
 
 from mixcd.batch_plan import require_mix_ratio
@@ -96,13 +97,13 @@ def attach(
     _require_alike(trainer, prior)
     args = trainer.args
     strategy = partition if partition is not None else ByPriorLoss()
-    folder = Path(cache_dir) if cache_dir is not None else Path(args.output_dir) / "mixcd-cache"
+    folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "mixcd-cache"
     predictions = _predict(trainer, prior, folder, strategy.column_names, LEAST_SHARE_RIGHT)
     bins = _assign(strategy, prior, predictions)
     loop = _make_loop(estimator, bins, predictions, lag)
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, loop, prior, mix_ratio, chosen_seed)
-    _log_epoch(trainer, loop)
+    _log_epoch(loop)
     rehearsal = Rehearsal(trainer, seam, loop, strategy, predictions)
     if held_out is not None:
         rehearsal.hold_out(PriorDataset(held_out, "held_out"), folder)
@@ -192,7 +193,7 @@ class Rehearsal:
         return Evaluation(changes["prior"], changes.get("new"), self._list_damaged(after["prior"]))
 
     def _predict_now(self, data: PriorDataset) -> dict[str, NDArray[Any]]:
-        model = self._trainer.model
+        model = _model_of(self._trainer)
         with evaluating(model), self._trainer.accelerator.autocast():
             predicted, _ = predict_rows(
                 model,
@@ -227,7 +228,7 @@ def _predict(
     args = trainer.args
     with args.main_process_first(local=False, desc="mixcd prior pass"), trainer.accelerator.autocast():
         return predict_prior(
-            trainer.model,
+            _model_of(trainer),
             data,
             folder,
             collate_fn=_collator(trainer, data),
@@ -237,6 +238,11 @@ def _predict(
             progress=not args.disable_tqdm,
             least_share_right=least_share_right,
         )
+
+
+def _model_of(trainer: Trainer) -> Module:
+    """The trainer's model, without wrappers; a trainer without one has refused to be built."""
+    return cast(Module, trainer.model)
 
 
 def _collator(trainer: Trainer, data: Any) -> Any:
@@ -281,7 +287,9 @@ def _make_loop(
 def _require_alike(trainer: Trainer, prior: PriorDataset) -> None:
     """Refuse new data that are missing or mislabelled, and prior data that are prepared differently."""
     if trainer.train_dataset is None:
-        raise DataError("`trainer.train_dataset` is None, but rehearsal mixes new data with prior. Give the trainer one.")
+        raise DataError(
+            "`trainer.train_dataset` is None, but rehearsal mixes new data with prior. Give the trainer one."
+        )
     new = PriorDataset(trainer.train_dataset, "trainer.train_dataset")
     new_batch, prior_batch = (collate(_collator(trainer, data), [data[0]]) for data in (new, prior))
     find_labels(new_batch, new.name)
@@ -299,7 +307,7 @@ def _require_alike(trainer: Trainer, prior: PriorDataset) -> None:
         require_known_labels(new.column(label_key), np.arange(len(new)), class_count, new.name)
 
 
-def _log_epoch(trainer: Trainer, loop: RehearsalLoop) -> None:
+def _log_epoch(loop: RehearsalLoop) -> None:
     before = math.ceil(loop.plan.new_count / loop.plan.block_size)
     logger.info("steps per epoch %d → %d, at the same batch size", before, loop.plan.steps_per_epoch)
 

@@ -148,8 +148,8 @@ def find_failure_signs(history: DamageHistory, vitals: Vitals, bin_sizes: Ids) -
             )
         elif vitals.top_share > MOST_TOP_SHARE:
             signs["too aggressive"] = (
-                f"Too aggressive: 1 % of the prior samples take {vitals.top_share:.0%} of the draws. Try fewer bins, or "
-                "a larger `mix_ratio`."
+                f"Too aggressive: 1 % of the prior samples take {vitals.top_share:.0%} of the draws. Try fewer "
+                "bins, or a larger `mix_ratio`."
             )
     earlier, recent = (_mean_rate(counts, bin_sizes) for counts in (history.earlier, history.recent))
     window_is_full = history.step_count % WINDOW == 0

@@ -114,8 +114,8 @@ class RehearsalLoop:
         basis = max(0, step - self.lag)
         if basis not in self.state.beliefs:
             raise PlanError(
-                f"Step {step} was asked for after {self.steps_done} completed steps, but with a lag of {self.lag} steps "
-                "it needs a belief that is not there. The training loader yields batches only as training completes "
+                f"Step {step} was asked for after {self.steps_done} completed steps, but with a lag of {self.lag} "
+                "steps it needs a belief that is not there. The training loader yields batches only as training completes "
                 "steps: do not run through it outside `train()`."
             )
         belief = self.state.beliefs[basis]
@@ -130,7 +130,9 @@ class RehearsalLoop:
         self._planned[step] = prior_ids
         return self.plan.block(step, prior_ids)
 
-    def commit(self, observation: Observation, share_belief: Callable[[Belief], Belief] = lambda belief: belief) -> None:
+    def commit(
+        self, observation: Observation, share_belief: Callable[[Belief], Belief] = lambda belief: belief
+    ) -> None:
         """Complete one step with what its forward passes observed.
 
         Args:
@@ -197,12 +199,11 @@ class RehearsalLoop:
                     f"The checkpoint was written with {name} {value}, but this run has {identity.get(name)}. A resumed "
                     "run must draw as the interrupted one would have. Resume with the same setting, or start afresh."
                 )
-        lag = int(stored["lag"])
+        lag, asked = int(stored["lag"]), self._wanted_lag or self.look_ahead
         if self.look_ahead > lag or self._wanted_lag not in (None, lag):
             raise ResumeError(
-                f"The checkpoint was planned with a lag of {lag} steps, but this run asks for "
-                f"{max(self.look_ahead, self._wanted_lag or 0)}. The lag is fixed at the first start. Resume with a lag of {lag} and "
-                "no more data-loader workers than it covers."
+                f"The checkpoint was planned with a lag of {lag} steps, but this run asks for {asked}. The lag is fixed "
+                f"at the first start. Resume with a lag of {lag} and no more data-loader workers than it covers."
             )
         if stored["steps_done"] != steps_done:
             raise ResumeError(

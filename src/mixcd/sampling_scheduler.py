@@ -115,4 +115,5 @@ def mix_with_floor(damage_probability: Floats, floor: float) -> Floats:
     total, candidate_count = damage_probability.sum(), damage_probability.size
     if total <= 0:
         return np.full(candidate_count, 1 / candidate_count)
-    return (1 - floor) * damage_probability / total + floor / candidate_count
+    weights: Floats = (1 - floor) * damage_probability / total + floor / candidate_count
+    return weights

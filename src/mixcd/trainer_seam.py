@@ -67,7 +67,9 @@ def require_supported(trainer: Trainer) -> None:
         ),
     ):
         if refused:
-            raise UnsupportedTrainerError(f"The trainer uses {setting}, which {reason}; rehearsal cannot follow. {cure}.")
+            raise UnsupportedTrainerError(
+                f"The trainer uses {setting}, which {reason}; rehearsal cannot follow. {cure}."
+            )
 
 
 class TrainerSeam:
@@ -93,7 +95,7 @@ class TrainerSeam:
         self._loop = loop
         self._mix_ratio = mix_ratio
         self._seed = seed
-        self._new_data = trainer.train_dataset
+        self._new_data: Any = trainer.train_dataset
         self._mixed_data = MixedDataset(self._new_data, prior)
         self._prior_count = len(prior)
         self._sampler = PlanSampler(loop)
@@ -191,7 +193,7 @@ class TrainerSeam:
 
     def _require_plain_loader(self, loader: Any) -> Any:
         """Return the innermost batch sampler, if it draws this data once each in random order."""
-        batches = getattr(loader, "batch_sampler", None)
+        batches: Any = getattr(loader, "batch_sampler", None)
         batches = getattr(batches, "batch_sampler", batches)
         sampler = getattr(batches, "sampler", None)
         if getattr(loader, "dataset", None) is not self._mixed_data:
@@ -212,7 +214,7 @@ class TrainerSeam:
         )
 
 
-class RehearsalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+class RehearsalCallback(TrainerCallback, ExportableState):
     """Starts, commits, logs and saves rehearsal at the trainer's own events.
 
     Args:
@@ -238,7 +240,7 @@ class RehearsalCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         if state.global_step and not stored:
             raise ResumeError(
                 f"The checkpoint at step {state.global_step} holds no rehearsal state, so the interrupted run did not "
-                "rehearse. Its draws cannot be continued. Resume from a checkpoint of a rehearsing run, or start afresh."
+                "rehearse. Its draws cannot be continued. Resume a run that rehearsed, or start afresh."
             )
         self._shown = set()
         self._seam.begin(state.global_step, stored and stored["attributes"], args.ignore_data_skip)

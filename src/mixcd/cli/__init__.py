@@ -40,7 +40,9 @@ def root(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the base model, the cache, the picture.")] = Path("mixcd-demo"),
+    output: Annotated[Path, typer.Option(help="Folder for the base model, the cache, the picture.")] = Path(
+        "mixcd-demo"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under 2 minutes on 2 cores.")] = False,
     seed: Annotated[int, typer.Option(help="The seed of everything.", min=0)] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in the folder.")] = False,
@@ -53,7 +55,7 @@ def demo(
     result = run_demo(output, QUICK if quick else FULL, seed, overwrite, console.print)
     console.print(make_table(result))
     console.print(
-        f"The one prior pass, shared by uniform and mix-cd, took {result.prior_pass_forward_count} forward passes more. "
-        f"Picture: {output / 'demo.png'}"
+        f"The one prior pass, shared by uniform and mix-cd, took {result.prior_pass_forward_count} forward passes "
+        f"more. Picture: {output / 'demo.png'}"
     )
     console.print(result.verdict)

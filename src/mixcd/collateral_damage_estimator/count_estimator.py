@@ -48,9 +48,7 @@ class CountEstimator:
                 "0 to count only the last, or a value such as 0.98 between them."
             )
         if self.smoothing not in ("beta", "raw"):
-            raise SettingError(
-                f'`smoothing` is {self.smoothing!r}, but only "beta" and "raw" exist. Pass one of them.'
-            )
+            raise SettingError(f'`smoothing` is {self.smoothing!r}, but only "beta" and "raw" exist. Pass one of them.')
 
     def init(self) -> DamageCounts:
         """Return empty counts, shape (bins,)."""
@@ -97,4 +95,5 @@ class CountEstimator:
         (damage_rate,) = belief
         sizes = self.partition.bin_sizes
         mean_rate = float(sizes @ damage_rate / sizes.sum())
-        return np.append(damage_rate, mean_rate)[self.partition.bin_ids[sample_ids]]  # bin −1 is the appended one
+        rates: Floats = np.append(damage_rate, mean_rate)  # bin −1 is the appended one
+        return np.take(rates, self.partition.bin_ids[sample_ids])

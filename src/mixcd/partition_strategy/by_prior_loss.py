@@ -61,7 +61,9 @@ class ByPriorLoss:
             DataError: If the table is empty, or a loss is NaN or infinite.
         """
         if not table.loss.size:
-            raise DataError("The prior table has no rows. A partition needs at least one. Pass prior data with samples.")
+            raise DataError(
+                "The prior table has no rows. A partition needs at least one. Pass prior data with samples."
+            )
         require_finite_losses(np.arange(table.loss.size), table.loss)
         cuts = np.quantile(table.loss, np.linspace(0, 1, self.bins + 1)[1:-1], method="higher")
         _, bin_ids = np.unique(np.searchsorted(cuts, table.loss, side="right"), return_inverse=True)
