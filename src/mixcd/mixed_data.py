@@ -54,6 +54,7 @@ class TaggingCollator:
         self.collate_fn = collate_fn
 
     def __call__(self, items: list[tuple[int, Any]]) -> Any:
+        """Collate the items' rows."""
         batch = collate(self.collate_fn, [row for _, row in items])
         batch[SAMPLE_IDS] = torch.tensor([sample_id for sample_id, _ in items])  # type: ignore[index]
         return batch

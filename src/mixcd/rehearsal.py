@@ -4,27 +4,25 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
-from datasets import Dataset
 from numpy.typing import NDArray
-from torch.nn import Module
 from transformers import Trainer
 
 from mixcd.batch_plan import require_mix_ratio
-from mixcd.batched_inference import collate, evaluating, predict_rows
-from mixcd.classification_output import LABEL_KEYS, find_labels, require_known_labels
 from mixcd.collateral_damage_estimator import CountEstimator
-from mixcd.errors import DataError, SettingError, shorten
+from mixcd.errors import DataError, SettingError
 from mixcd.evaluation import DamagedSample, Evaluation, compare_correctness
 from mixcd.partition_strategy import ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
-from mixcd.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions, predict_prior
+from mixcd.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions
 from mixcd.rehearsal_health import Vitals
 from mixcd.rehearsal_loop import RehearsalLoop
 from mixcd.sampling_scheduler import FLOOR
-from mixcd.trainer_seam import TrainerSeam, require_supported
+from mixcd.trainer_predictions import predict_now, predict_with_trainer
+from mixcd.trainer_seam import TrainerSeam
+from mixcd.trainer_support import require_alike, require_supported
 from mixcd.vocabulary import (
     UNCACHED_BIN,
     CollateralDamageEstimator,
@@ -94,11 +92,11 @@ def attach(
     require_mix_ratio(mix_ratio)
     require_supported(trainer)
     prior = PriorDataset(prior_data)
-    _require_alike(trainer, prior)
+    require_alike(trainer, prior)
     args = trainer.args
     strategy = partition if partition is not None else ByPriorLoss()
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "mixcd-cache"
-    predictions = _predict(trainer, prior, folder, strategy.column_names, LEAST_SHARE_RIGHT)
+    predictions = predict_with_trainer(trainer, prior, folder, strategy.column_names, LEAST_SHARE_RIGHT)
     bins = _assign(strategy, prior, predictions)
     loop = _make_loop(estimator, bins, predictions, lag)
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
@@ -162,11 +160,11 @@ class Rehearsal:
 
     def hold_out(self, prior: PriorDataset, folder: Path) -> None:
         """Predict the held-out data with the base model; `attach` does this for its `held_out`."""
-        self._held_out["prior"] = (prior, _predict(self._trainer, prior, folder / "held_out", (), 0.0))
+        self._held_out["prior"] = (prior, predict_with_trainer(self._trainer, prior, folder / "held_out", (), 0.0))
         new_data = self._trainer.eval_dataset
         if new_data is not None and not isinstance(new_data, Mapping):
             new = PriorDataset(new_data, "eval_dataset")
-            self._held_out["new"] = (new, _predict(self._trainer, new, folder / "eval_dataset", (), 0.0))
+            self._held_out["new"] = (new, predict_with_trainer(self._trainer, new, folder / "eval_dataset", (), 0.0))
 
     def evaluate(self) -> Evaluation:
         """Compare the model as it is now with the base model, on held-out data.
@@ -185,25 +183,12 @@ class Rehearsal:
                 "`evaluate()` needs held-out prior data, but `attach` was given none. Damage must be measured on "
                 "samples that are never rehearsed. Pass `held_out=` to `attach`."
             )
-        after = {name: self._predict_now(data) for name, (data, _) in self._held_out.items()}
+        after = {name: predict_now(self._trainer, data) for name, (data, _) in self._held_out.items()}
         changes = {
             name: compare_correctness(before.correct, after[name]["correct"])
             for name, (_, before) in self._held_out.items()
         }
         return Evaluation(changes["prior"], changes.get("new"), self._list_damaged(after["prior"]))
-
-    def _predict_now(self, data: PriorDataset) -> dict[str, NDArray[Any]]:
-        model = _model_of(self._trainer)
-        with evaluating(model), self._trainer.accelerator.autocast():
-            predicted, _ = predict_rows(
-                model,
-                data.rows(range(len(data))),
-                np.arange(len(data)),
-                collate_fn=_collator(self._trainer, data),
-                batch_size=self._trainer.args.eval_batch_size,
-                data_name=data.name,
-            )
-        return predicted
 
     def _list_damaged(self, after: Mapping[str, NDArray[Any]]) -> list[DamagedSample]:
         data, before = self._held_out["prior"]
@@ -219,35 +204,6 @@ class Rehearsal:
             )
             for sample_id, row in zip(damaged, data.rows(damaged.tolist()), strict=True)
         ]
-
-
-def _predict(
-    trainer: Trainer, data: PriorDataset, folder: Path, columns: tuple[str, ...], least_share_right: float
-) -> PriorPredictions:
-    """Predict with the trainer's model as the trainer would; the first process does, the others read."""
-    args = trainer.args
-    with args.main_process_first(local=False, desc="mixcd prior pass"), trainer.accelerator.autocast():
-        return predict_prior(
-            _model_of(trainer),
-            data,
-            folder,
-            collate_fn=_collator(trainer, data),
-            tokenizer=trainer.processing_class,
-            batch_size=args.eval_batch_size,
-            columns=columns,
-            progress=not args.disable_tqdm,
-            least_share_right=least_share_right,
-        )
-
-
-def _model_of(trainer: Trainer) -> Module:
-    """The trainer's model, without wrappers; a trainer without one has refused to be built."""
-    return cast(Module, trainer.model)
-
-
-def _collator(trainer: Trainer, data: Any) -> Any:
-    """The collator that evaluation would use: it drops the columns that the model does not take."""
-    return trainer.get_test_dataloader(data).collate_fn
 
 
 def _assign(strategy: PartitionStrategy, data: PriorDataset, predictions: PriorPredictions) -> Partition:
@@ -282,29 +238,6 @@ def _make_loop(
         )
     floor = 0.0 if estimator == "paper" else FLOOR
     return RehearsalLoop(made, bins, base_correct, sources=predictions.sources, floor=floor, lag=lag)
-
-
-def _require_alike(trainer: Trainer, prior: PriorDataset) -> None:
-    """Refuse new data that are missing or mislabelled, and prior data that are prepared differently."""
-    if trainer.train_dataset is None:
-        raise DataError(
-            "`trainer.train_dataset` is None, but rehearsal mixes new data with prior. Give the trainer one."
-        )
-    new = PriorDataset(trainer.train_dataset, "trainer.train_dataset")
-    new_batch, prior_batch = (collate(_collator(trainer, data), [data[0]]) for data in (new, prior))
-    find_labels(new_batch, new.name)
-    find_labels(prior_batch, prior.name)
-    different = set(new_batch) ^ set(prior_batch)
-    if different:
-        raise DataError(
-            f"The model would be given other inputs for prior than for new samples: "
-            f"{shorten((f'`{name}`' for name in sorted(different)), 20)} comes from one of them only. Prepare "
-            "`prior_data` exactly like `trainer.train_dataset`."
-        )
-    class_count = getattr(getattr(trainer.model, "config", None), "num_labels", None)
-    label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)
-    if class_count and label_key and isinstance(trainer.train_dataset, Dataset | list):
-        require_known_labels(new.column(label_key), np.arange(len(new)), class_count, new.name)
 
 
 def _log_epoch(loop: RehearsalLoop) -> None:

@@ -65,7 +65,7 @@ class RehearsalLoop:
         self.partition = partition
         self.floor = floor
         self._base_correct = base_correct
-        self._sources = dict(sources)
+        self.sources = dict(sources)
         self._wanted_lag = lag
         self.reset()
 
@@ -115,8 +115,8 @@ class RehearsalLoop:
         if basis not in self.state.beliefs:
             raise PlanError(
                 f"Step {step} was asked for after {self.steps_done} completed steps, but with a lag of {self.lag} "
-                "steps it needs a belief that is not there. The training loader yields batches only as training completes "
-                "steps: do not run through it outside `train()`."
+                "steps it needs a belief that is not there. The training loader only yields batches as training "
+                "completes steps. Do not run through it outside `train()`."
             )
         belief = self.state.beliefs[basis]
         prior_ids = draw(
@@ -202,8 +202,8 @@ class RehearsalLoop:
         lag, asked = int(stored["lag"]), self._wanted_lag or self.look_ahead
         if self.look_ahead > lag or self._wanted_lag not in (None, lag):
             raise ResumeError(
-                f"The checkpoint was planned with a lag of {lag} steps, but this run asks for {asked}. The lag is fixed "
-                f"at the first start. Resume with a lag of {lag} and no more data-loader workers than it covers."
+                f"The checkpoint was planned with a lag of {lag} steps, but this run asks for {asked}. The lag is "
+                f"fixed at the first start. Resume with a lag of {lag} and no more data-loader workers than it covers."
             )
         if stored["steps_done"] != steps_done:
             raise ResumeError(
@@ -230,5 +230,5 @@ class RehearsalLoop:
             "prior sample count": plan.prior_count,
             "estimator": type(self.estimator).__name__,
             "bin sizes": self.partition.bin_sizes.tolist(),
-            **{f"{name} fingerprint": value for name, value in self._sources.items()},
+            **{f"{name} fingerprint": value for name, value in self.sources.items()},
         }

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast
@@ -11,65 +11,19 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from mixcd.batch_plan import BatchPlan
-from mixcd.errors import AlreadyAttachedError, PlanError, ResumeError, UnsupportedTrainerError
+from mixcd.errors import PlanError, ResumeError, UnsupportedTrainerError
+from mixcd.fingerprint import fingerprint_weights
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, PlanSampler, TaggingCollator
 from mixcd.prediction_observer import PredictionObserver, to_observation
 from mixcd.prior_dataset import PriorDataset
 from mixcd.rehearsal_health import find_failure_signs
 from mixcd.rehearsal_loop import RehearsalLoop
+from mixcd.trainer_support import SHADOWED
 from mixcd.vocabulary import Belief
 
 logger = logging.getLogger(__name__)
 
-SHADOWED = ("get_train_dataloader", "training_step")
-"""The public methods that are replaced on the instance."""
-
 _STEPS_BETWEEN_CHECKS = 10
-
-
-def require_supported(trainer: Trainer) -> None:
-    """Refuse a trainer that rehearsal cannot follow, before anything is computed.
-
-    Args:
-        trainer: The trainer.
-
-    Raises:
-        AlreadyAttachedError: If it rehearses already, or something else shadows the same methods.
-        UnsupportedTrainerError: If its settings order, split, pack or hide the rows; says which setting.
-    """
-    shadowed = [name for name in SHADOWED if name in vars(trainer)]
-    if shadowed:
-        raise AlreadyAttachedError(
-            f"This trainer's `{shadowed[0]}` is already replaced on the instance, by an earlier `attach` or by other "
-            "code. One rehearsal a trainer is supported. Call `detach()` on the earlier one, or build a new trainer."
-        )
-    args = trainer.args
-    loader_settings = args.accelerator_config
-    dispatches = getattr(loader_settings, "dispatch_batches", None) or getattr(loader_settings, "split_batches", False)
-    strategy = args.train_sampling_strategy
-    parallel = trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1
-    for refused, setting, reason, cure in (
-        (strategy != "random", f'train_sampling_strategy="{strategy}"', "orders the rows itself", 'Use "random"'),
-        (dispatches, "`dispatch_batches` or `split_batches`", "splits batches after they are drawn", "Turn them off"),
-        (getattr(args, "packing", False), "`packing=True`", "mixes samples in one row", "Pass `packing=False`"),
-        (
-            getattr(args, "padding_free", False) or getattr(trainer, "padding_free", False),
-            "`padding_free=True`",
-            "joins a batch's samples in one row",
-            "Pass `padding_free=False`",
-        ),
-        (parallel, "context or sequence parallelism", "splits a sample over processes", "Turn it off"),
-        (
-            args.restore_callback_states_from_checkpoint,
-            "`restore_callback_states_from_checkpoint=True`",
-            "replaces rehearsal's callback on resume",
-            "Leave it off: rehearsal restores its own state",
-        ),
-    ):
-        if refused:
-            raise UnsupportedTrainerError(
-                f"The trainer uses {setting}, which {reason}; rehearsal cannot follow. {cure}."
-            )
 
 
 class TrainerSeam:
@@ -147,6 +101,8 @@ class TrainerSeam:
         self.observer = PredictionObserver()
         self._sampler.skipped_steps = 0
         self._loop.reset()
+        if self._trainer.model_init is not None and not steps_done:
+            self._require_base_model()
         if steps_done:
             self._loop.restore(stored, steps_done)
             if not ignore_data_skip:
@@ -165,6 +121,14 @@ class TrainerSeam:
                 "and the model keep the rows of a batch together."
             )
         self._loop.commit(to_observation(rows), self._share_belief)
+
+    def _require_base_model(self) -> None:
+        if fingerprint_weights(cast(torch.nn.Module, self._trainer.model)) != self._loop.sources["model"]:
+            raise UnsupportedTrainerError(
+                "`model_init` built another model for `train()` than the base model that predicted the prior data. "
+                "Damage is counted against the base model. Let `model_init` return the same weights every time, or pass "
+                "`model=` instead."
+            )
 
     def _share_belief(self, belief: Belief) -> Belief:
         accelerator = self._trainer.accelerator

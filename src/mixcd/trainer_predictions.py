@@ -1,0 +1,75 @@
+"""Predictions made the way a trainer makes them: its model, collator, precision and batch size."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.nn import Module
+from transformers import Trainer
+
+from mixcd.batched_inference import evaluating, predict_rows
+from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import PriorPredictions, predict_prior
+from mixcd.trainer_support import collator_of
+
+
+def predict_with_trainer(
+    trainer: Trainer, data: PriorDataset, folder: Path, columns: tuple[str, ...], least_share_right: float
+) -> PriorPredictions:
+    """Predict with the trainer's model as it is, or read the cache; the first process predicts, the others read.
+
+    Args:
+        trainer: The trainer.
+        data: Prepared rows.
+        folder: The cache's folder.
+        columns: Columns of the data to store beside the predictions.
+        least_share_right: The share of right predictions below which the pass is refused.
+
+    Returns:
+        The predictions.
+
+    Raises:
+        RehearsalError: Whatever `predict_prior` raises.
+    """
+    args = trainer.args
+    with args.main_process_first(local=False, desc="mixcd prior pass"), trainer.accelerator.autocast():
+        return predict_prior(
+            _model_of(trainer),
+            data,
+            folder,
+            collate_fn=collator_of(trainer, data),
+            tokenizer=trainer.processing_class,
+            batch_size=args.eval_batch_size,
+            columns=columns,
+            progress=not args.disable_tqdm,
+            least_share_right=least_share_right,
+        )
+
+
+def predict_now(trainer: Trainer, data: PriorDataset) -> dict[str, NDArray[Any]]:
+    """Predict with the trainer's model as it is, without a cache.
+
+    Args:
+        trainer: The trainer.
+        data: Prepared rows.
+
+    Returns:
+        Arrays `loss`, `correct`, `prediction` and `token_count`, each of shape (samples,).
+    """
+    model = _model_of(trainer)
+    with evaluating(model), trainer.accelerator.autocast():
+        predicted, _ = predict_rows(
+            model,
+            data.rows(range(len(data))),
+            np.arange(len(data)),
+            collate_fn=collator_of(trainer, data),
+            batch_size=trainer.args.eval_batch_size,
+            data_name=data.name,
+        )
+    return predicted
+
+
+def _model_of(trainer: Trainer) -> Module:
+    """The trainer's model, without wrappers; a trainer without one has refused to be built."""
+    return cast(Module, trainer.model)
