@@ -117,7 +117,7 @@ def make_table(result: DemoResult) -> Table:
     Returns:
         One row a run.
     """
-    table = Table(title=f"Seed {result.seed}: one seed, an illustration", box=SIMPLE_HEAD, collapse_padding=True)
+    table = Table(title=f"Seed {result.seed}: one seed, an illustration", box=SIMPLE_HEAD, pad_edge=False)
     for heading in _HEADINGS:
         two_lines = heading.replace(" ", "\n", 1)
         table.add_column(two_lines, justify="left" if heading == "run" else "right", no_wrap=True)

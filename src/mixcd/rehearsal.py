@@ -248,9 +248,9 @@ def _log_epoch(loop: RehearsalLoop) -> None:
 def _text_of(row: Any, tokenizer: Any) -> str:
     if not isinstance(row, Mapping):
         return ""
-    for value in row.values():
-        if isinstance(value, str):
-            return value[:_TEXT_START]
+    texts = [value for value in row.values() if isinstance(value, str)]
+    if texts:
+        return max(texts, key=len)[:_TEXT_START]
     if tokenizer is not None and "input_ids" in row:
         return str(tokenizer.decode(row["input_ids"], skip_special_tokens=True))[:_TEXT_START]
     return ""

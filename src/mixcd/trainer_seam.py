@@ -126,8 +126,8 @@ class TrainerSeam:
         if fingerprint_weights(cast(torch.nn.Module, self._trainer.model)) != self._loop.sources["model"]:
             raise UnsupportedTrainerError(
                 "`model_init` built another model for `train()` than the base model that predicted the prior data. "
-                "Damage is counted against the base model. Let `model_init` return the same weights every time, or pass "
-                "`model=` instead."
+                "Damage is counted against the base model. Let `model_init` return the same weights every time, or "
+                "pass `model=` instead."
             )
 
     def _share_belief(self, belief: Belief) -> Belief:

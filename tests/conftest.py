@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from tiny import make_model, make_rows, train_base_model
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)  # tiny models are faster so, and every float is summed in one order
+
+
+@pytest.fixture(scope="session")
+def base_weights():
+    """Weights of a tiny classifier that is right on most prior samples."""
+    return train_base_model()
+
+
+@pytest.fixture
+def base_model(base_weights):
+    model = make_model()
+    model.load_state_dict(base_weights)
+    return model
+
+
+@pytest.fixture(scope="session")
+def prior_data():
+    return make_rows(600, seed=1, task="prior")
+
+
+@pytest.fixture(scope="session")
+def new_data():
+    return make_rows(240, seed=2, task="new")

@@ -1,0 +1,254 @@
+"""Each fact about a third-party library that mixcd relies on; a failure here says what changed under us."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from accelerate import skip_first_batches
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
+from datasets import Dataset
+from torch.utils.data import DataLoader, RandomSampler, Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from tiny import make_model, make_trainer
+
+
+class Recorder(TrainerCallback, ExportableState):
+    """Writes down which event came when, and what it saw."""
+
+    def __init__(self):
+        self.events = []
+
+    def state(self):
+        return {"args": {}, "attributes": {"events": len(self.events)}}
+
+    def on_train_begin(self, args, state, control, **_):
+        self.events.append(("begin", state.global_step, dict(state.stateful_callbacks)))
+
+    def on_optimizer_step(self, args, state, control, **_):
+        self.events.append(("optimizer", state.global_step))
+
+    def on_step_end(self, args, state, control, **_):
+        self.events.append(("end", state.global_step))
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.events.append(("log", state.global_step, sorted(logs)))
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+@pytest.fixture
+def trainer(base_model, new_data, tmp_path, recorder):
+    return make_trainer(base_model, new_data, tmp_path, max_steps=4, callbacks=[recorder])
+
+
+# --- transformers --------------------------------------------------------------------------------------------------
+
+
+def test_the_trainer_looks_both_shadowed_methods_up_on_the_instance(trainer):
+    calls = []
+    make_loader, step = trainer.get_train_dataloader, trainer.training_step
+
+    def get_train_dataloader():
+        calls.append("loader")
+        return make_loader()
+
+    def training_step(model, inputs, *rest, **named):
+        assert isinstance(model, torch.nn.Module)
+        assert "labels" in inputs
+        calls.append("step")
+        return step(model, inputs, *rest, **named)
+
+    trainer.get_train_dataloader, trainer.training_step = get_train_dataloader, training_step
+    trainer.train()
+    assert calls == ["loader", *["step"] * 4]
+
+
+def test_the_optimizer_event_comes_before_the_step_counter_grows(trainer, recorder):
+    trainer.train()
+    assert recorder.events[1:5] == [("optimizer", 0), ("end", 1), ("optimizer", 1), ("end", 2)]
+
+
+def test_callback_state_is_there_when_training_begins(trainer, recorder, base_model, new_data, tmp_path):
+    trainer.args.save_strategy, trainer.args.save_steps = "steps", 2
+    trainer.train()
+    resumed = Recorder()
+    again = make_trainer(base_model, new_data, tmp_path, max_steps=4, callbacks=[resumed])
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    name, step, stored = resumed.events[0]
+    assert (name, step) == ("begin", 2)
+    assert stored["Recorder"]["attributes"]["events"] > 0
+
+
+def test_the_loader_is_made_before_training_begins(trainer, recorder):
+    order = []
+    make_loader = trainer.get_train_dataloader
+    trainer.get_train_dataloader = lambda: (order.append(len(recorder.events)), make_loader())[1]
+    trainer.train()
+    assert order == [0]
+
+
+def test_logging_inside_a_log_event_reaches_all_callbacks_and_keeps_the_loss(base_model, new_data, tmp_path, recorder):
+    class LogsMore(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            if "loss" in logs:
+                trainer.log({"more": 1.0})
+
+    trainer = make_trainer(
+        base_model,
+        new_data,
+        tmp_path,
+        max_steps=2,
+        logging_strategy="steps",
+        logging_steps=1,
+        callbacks=[recorder, LogsMore()],
+    )
+    trainer.train()
+    logs = [event for event in recorder.events if event[0] == "log" and event[1] == 1]
+    assert any("loss" in keys for _, _, keys in logs)
+    assert any("more" in keys for _, _, keys in logs)
+
+
+def test_the_total_batch_size_counts_accumulation(base_model, new_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path, gradient_accumulation_steps=3)
+    assert trainer.get_total_train_batch_size(trainer.args) == 24
+    assert (trainer.get_tp_size(), trainer.get_cp_size(), trainer.get_sp_size()) == (1, 1, 1)
+
+
+def test_the_arguments_that_attach_reads_exist():
+    fields = set(inspect.signature(TrainingArguments).parameters)
+    assert {
+        "train_sampling_strategy",
+        "data_seed",
+        "ignore_data_skip",
+        "accelerator_config",
+        "restore_callback_states_from_checkpoint",
+        "dataloader_num_workers",
+        "dataloader_prefetch_factor",
+    } <= fields
+
+
+def test_the_test_loader_drops_columns_before_the_collator(trainer, prior_data):
+    seen = []
+    trainer.data_collator = lambda rows: seen.append(sorted(rows[0])) or {}
+    for data in (prior_data, [dict(prior_data[0])]):
+        collate = trainer.get_test_dataloader(data).collate_fn
+        collate([dict(data[0])] if isinstance(data, list) else [trainer.get_test_dataloader(data).dataset[0]])
+    assert seen == [["attention_mask", "input_ids", "label"]] * 2
+
+
+def test_training_steps_fast_forward_with_skip_first_batches():
+    assert "skip_first_batches(train_dataloader" in inspect.getsource(Trainer._run_epoch)
+
+
+# --- accelerate ----------------------------------------------------------------------------------------------------
+
+
+class Counting(Sampler):
+    def __init__(self, count):
+        self.count = count
+        self.drawn = 0
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        for number in range(self.count):
+            self.drawn += 1
+            yield number
+
+
+def test_the_prepared_loader_takes_a_sampler_and_a_collator(trainer):
+    loader = trainer.get_train_dataloader()
+    assert isinstance(loader, DataLoaderShard)
+    assert isinstance(loader.batch_sampler.sampler, RandomSampler)
+    loader.set_sampler(Counting(16))
+    seen = []
+    collate = loader.base_dataloader.collate_fn
+    loader.base_dataloader.collate_fn = lambda rows: seen.append(len(rows)) or collate(rows)
+    assert len(loader) == 2
+    assert len(list(loader)) == 2
+    assert seen == [8, 8]
+
+
+@pytest.mark.parametrize(("workers", "prefetch"), [(0, None), (1, 2), (2, 2), (1, 3)])
+def test_the_loader_reads_one_batch_and_the_workers_prefetch_ahead(trainer, workers, prefetch):
+    trainer.args.dataloader_num_workers, trainer.args.dataloader_prefetch_factor = workers, prefetch
+    loader = trainer.get_train_dataloader()
+    sampler = Counting(160)
+    loader.set_sampler(sampler)
+    batches = iter(loader)
+    for given in (1, 2, 3):
+        next(batches)
+        ahead = sampler.drawn / 8 - given
+        assert ahead <= 1 + workers * (prefetch or 2)
+    assert ahead >= 1
+
+
+def test_skipping_batches_reads_the_sampler_from_the_start_and_keeps_the_collator(trainer):
+    loader = trainer.get_train_dataloader()
+    sampler = Counting(40)
+    loader.set_sampler(sampler)
+    seen = []
+    loader.base_dataloader.collate_fn = lambda rows: seen.append(rows[0]["label"]) or {"labels": torch.zeros(1)}
+    skipped = skip_first_batches(loader, 3)
+    assert len(list(skipped)) == 2
+    assert sampler.drawn == 40
+    assert len(seen) == 2
+
+
+def test_micro_batches_go_to_the_ranks_in_turn():
+    batches = DataLoader(list(range(8)), batch_size=2).batch_sampler
+    shards = [list(BatchSamplerShard(batches, num_processes=2, process_index=rank)) for rank in (0, 1)]
+    assert shards == [[[0, 1], [4, 5]], [[2, 3], [6, 7]]]
+
+
+# --- torch, datasets, numpy ----------------------------------------------------------------------------------------
+
+
+def test_the_loader_fetches_a_whole_batch_at_once_where_it_can():
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, number):
+            raise AssertionError("rows were fetched one by one")
+
+        def __getitems__(self, numbers):
+            return numbers
+
+    assert [batch.tolist() for batch in DataLoader(Rows(), batch_size=2)] == [[0, 1], [2, 3]]
+
+
+def test_a_forward_hook_sees_one_output_mapping_with_logits():
+    model, outputs = make_model(), []
+    model.register_forward_hook(lambda _m, _a, out: outputs.append(out))
+    model(input_ids=torch.ones(2, 3, dtype=torch.long), labels=torch.zeros(2, dtype=torch.long))
+    assert [tuple(output["logits"].shape) for output in outputs] == [(2, 3)]
+    assert outputs[0].get("nothing") is None
+
+
+def test_datasets_fetch_rows_as_dicts_and_give_up_formats():
+    data = Dataset.from_dict({"x": [1, 2, 3]})
+    assert data.__getitems__([2, 0]) == [{"x": 3}, {"x": 1}]
+    assert data.with_format("torch").with_format(None)["x"][:] == [1, 2, 3]
+
+
+def test_philox_is_keyed_and_counted():
+    def draw(key, purpose):
+        return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, purpose])).integers(0, 2**32, 4).tolist()
+
+    assert draw([1, 2], 0) == draw([1, 2], 0)
+    assert draw([1, 2], 0) != draw([1, 2], 1)
+    assert draw([1, 2], 0) != draw([1, 3], 0)
+
+
+def test_huge_populations_are_chosen_from_without_being_listed():
+    rng = np.random.Generator(np.random.Philox(key=[0, 0]))
+    chosen = rng.choice(10**12, 4096, replace=False, shuffle=False)  # a list of these would take 8 terabytes
+    assert np.unique(chosen).size == 4096

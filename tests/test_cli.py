@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import pytest
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "mixcd", *arguments], capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def test_version_and_help():
+    assert run("--version").stdout == "mixcd 0.1.0\n"
+    assert "demo" in run("--help").stdout
+
+
+def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for options, message in (
+        ([], "exists and is not empty, and nothing is overwritten unasked"),
+        (["--overwrite"], "holds no earlier demo, so it is not replaced"),
+    ):
+        done = run("demo", "--quick", "--output", str(tmp_path), *options)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert message in done.stderr
+        assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.slow
+def test_the_quick_demo_runs_through_and_replaces_only_a_demo(tmp_path):
+    done = run("demo", "--quick", "--output", str(tmp_path / "demo"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    for word in ("no rehearsal", "uniform", "mix-cd", "one seed, an illustration", "prior pass"):
+        assert word in done.stdout
+    assert (tmp_path / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "demo" / "base-model" / "model.safetensors").exists()
+    assert run("demo", "--quick", "--output", str(tmp_path / "demo")).returncode == 2

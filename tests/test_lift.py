@@ -1,0 +1,159 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixcd.lift import estimate_lift, permute_bins
+from mixcd.vocabulary import UNCACHED_BIN, DamageCounts, Observation, Partition, count_damage
+
+EVEN = np.full(10, 100)
+RATES = np.array([0.05, 0.1, 0.2, 0.4])
+TRUE_LIFT = np.mean(RATES**2) / np.mean(RATES) ** 2  # 1.51
+COUNTS = st.lists(
+    st.tuples(st.integers(0, 200), st.floats(0, 1), st.integers(1, 1000)).map(
+        lambda row: (row[0], round(row[0] * row[1]), row[2])
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def count(observed, damaged):
+    return DamageCounts(np.array(observed, dtype=np.float64), np.array(damaged, dtype=np.float64))
+
+
+def simulate(rates, observed, rng):
+    """Return the counts of bins that were observed this often at these true damage rates."""
+    return count(np.full(len(rates), observed), rng.binomial(observed, rates))
+
+
+def uncorrected_lift(counts):
+    rate = counts.damaged_count / counts.observed_count
+    return np.mean(rate**2) / np.mean(rate) ** 2
+
+
+def test_a_known_lift_is_recovered_from_many_observations():
+    lift = estimate_lift(simulate(RATES, 100_000, np.random.default_rng(0)), np.full(4, 100))
+    assert lift.value == pytest.approx(TRUE_LIFT, rel=0.02)
+    assert 1.4 < lift.low < lift.value < lift.high < 1.6
+
+
+def test_the_estimate_of_a_known_lift_has_no_bias_while_the_uncorrected_one_is_too_high():
+    rng = np.random.default_rng(1)
+    runs = [simulate(RATES, 30, rng) for _ in range(400)]
+    corrected = np.mean([estimate_lift(counts, np.full(4, 100)).value for counts in runs])
+    assert corrected == pytest.approx(TRUE_LIFT, abs=0.03)
+    assert np.mean([uncorrected_lift(counts) for counts in runs]) > TRUE_LIFT + 0.06
+
+
+@pytest.mark.parametrize("observed", [50, 500])
+def test_the_interval_holds_a_known_lift_in_nine_of_ten_runs(observed):
+    rng = np.random.default_rng(2)
+    lifts = [estimate_lift(simulate(RATES, observed, rng), np.full(4, 100)) for _ in range(200)]
+    assert sum(lift.low <= TRUE_LIFT <= lift.high for lift in lifts) >= 180
+
+
+def test_a_strong_signal_is_told_from_noise():
+    rng = np.random.default_rng(3)
+    lifts = [estimate_lift(simulate(RATES, 200, rng), np.full(4, 100)) for _ in range(200)]
+    assert sum(lift.low > 1 for lift in lifts) >= 180
+
+
+def test_larger_bins_count_more():
+    rates, sizes = np.array([0.1, 0.5]), np.array([900, 100])
+    expected = (0.9 * 0.1**2 + 0.1 * 0.5**2) / (0.9 * 0.1 + 0.1 * 0.5) ** 2
+    lift = estimate_lift(count([1e7, 1e7], 1e7 * rates), sizes)
+    assert lift.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_expected_sampling_variance_is_taken_off_by_hand_computed_numbers():
+    lift = estimate_lift(count([5, 5], [1, 3]), np.array([10, 10]))
+    noise = 0.2 * 0.8 / 4, 0.6 * 0.4 / 4  # 0.04, 0.06
+    between = 0.2**2 - 0.25 * sum(noise)
+    mean_square = 0.4**2 - 0.25 * sum(noise)
+    assert lift.value == pytest.approx(1 + between / mean_square)
+
+
+@pytest.mark.parametrize(("rate", "observed"), [(0.1, 30), (0.3, 10), (0.05, 60)])
+def test_pure_noise_shows_no_lift_in_nine_of_ten_runs_while_uncorrected_it_does(rate, observed):
+    rng = np.random.default_rng(4)
+    runs = [simulate(np.full(10, rate), observed, rng) for _ in range(200)]
+    lifts = [estimate_lift(counts, EVEN) for counts in runs]
+    assert sum(lift.low <= 1 <= lift.high for lift in lifts) >= 180
+    assert np.mean([lift.value for lift in lifts]) < 1.1
+    assert np.mean([uncorrected_lift(counts) for counts in runs]) > 1.2
+
+
+def test_permuted_bins_show_no_lift_in_nine_of_ten_runs_though_the_real_bins_do():
+    rng = np.random.default_rng(5)
+    partition = Partition(np.repeat(np.arange(4), 500), tuple("abcd"))
+    correct = rng.random(2000) >= RATES[partition.bin_ids]
+    seen = rng.choice(2000, 800, replace=False)
+    observation = Observation(seen, correct[seen], np.zeros(800))
+
+    def lift_of(bins):
+        return estimate_lift(count_damage(bins, np.ones(2000, dtype=bool), observation), bins.bin_sizes)
+
+    assert lift_of(partition).low > 1.2
+    permuted = [lift_of(permute_bins(partition, seed)) for seed in range(200)]
+    assert sum(lift.low <= 1 <= lift.high for lift in permuted) >= 180
+
+
+@given(COUNTS)
+@settings(deadline=None, max_examples=150)
+def test_the_estimate_and_its_bounds_are_ordered_and_never_below_one(rows):
+    observed, damaged, sizes = zip(*rows, strict=True)
+    lift = estimate_lift(count(observed, damaged), np.array(sizes))
+    assert 1 <= lift.low <= lift.high
+    assert math.isnan(lift.value) or lift.low <= lift.value <= lift.high
+
+
+@pytest.mark.parametrize("observed", [[100, 100], [0, 0], [1, 1.9]])
+def test_lift_is_not_a_number_while_nothing_damaged_was_observed(observed):
+    lift = estimate_lift(count(observed, [0, 0]), np.array([5, 5]))
+    assert math.isnan(lift.value)
+    assert (lift.low, lift.high) == (1.0, math.inf)
+
+
+def test_damage_in_bins_observed_less_than_twice_is_not_evidence():
+    assert math.isnan(estimate_lift(count([1, 1], [1, 0]), np.array([5, 5])).value)
+
+
+@pytest.mark.parametrize("observed", [0.0, 1.0, 1.9])
+def test_bins_observed_less_than_twice_are_left_out(observed):
+    kept = estimate_lift(count([50, 80], [5, 20]), np.array([10, 30]))
+    assert estimate_lift(count([50, observed, 80], [5, observed, 20]), np.array([10, 99, 30])) == kept
+    assert estimate_lift(count([50, 2.0, 80], [5, 1.0, 20]), np.array([10, 99, 30])) != kept
+
+
+def test_one_bin_has_a_lift_of_one():
+    lift = estimate_lift(count([1000], [300]), np.array([50]))
+    assert lift.value == pytest.approx(1, abs=1e-9)
+
+
+def test_the_interval_narrows_with_more_observations():
+    widths = []
+    for observed in (100, 1000, 10_000):
+        lift = estimate_lift(count(np.full(4, observed), RATES * observed), np.full(4, 10))
+        widths.append(lift.high - lift.low)
+    assert widths[0] > 2 * widths[1] > 4 * widths[2] > 0
+
+
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=40), st.integers(0, 2**62))
+@settings(deadline=None, max_examples=60)
+def test_permuted_bins_keep_their_sizes_and_names(bin_ids, seed):
+    partition = Partition(np.array(bin_ids), tuple("abcd"))
+    permuted, again = permute_bins(partition, seed), permute_bins(partition, seed)
+    assert permuted.bin_sizes.tolist() == partition.bin_sizes.tolist()
+    assert (permuted.bin_ids == UNCACHED_BIN).sum() == bin_ids.count(UNCACHED_BIN)
+    assert permuted.bin_names == partition.bin_names
+    assert partition.bin_ids.tolist() == bin_ids
+    assert permuted.bin_ids.tolist() == again.bin_ids.tolist()
+
+
+def test_every_seed_permutes_the_bins_differently():
+    partition = Partition(np.arange(50) % 4, tuple("abcd"))
+    permutations = {tuple(permute_bins(partition, seed).bin_ids.tolist()) for seed in range(20)}
+    assert len(permutations | {tuple(partition.bin_ids.tolist())}) == 21

@@ -1,0 +1,253 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mixcd.errors import CacheError, DataError, SettingError, UnsupportedTrainerError
+from mixcd.prior_predictions import predict_prior
+from tiny import collate, make_model, make_rows, make_trainer
+
+
+@pytest.fixture
+def predict(base_model, prior_data, tmp_path):
+    def run(model=base_model, data=prior_data, folder=tmp_path / "cache", **settings):
+        return predict_prior(
+            model, data, folder, **{"collate_fn": collate, "progress": False, "part_size": 250, **settings}
+        )
+
+    return run
+
+
+class Interrupting:
+    """A collator that is interrupted after some batches."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def __call__(self, rows):
+        if len(rows) != 8:  # the fingerprint's batch is not counted
+            self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return collate(rows)
+
+
+def test_predictions_are_the_trainers_own(predict, base_model, prior_data, tmp_path):
+    found = predict()
+    expected = make_trainer(base_model, prior_data, tmp_path).predict(prior_data)
+    right = expected.predictions.argmax(-1) == expected.label_ids
+    np.testing.assert_array_equal(found.correct, right)
+    np.testing.assert_array_equal(found.prediction, expected.predictions.argmax(-1))
+    losses = torch.nn.functional.cross_entropy(
+        torch.tensor(expected.predictions), torch.tensor(expected.label_ids), reduction="none"
+    )
+    np.testing.assert_allclose(found.loss, losses, rtol=1e-5)
+    assert found.token_count.tolist() == [len(row) for row in prior_data["input_ids"]]
+    assert found.sample_ids.tolist() == list(range(600))
+
+
+def test_modes_gradients_and_random_state_are_put_back(predict, base_model):
+    base_model.train()
+    base_model.classifier.eval()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    predict()
+    assert base_model.training
+    assert not base_model.classifier.training
+    assert base_model.bert.training
+    assert torch.is_grad_enabled()
+    assert all(parameter.grad is None for parameter in base_model.parameters())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_second_call_reads_the_cache(predict):
+    first, second = predict(), predict()
+    assert first.forward_count > 0
+    assert second.forward_count == 0
+    np.testing.assert_array_equal(first.loss, second.loss)
+
+
+def test_an_interrupted_pass_resumes_at_the_first_missing_part(predict, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        predict(collate_fn=Interrupting(12), batch_size=25)
+    parts = sorted(path.name for path in (tmp_path / "cache").glob("part-*.parquet"))
+    assert parts == ["part-000000.parquet"]
+    resumed = predict(batch_size=25)
+    whole = predict(folder=tmp_path / "whole", batch_size=25)
+    assert 0 < resumed.forward_count < whole.forward_count
+    np.testing.assert_array_equal(resumed.loss, whole.loss)
+
+
+def test_a_pass_killed_before_its_first_part_starts_again(predict, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        predict(collate_fn=Interrupting(0))
+    assert predict().forward_count > 0
+
+
+def test_a_partial_cache_covers_its_share(predict):
+    found = predict(share=0.3)
+    assert found.sample_ids.size == 180
+    assert np.array_equal(found.sample_ids, np.unique(found.sample_ids))
+    assert found.base_correct.sum() == found.correct.sum()
+    assert predict().forward_count == 0  # no share asked for: the cache is used as it is
+    with pytest.raises(CacheError, match="holds a share of 0.3 of the prior data, but 1 was asked for"):
+        predict(share=1.0)
+
+
+def test_columns_are_stored_beside_the_predictions(predict, prior_data, tmp_path):
+    found = predict(columns=("topic", "label"))
+    assert found.columns["topic"].tolist() == prior_data["topic"][:]
+    stored = pq.read_table(tmp_path / "cache" / "part-000000.parquet")
+    assert stored.column_names == ["sample_id", "loss", "correct", "prediction", "token_count", "topic", "label"]
+
+
+def test_batches_share_little_padding(predict, base_model, prior_data):
+    shapes = []
+    base_model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    predict(batch_size=8, part_size=600)
+    longest = max(map(len, prior_data["input_ids"]))
+    assert max(rows * length for rows, length in shapes) <= 8 * longest
+    padded = sum(rows * length for rows, length in shapes)
+    assert padded < 1.02 * sum(map(len, prior_data["input_ids"]))
+
+
+@pytest.mark.parametrize(
+    ("what", "cure"),
+    [
+        ("model", "build the trainer from the base model"),
+        ("tokenizer", "Use the tokenizer that the cache was made with"),
+        ("data", "Use the same prior data in the same order"),
+        ("preprocessing", "Collate and truncate as before"),
+        ("rule", "Judge correctness as before"),
+    ],
+)
+def test_a_cache_made_from_something_else_is_refused_and_kept(predict, prior_data, tmp_path, monkeypatch, what, cure):
+    predict()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    settings = {
+        "model": {"model": make_model(seed=1)},
+        "tokenizer": {"tokenizer": object()},
+        "data": {"data": prior_data.map(lambda row, n: {"topic": "x" if n == 99 else row["topic"]}, with_indices=True)},
+        "preprocessing": {"collate_fn": lambda rows: {**collate(rows), "more": torch.zeros(len(rows))}},
+        "rule": {},
+    }[what]
+    if what == "rule":
+        monkeypatch.setattr("mixcd.prior_predictions.CLASSIFICATION_RULE", "another rule")
+    with pytest.raises(CacheError, match=f"was made from another {what}.*{cure}"):
+        predict(**settings)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
+
+
+def test_altered_truncated_and_missing_parts_are_refused_by_name(predict, tmp_path):
+    predict()
+    part = tmp_path / "cache" / "part-000001.parquet"
+    content = part.read_bytes()
+    for broken in (content[:-10], bytes([content[0] ^ 1]) + content[1:], content + b"x"):
+        part.write_bytes(broken)
+        with pytest.raises(CacheError, match=r"`.*part-000001.parquet` was truncated or altered"):
+            predict()
+    part.unlink()
+    with pytest.raises(CacheError, match=r"`.*part-000001.parquet` is missing"):
+        predict()
+
+
+def test_swapped_parts_are_refused(predict, tmp_path):
+    predict()
+    folder = tmp_path / "cache"
+    first, second = (folder / f"part-00000{number}.parquet" for number in (0, 1))
+    swap = folder / "swap"
+    first.rename(swap)
+    second.rename(first)
+    swap.rename(second)
+    with pytest.raises(CacheError, match=r"part-000000.parquet` was truncated or altered"):
+        predict()
+
+
+def test_parts_of_other_samples_are_refused(predict, tmp_path):
+    predict(share=0.5, seed=1)
+    manifest = tmp_path / "cache" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "seed": 2}))
+    with pytest.raises(CacheError, match="covers other samples than its manifest says"):
+        predict()
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("{", "cannot be read"),
+        ("{}", "cannot be read"),
+        ('{"format": 99}', "has format 99.*Upgrade mixcd"),
+        ('{"format": 1, "unknown": 1, "columns": []}', "cannot be read"),
+    ],
+)
+def test_a_broken_manifest_is_refused(predict, tmp_path, content, fault):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "manifest.json").write_text(content)
+    with pytest.raises(CacheError, match=fault):
+        predict()
+
+
+def test_a_folder_that_is_no_cache_is_refused_and_kept(predict, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CacheError, match=r"is not a prediction cache: it holds other files"):
+        predict(folder=tmp_path)
+    with pytest.raises(CacheError, match=r"is not a prediction cache"):
+        predict(folder=tmp_path / "notes.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_losses_that_are_not_finite_name_their_samples(predict, base_model):
+    with torch.no_grad():
+        base_model.bert.embeddings.word_embeddings.weight[3] = float("nan")
+    data = make_rows(40, seed=1, task="prior")
+    broken = [number for number, row in enumerate(data["input_ids"]) if 3 in row]
+    with pytest.raises(DataError, match=f"NaN or infinite on prior sample {broken[0]}, {broken[1]}"):
+        predict(data=data, least_share_right=0)
+
+
+def test_a_base_model_that_knows_too_little_is_refused(predict):
+    wrong = make_rows(100, seed=3, task="prior").map(lambda row: {"label": (row["label"] + 1) % 3})
+    with pytest.raises(DataError, match=r"right on \d+\.\d% of the prior samples, but rehearsal needs at least 20%"):
+        predict(data=wrong)
+
+
+def test_settings_that_make_no_sense_are_refused(predict):
+    for share in (0, -1, 1.1, float("nan")):
+        with pytest.raises(SettingError, match="`share` is .*must lie in"):
+            predict(share=share)
+    with pytest.raises(SettingError, match="`batch_size` is 0"):
+        predict(batch_size=0)
+
+
+def test_labels_and_columns_that_are_missing_are_refused(predict):
+    with pytest.raises(DataError, match="`prior_data` has no labels: its batches hold `input_ids`, `attention_mask`"):
+        predict(collate_fn=lambda rows: {k: v for k, v in collate(rows).items() if k != "labels"})
+    with pytest.raises(DataError, match="no column `nothing`"):
+        predict(columns=("nothing",))
+
+
+def test_labels_outside_the_models_classes_name_their_samples(predict):
+    data = make_rows(50, seed=1, task="prior").map(
+        lambda row, number: {"label": 5 if number in (7, 20) else row["label"]}, with_indices=True
+    )
+    with pytest.raises(DataError, match="has label 5 on sample (7|20), but the model knows classes 0 to 2"):
+        predict(data=data)
+
+
+def test_a_collator_that_returns_no_mapping_is_refused(predict):
+    with pytest.raises(UnsupportedTrainerError, match="collator returned a list"):
+        predict(collate_fn=lambda rows: list(rows))
+
+
+def test_outputs_that_are_no_single_label_classification_are_refused(predict, base_model):
+    base_model.config.num_labels = 1
+    base_model.classifier = torch.nn.Linear(16, 1)
+    with pytest.raises(UnsupportedTrainerError, match="single output, which is a regression"):
+        predict()
+    base_model.classifier = torch.nn.Linear(16, 3)
+    with pytest.raises(UnsupportedTrainerError, match=r"for labels of shape \(\d+, 3\) and torch.float32"):
+        predict(collate_fn=lambda rows: {**collate(rows), "labels": torch.zeros(len(rows), 3)})

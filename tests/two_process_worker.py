@@ -1,0 +1,47 @@
+"""One process of `test_two_processes.py`: trains, and writes what it drew and learnt."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from tiny import make_model, make_rows, make_trainer, record_blocks
+
+import mixcd
+from mixcd.fingerprint import fingerprint_weights
+
+STEPS = 12
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--accumulation", type=int)
+    parser.add_argument("--resume", type=int)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    trainer = make_trainer(
+        make_model(dropout=0.0),
+        make_rows(120, seed=2, task="new"),
+        args.folder,
+        max_steps=STEPS,
+        gradient_accumulation_steps=args.accumulation,
+        per_device_train_batch_size=4,
+        save_strategy="steps",
+        save_steps=6,
+        ddp_backend="gloo",
+    )
+    rehearsal = mixcd.attach(trainer, make_rows(200, seed=1, task="prior"), mix_ratio=0.25)
+    blocks = record_blocks(rehearsal, STEPS)
+    trainer.train(resume_from_checkpoint=args.resume and str(args.folder / f"checkpoint-{args.resume}"))
+    result = {
+        "blocks": blocks,
+        "observed_count": rehearsal.counts.observed_count.tolist(),
+        "beliefs": {step: belief[0].tolist() for step, belief in rehearsal._loop.state.beliefs.items()},
+        "prior_pass_forward_count": rehearsal.predictions.forward_count,
+        "weights": fingerprint_weights(trainer.model),
+    }
+    (args.folder / f"rank-{trainer.args.process_index}.json").write_text(json.dumps(result))
+
+
+main()
