@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.lift import estimate_lift
+from mixcd.lift import LiftSums, sum_window
 from mixcd.rehearsal_health import Vitals, add_step, empty_history, find_failure_signs, measure_vitals
 from mixcd.vocabulary import UNCACHED_BIN, DamageCounts, Partition
 
@@ -21,7 +21,7 @@ def count(observed, damaged):
 def watch(*steps, bin_count=3):
     history = empty_history(bin_count)
     for step in steps:
-        history = add_step(history, step)
+        history = add_step(history, step, np.full(bin_count, 100))
     return history
 
 
@@ -70,7 +70,7 @@ def test_the_earlier_window_holds_the_fifty_steps_before_the_recent_one():
 def test_the_total_is_the_sum_of_all_steps_and_no_history_changes(steps):
     histories = [empty_history(1)]
     for observed, damaged in steps:
-        histories.append(add_step(histories[-1], count([observed], [damaged])))
+        histories.append(add_step(histories[-1], count([observed], [damaged]), np.array([100])))
     for step, history in enumerate(histories):
         assert history.step_count == step
         assert read(history.total) == ([sum(row[0] for row in steps[:step])], [sum(row[1] for row in steps[:step])])
@@ -91,7 +91,8 @@ def test_rates_look_back_over_both_windows_and_lift_over_all_steps():
     vitals = measure_vitals(history, partition, np.arange(2), np.full(2, 0.5))
     assert vitals.damage_rate == pytest.approx((50 / 510 + 3 / 510) / 2)
     assert vitals.yield_rate == pytest.approx(53 / 1020)
-    lift = estimate_lift(history.total, partition.bin_sizes)
+    windows = [count([500, 500], [450, 450]), count([500, 500], [50, 0]), count([10, 10], [0, 3])]
+    lift = sum((sum_window(window, np.array([100, 100])) for window in windows), LiftSums()).to_lift()
     assert (vitals.lift, vitals.lift_high) == (lift.value, lift.high)
 
 

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 import torch
-from tiny import make_model, make_rows, make_trainer, record_blocks
 
 import mixcd
 from mixcd.fingerprint import fingerprint_weights
+from tiny import make_model, make_rows, make_trainer, record_blocks
 
 STEPS = 12
 
@@ -44,4 +44,5 @@ def main():
     (args.folder / f"rank-{trainer.args.process_index}.json").write_text(json.dumps(result))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -59,7 +59,7 @@ class BatchPlan:
             (prior_rows, "prior", "larger"),
             (self.block_size - prior_rows, "new", "smaller"),
         ):
-            if rows < 1:
+            if round(rows, 9) < 1:
                 raise SettingError(
                     f"`mix_ratio` {self.mix_ratio} of a block of {self.block_size} rows leaves {rows:.3g} {kind} rows "
                     f"a step, but every step needs at least 1. Use a {cure} mix ratio or a larger batch."

@@ -60,7 +60,7 @@ class DemoSize:
     prior_count: int
 
 
-FULL = DemoSize(base_steps=500, steps=300, test_count=3000, prior_count=30_000)
+FULL = DemoSize(base_steps=600, steps=300, test_count=3000, prior_count=30_000)
 QUICK = DemoSize(base_steps=120, steps=60, test_count=600, prior_count=3000)
 
 

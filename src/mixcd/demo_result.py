@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mixcd.evaluation import TaskChange, compare_correctness
@@ -117,7 +116,7 @@ def make_table(result: DemoResult) -> Table:
     Returns:
         One row a run.
     """
-    table = Table(title=f"Seed {result.seed}: one seed, an illustration", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=f"Seed {result.seed}: one seed, an illustration", box=None, padding=(0, 0, 0, 1))
     for heading in _HEADINGS:
         two_lines = heading.replace(" ", "\n", 1)
         table.add_column(two_lines, justify="left" if heading == "run" else "right", no_wrap=True)
@@ -165,7 +164,7 @@ _HEADINGS = [
     "new",
     "yield",
     "lift",
-    "damaged (95 % interval)",
+    "damaged (95 %)",
     "s/step",
     "forward passes",
 ]

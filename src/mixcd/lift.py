@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixcd.vocabulary import DamageCounts, Floats, Ids, Partition
+from mixcd.vocabulary import DamageCounts, Ids, Partition
 
 _Z = 1.96
 
@@ -14,7 +14,7 @@ class Lift:
     """An estimate of lift with its 95 % interval.
 
     Args:
-        value: The estimate, at least 1 (NaN while nothing damaged was observed).
+        value: The estimate, at least 1 (NaN while too little damage was observed).
         low: Lower bound, at least 1.
         high: Upper bound.
     """
@@ -24,42 +24,89 @@ class Lift:
     high: float
 
 
+@dataclass(frozen=True)
+class LiftSums:
+    """What a lift is made of, summed over windows of steps; each term is weighted by its observations.
+
+    Damage changes during training, and a bin that was drawn more while damage was high would look worse
+    than it is. So rates are compared inside a window, and windows are added up.
+
+    Args:
+        observed_count: Observations.
+        between: Variance of the damage rates between bins, less the expected sampling variance.
+        mean_square: Square of the mean damage rate.
+        error_square: Sampling variance of `between`.
+    """
+
+    observed_count: float = 0.0
+    between: float = 0.0
+    mean_square: float = 0.0
+    error_square: float = 0.0
+
+    def __add__(self, other: "LiftSums") -> "LiftSums":
+        return LiftSums(
+            self.observed_count + other.observed_count,
+            self.between + other.between,
+            self.mean_square + other.mean_square,
+            self.error_square + other.error_square,
+        )
+
+    def to_lift(self) -> Lift:
+        """Return the lift; NaN with an infinite interval while too little damage was observed."""
+        if self.mean_square <= 0:
+            return Lift(np.nan, 1.0, np.inf)
+        error = _Z * self.error_square**0.5
+        variances = (self.between, self.between - error, self.between + error)
+        return Lift(*(1 + max(variance, 0.0) / self.mean_square for variance in variances))
+
+
+def sum_window(counts: DamageCounts, bin_sizes: Ids) -> LiftSums:
+    """Compare the damage rates of the bins inside one window.
+
+    Lift is `Σ P_k α_k² / (Σ P_k α_k)² = 1 + CV²(α)`. Rates estimated from few samples vary by chance
+    alone, so the expected sampling variance is subtracted from the variance between the bins: without
+    this, pure noise shows a lift well above 1. Bins observed less than twice are left out.
+
+    Args:
+        counts: Observed and damaged counts of the window, shape (bins,).
+        bin_sizes: The number of prior samples in each bin, shape (bins,).
+
+    Returns:
+        The window's terms.
+    """
+    used = counts.observed_count >= 2
+    if not used.any():
+        return LiftSums()
+    observed, damaged = counts.observed_count[used], counts.damaged_count[used]
+    share = bin_sizes[used] / bin_sizes[used].sum()  # P_k
+    rate = damaged / observed  # α_k
+    noise = rate * (1 - rate) / (observed - 1)  # unbiased sampling variance of α_k
+    mean = float(share @ rate)
+    deviation = (rate - mean) ** 2
+    between = float(share @ deviation - (share * (1 - share)) @ noise)
+    error_square = float(share**2 @ (2 * noise**2 + 4 * noise * np.maximum(deviation - noise, 0)))
+    weight = float(observed.sum())
+    return LiftSums(weight, weight * between, weight * mean**2, weight**2 * error_square)
+
+
 def estimate_lift(counts: DamageCounts, bin_sizes: Ids) -> Lift:
     """Estimate what drawing in proportion to the damage rates of these bins gains over uniform draws.
 
-    Lift is `Σ P_k α_k² / (Σ P_k α_k)² = 1 + CV²(α)`. Rates estimated from few samples vary by chance
-    alone, so the expected sampling variance is subtracted from the variance between the bins, floored at
-    0: without this, pure noise shows a lift of 1.3 to 1.5. Bins observed less than twice are left out.
+    For counts of a model that did not change meanwhile; in training, add up `sum_window` over windows.
 
     Args:
         counts: Observed and damaged counts, shape (bins,).
         bin_sizes: The number of prior samples in each bin, shape (bins,).
 
     Returns:
-        The estimate; NaN with an infinite interval when nothing damaged was observed.
+        The estimate; NaN with an infinite interval while too little damage was observed.
 
     Example:
         >>> counts = DamageCounts(np.array([1000.0, 1000.0]), np.array([300.0, 100.0]))
         >>> round(estimate_lift(counts, np.array([50, 50])).value, 2)
         1.25
     """
-    used = counts.observed_count >= 2
-    observed, damaged = counts.observed_count[used], counts.damaged_count[used]
-    if damaged.sum() <= 0:
-        return Lift(np.nan, 1.0, np.inf)
-    share = bin_sizes[used] / bin_sizes[used].sum()  # P_k
-    rate = damaged / observed  # α_k
-    noise = rate * (1 - rate) / (observed - 1)  # unbiased variance of α_k
-    mean = float(share @ rate)
-    mean_square = max(mean**2 - float(share**2 @ noise), mean**2 / 2)
-    deviation = (rate - mean) ** 2
-    between = float(share @ deviation - (share * (1 - share)) @ noise)
-    error = _Z * _error_of_variance(share, np.maximum(deviation - noise, 0), noise)
-    return Lift(*(1 + max(variance, 0.0) / mean_square for variance in (between, between - error, between + error)))
-
-
-def _error_of_variance(share: Floats, deviation: Floats, noise: Floats) -> float:
-    return float(np.sqrt(np.sum(share**2 * (2 * noise**2 + 4 * noise * deviation))))
+    return sum_window(counts, bin_sizes).to_lift()
 
 
 def permute_bins(partition: Partition, seed: int) -> Partition:

@@ -5,7 +5,7 @@ from math import isfinite
 
 import numpy as np
 
-from mixcd.lift import estimate_lift
+from mixcd.lift import LiftSums, sum_window
 from mixcd.vocabulary import DamageCounts, Floats, Ids, Partition
 
 WINDOW = 50
@@ -28,12 +28,14 @@ class DamageHistory:
         total: All steps.
         recent: The steps of the current window, at most `WINDOW`.
         earlier: The whole window before it.
+        closed_windows: What the lift is made of, over all whole windows but the current one.
     """
 
     step_count: int
     total: DamageCounts
     recent: DamageCounts
     earlier: DamageCounts
+    closed_windows: LiftSums
 
 
 @dataclass(frozen=True)
@@ -78,22 +80,25 @@ def empty_history(bin_count: int) -> DamageHistory:
         Zero counts, shape (bins,).
     """
     zero = DamageCounts(np.zeros(bin_count), np.zeros(bin_count))
-    return DamageHistory(0, zero, zero, zero)
+    return DamageHistory(0, zero, zero, zero, LiftSums())
 
 
-def add_step(history: DamageHistory, counts: DamageCounts) -> DamageHistory:
+def add_step(history: DamageHistory, counts: DamageCounts, bin_sizes: Ids) -> DamageHistory:
     """Add one step's counts.
 
     Args:
         history: The history so far. It is left as it was.
         counts: The step's counts, shape (bins,).
+        bin_sizes: The number of prior samples in each bin, shape (bins,).
 
     Returns:
         The history with this step.
     """
-    opens_window = history.step_count > 0 and history.step_count % WINDOW == 0
-    recent, earlier = (counts, history.recent) if opens_window else (history.recent + counts, history.earlier)
-    return DamageHistory(history.step_count + 1, history.total + counts, recent, earlier)
+    step_count, total = history.step_count + 1, history.total + counts
+    if history.step_count > 0 and history.step_count % WINDOW == 0:
+        closed_windows = history.closed_windows + sum_window(history.recent, bin_sizes)
+        return DamageHistory(step_count, total, counts, history.recent, closed_windows)
+    return DamageHistory(step_count, total, history.recent + counts, history.earlier, history.closed_windows)
 
 
 def measure_vitals(history: DamageHistory, partition: Partition, candidate_ids: Ids, weights: Floats) -> Vitals:
@@ -109,7 +114,7 @@ def measure_vitals(history: DamageHistory, partition: Partition, candidate_ids: 
         The vitals; rates are NaN while nothing was observed.
     """
     window = history.recent + history.earlier
-    lift = estimate_lift(history.total, partition.bin_sizes)
+    lift = (history.closed_windows + sum_window(history.recent, partition.bin_sizes)).to_lift()
     top_count = max(1, weights.size // 100)
     return Vitals(
         damage_rate=_mean_rate(window, partition.bin_sizes),

@@ -154,7 +154,7 @@ class RehearsalLoop:
         belief = share_belief(self.estimator.belief(estimator_state))
         beliefs = {step: kept for step, kept in self.state.beliefs.items() if step >= done - self.lag}
         step_counts = count_damage(self.partition, self._base_correct, observation)
-        history = add_step(self.state.history, step_counts)
+        history = add_step(self.state.history, step_counts, self.partition.bin_sizes)
         self.state = LoopState(done, estimator_state, {**beliefs, done: belief}, history)
 
     def vitals(self) -> Vitals:

@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Belief = tuple[Floats, ...]
 
+_CHUNK = 1 << 22
+
 UNCACHED_BIN = -1
 """The bin id of a prior sample whose base prediction is not in the cache."""
 
@@ -67,8 +69,11 @@ class Partition:
     @cached_property
     def bin_sizes(self) -> Ids:
         """The number of prior samples in each bin, shape (bins,)."""
-        cached = self.bin_ids[self.bin_ids != UNCACHED_BIN]
-        return np.bincount(cached, minlength=self.bin_count).astype(np.int64)
+        sizes = np.zeros(self.bin_count + 1, dtype=np.int64)
+        for start in range(0, len(self.bin_ids), _CHUNK):  # bin ids may be memory-mapped, and huge
+            chunk = self.bin_ids[start : start + _CHUNK].astype(np.int64) - UNCACHED_BIN
+            sizes += np.bincount(chunk, minlength=self.bin_count + 1)
+        return sizes[1:]
 
 
 class PartitionStrategy(Protocol):
