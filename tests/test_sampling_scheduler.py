@@ -196,7 +196,7 @@ def test_drawing_weights_leave_the_damage_probabilities_alone():
 
 @pytest.mark.parametrize(
     ("sample_count", "drawn"),
-    [(10, [2, 1, 4, 7, 8, 5]), (100_000, [27400, 70196, 79097, 3533, 88622, 90986])],
+    [(10, [2, 7, 8, 1, 6, 5]), (100_000, [95606, 70213, 84770, 84238, 64675, 82882])],
 )
-def test_canary_numpys_philox_choice_and_gumbel_streams_are_the_ones_that_checkpoints_rely_on(sample_count, drawn):
+def test_canary_numpys_philox_choice_and_exponential_streams_are_the_ones_that_checkpoints_rely_on(sample_count, drawn):
     assert draw(lambda ids: (ids % 3).astype(float), sample_count, 6, seed=3, step=5).tolist() == drawn

@@ -105,9 +105,11 @@ class BatchPlan:
         start = step * self.block_size - self._prior_rows_before(step)
         stop = (step + 1) * self.block_size - self._prior_rows_before(step + 1)
         epochs = range(start // self.new_count, (stop - 1) // self.new_count + 1)
-        rows = np.concatenate([_permutation(self.seed, epoch, self.new_count) for epoch in epochs])
-        offset = epochs.start * self.new_count
-        return rows[start - offset : stop - offset]
+        pieces = []
+        for epoch in epochs:
+            offset = epoch * self.new_count
+            pieces.append(_permutation(self.seed, epoch, self.new_count)[max(0, start - offset) : stop - offset])
+        return np.concatenate(pieces)
 
 
 def require_mix_ratio(mix_ratio: float) -> None:

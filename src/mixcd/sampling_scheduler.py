@@ -11,6 +11,7 @@ CANDIDATES_A_DRAW = 8
 FLOOR = 0.05
 
 _DRAW_STREAM = 0
+_LEAST_WEIGHT = 1e-290  # samples of weight 0 come last, in random order
 
 
 def draw(
@@ -49,9 +50,10 @@ def draw(
     rng = step_generator(seed, step)
     candidates, weights = weigh_candidates(damage_probability, sample_count, draw_count, rng=rng, floor=floor)
     whole_count, rest_count = divmod(draw_count, candidates.size)
-    with np.errstate(divide="ignore"):
-        keys = np.log(weights) + rng.gumbel(size=candidates.size)  # Gumbel-top-k: weighted, without replacement
-    chosen = candidates[np.argsort(-keys, kind="stable")[:rest_count]]
+    # Gumbel-top-k, as the race it is equal to: the first to arrive are drawn, without replacement.
+    arrivals = rng.standard_exponential(candidates.size) / np.maximum(weights, _LEAST_WEIGHT)
+    first = np.argpartition(arrivals, rest_count)[:rest_count]
+    chosen = candidates[first[np.argsort(arrivals[first])]]
     return np.concatenate([*[candidates] * whole_count, chosen])
 
 
