@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
 import mixcd
+from mixcd.collateral_damage_estimator import CountEstimator
 from mixcd.errors import (
     AlreadyAttachedError,
     CacheError,
@@ -547,6 +548,7 @@ def test_a_mix_ratio_outside_0_and_1_is_refused(trainer, prior_data, mix_ratio):
 def test_a_block_without_room_for_both_is_refused(trainer, prior_data, mix_ratio, kind):
     with pytest.raises(SettingError, match=f"leaves 0.8 {kind} rows a step"):
         attach(trainer, prior_data, mix_ratio=mix_ratio)
+    assert not list(Path(trainer.args.output_dir).rglob("manifest.json"))
 
 
 def test_empty_data_are_refused(trainer, prior_data, base_model, new_data, tmp_path):
@@ -634,12 +636,40 @@ def test_a_trainer_built_from_a_checkpoint_is_refused(base_weights, new_data, pr
 def test_an_unknown_estimator_is_refused(trainer, prior_data):
     with pytest.raises(SettingError, match='`estimator` is \'drift\', but only "auto", "counts", "paper"'):
         attach(trainer, prior_data, estimator="drift")
+    assert not list(Path(trainer.args.output_dir).rglob("manifest.json"))
 
 
 def test_a_lag_below_the_look_ahead_is_refused(base_model, new_data, prior_data, tmp_path):
     trainer = make_trainer(base_model, new_data, tmp_path, dataloader_num_workers=2)
     with pytest.raises(SettingError, match="`lag` is 2, but the data loader reads 5 steps ahead"):
         attach(trainer, prior_data, lag=2)
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_refused_trainer_is_left_as_it_was(trainer, prior_data):
+    with pytest.raises(DataError, match="`held_out` is empty"):
+        attach(trainer, prior_data, held_out=prior_data.select([]))
+    assert not {"get_train_dataloader", "training_step"} & vars(trainer).keys()
+    attach(trainer, prior_data)
+
+
+def test_an_own_estimator_is_built_from_the_bins(trainer, prior_data):
+    rehearsal = attach(trainer, prior_data, estimator=lambda bins, correct: CountEstimator(bins, correct, discount=0.9))
+    trainer.train()
+    assert rehearsal._loop.estimator.discount == 0.9
+    assert rehearsal.counts.observed_count.sum() == 20
+
+
+def test_the_papers_rule_is_raw_and_without_a_floor(trainer, prior_data):
+    rehearsal = attach(trainer, prior_data, estimator="paper")
+    trainer.train()
+    assert (rehearsal._loop.estimator.smoothing, rehearsal._loop.floor) == ("raw", 0.0)
+    seen = rehearsal.counts.observed_count > 0
+    rates = rehearsal._loop.state.beliefs[10][0]
+    np.testing.assert_array_equal(
+        rates[seen], (rehearsal.counts.damaged_count / np.maximum(rehearsal.counts.observed_count, 1))[seen]
+    )
+    assert (rates[~seen] == 0.5).all()
 
 
 def test_attaching_twice_is_refused(trainer, prior_data):

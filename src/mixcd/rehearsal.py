@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,22 +90,21 @@ def attach(
         UnsupportedTrainerError: If the trainer does something that rehearsal cannot follow.
     """
     require_mix_ratio(mix_ratio)
+    _require_estimator(estimator)
     require_supported(trainer)
     prior = PriorDataset(prior_data)
     require_alike(trainer, prior)
     args = trainer.args
     strategy = partition if partition is not None else ByPriorLoss()
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "mixcd-cache"
-    predictions = predict_with_trainer(trainer, prior, folder, strategy.column_names, LEAST_SHARE_RIGHT)
-    bins = _assign(strategy, prior, predictions)
-    loop = _make_loop(estimator, bins, predictions, lag)
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
-    seam = TrainerSeam(trainer, loop, prior, mix_ratio, chosen_seed)
+    seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag)
+    predictions = predict_with_trainer(trainer, prior, folder, strategy.column_names, LEAST_SHARE_RIGHT)
+    loop = _make_loop(estimator, _assign(strategy, prior, predictions), predictions, lag)
+    held_out_predictions = {} if held_out is None else _predict_held_out(trainer, held_out, folder)
+    seam.install(loop)
     _log_epoch(loop)
-    rehearsal = Rehearsal(trainer, seam, loop, strategy, predictions)
-    if held_out is not None:
-        rehearsal.hold_out(PriorDataset(held_out, "held_out"), folder)
-    return rehearsal
+    return Rehearsal(trainer, seam, loop, strategy, predictions, held_out_predictions)
 
 
 class Rehearsal:
@@ -117,6 +116,7 @@ class Rehearsal:
         loop: Plans its steps and learns from them.
         strategy: The partition strategy.
         predictions: The base model's predictions on the prior data.
+        held_out: The held-out data and the base model's predictions on them, by task.
     """
 
     def __init__(
@@ -126,6 +126,7 @@ class Rehearsal:
         loop: RehearsalLoop,
         strategy: PartitionStrategy,
         predictions: PriorPredictions,
+        held_out: Mapping[str, tuple[PriorDataset, PriorPredictions]],
     ) -> None:
         self.predictions = predictions
         """The base model's predictions on the prior data."""
@@ -133,7 +134,7 @@ class Rehearsal:
         self._seam = seam
         self._loop = loop
         self._strategy = strategy
-        self._held_out: dict[str, tuple[PriorDataset, PriorPredictions]] = {}
+        self._held_out = held_out
 
     @property
     def partition(self) -> Partition:
@@ -157,14 +158,6 @@ class Rehearsal:
     def detach(self) -> None:
         """Give the trainer its own data loader and training step back; what was learnt stays readable."""
         self._seam.detach()
-
-    def hold_out(self, prior: PriorDataset, folder: Path) -> None:
-        """Predict the held-out data with the base model; `attach` does this for its `held_out`."""
-        self._held_out["prior"] = (prior, predict_with_trainer(self._trainer, prior, folder / "held_out", (), 0.0))
-        new_data = self._trainer.eval_dataset
-        if new_data is not None and not isinstance(new_data, Mapping):
-            new = PriorDataset(new_data, "eval_dataset")
-            self._held_out["new"] = (new, predict_with_trainer(self._trainer, new, folder / "eval_dataset", (), 0.0))
 
     def evaluate(self) -> Evaluation:
         """Compare the model as it is now with the base model, on held-out data.
@@ -206,6 +199,19 @@ class Rehearsal:
         ]
 
 
+def _predict_held_out(
+    trainer: Trainer, held_out: Any, folder: Path
+) -> dict[str, tuple[PriorDataset, PriorPredictions]]:
+    data = {"prior": PriorDataset(held_out, "held_out")}
+    new_data = trainer.eval_dataset
+    if new_data is not None and not isinstance(new_data, Mapping):
+        data["new"] = PriorDataset(new_data, "trainer.eval_dataset")
+    return {
+        task: (rows, predict_with_trainer(trainer, rows, folder / f"held_out_{task}", (), 0.0))
+        for task, rows in data.items()
+    }
+
+
 def _assign(strategy: PartitionStrategy, data: PriorDataset, predictions: PriorPredictions) -> Partition:
     cached = predictions.sample_ids
     columns = {name: data.column(name)[cached] for name in strategy.column_names}
@@ -229,15 +235,18 @@ def _make_loop(
         bins = Partition(np.minimum(bins.bin_ids, 0), ("all",))
     if callable(estimator):
         made = estimator(bins, base_correct)
-    elif estimator in ("auto", "counts", "paper", "uniform"):
-        made = CountEstimator(bins, base_correct, smoothing="raw" if estimator == "paper" else "beta")
     else:
+        made = CountEstimator(bins, base_correct, smoothing="raw" if estimator == "paper" else "beta")
+    floor = 0.0 if estimator == "paper" else FLOOR
+    return RehearsalLoop(made, bins, base_correct, sources=predictions.sources, floor=floor, lag=lag)
+
+
+def _require_estimator(estimator: EstimatorName | MakeEstimator) -> None:
+    if not callable(estimator) and estimator not in get_args(EstimatorName):
         raise SettingError(
             f'`estimator` is {estimator!r}, but only "auto", "counts", "paper" and "uniform" have names. Pass one of '
             "them, or a function from (partition, base_correct) to an estimator."
         )
-    floor = 0.0 if estimator == "paper" else FLOOR
-    return RehearsalLoop(made, bins, base_correct, sources=predictions.sources, floor=floor, lag=lag)
 
 
 def _log_epoch(loop: RehearsalLoop) -> None:

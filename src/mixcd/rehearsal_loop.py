@@ -36,6 +36,32 @@ class LoopState:
     history: DamageHistory
 
 
+def choose_lag(wanted: int | None, look_ahead: int) -> int:
+    """Choose how many steps old the belief is that a step is planned with.
+
+    Args:
+        wanted: The lag asked for, or None.
+        look_ahead: How many steps the data loader reads ahead.
+
+    Returns:
+        The lag asked for; by default the larger of 8 and the look-ahead.
+
+    Raises:
+        SettingError: If the lag asked for is shorter than the look-ahead.
+
+    Example:
+        >>> choose_lag(None, look_ahead=1), choose_lag(None, look_ahead=13), choose_lag(2, look_ahead=1)
+        (8, 13, 2)
+    """
+    lag = max(LEAST_LAG, look_ahead) if wanted is None else wanted
+    if lag < look_ahead:
+        raise SettingError(
+            f"`lag` is {lag}, but the data loader reads {look_ahead} steps ahead, so a step must be planned from a "
+            f"belief at least that old. Pass a lag of {look_ahead} or more, or use fewer workers."
+        )
+    return lag
+
+
 class RehearsalLoop:
     """Plans every step from the belief of `lag` steps before, and learns from what the step observed.
 
@@ -67,10 +93,12 @@ class RehearsalLoop:
         self._base_correct = base_correct
         self.sources = dict(sources)
         self._wanted_lag = lag
+        self.look_ahead = 0
         self.reset()
 
     def reset(self) -> None:
         """Forget everything learnt: the state before the first step."""
+        self.lag = choose_lag(self._wanted_lag, self.look_ahead)
         state = self.estimator.init()
         history = empty_history(self.partition.bin_count)
         self.state = LoopState(0, state, {0: self.estimator.belief(state)}, history)
@@ -86,13 +114,10 @@ class RehearsalLoop:
         Raises:
             SettingError: If the lag is shorter than that.
         """
-        lag = max(LEAST_LAG, look_ahead) if self._wanted_lag is None else self._wanted_lag
-        if lag < look_ahead:
-            raise SettingError(
-                f"`lag` is {lag}, but the data loader reads {look_ahead} steps ahead, so a step must be planned from a "
-                f"belief at least that old. Pass a lag of {look_ahead} or more, or use fewer workers."
-            )
-        self.plan, self.look_ahead, self.lag = plan, look_ahead, lag
+        lag = choose_lag(self._wanted_lag, look_ahead)
+        self.plan, self.look_ahead = plan, look_ahead
+        if self.steps_done == 0:
+            self.lag = lag
 
     @property
     def steps_done(self) -> int:

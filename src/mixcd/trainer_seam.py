@@ -17,7 +17,7 @@ from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, PlanSampler, TaggingColla
 from mixcd.prediction_observer import PredictionObserver, to_observation
 from mixcd.prior_dataset import PriorDataset
 from mixcd.rehearsal_health import find_failure_signs
-from mixcd.rehearsal_loop import RehearsalLoop
+from mixcd.rehearsal_loop import RehearsalLoop, choose_lag
 from mixcd.trainer_support import SHADOWED
 from mixcd.vocabulary import Belief
 
@@ -29,37 +29,47 @@ _STEPS_BETWEEN_CHECKS = 10
 class TrainerSeam:
     """Feeds a trainer the planned rows, and returns what its forward passes reveal.
 
-    Only this trainer instance changes; `detach` puts everything back.
+    Building it checks that the trainer can be followed; nothing changes before `install`, only this
+    trainer instance changes then, and `detach` puts everything back.
 
     Args:
         trainer: The trainer.
-        loop: Plans the steps and learns from them.
         prior: The prior data, prepared as the trainer's own.
         mix_ratio: β.
         seed: The seed of the draws.
+        lag: The lag asked for, or None.
 
     Raises:
         SettingError: If the mix ratio or the lag does not fit the trainer's batch and data loader.
         UnsupportedTrainerError: If its data loader draws in a way that rehearsal cannot follow.
     """
 
-    def __init__(self, trainer: Trainer, loop: RehearsalLoop, prior: PriorDataset, mix_ratio: float, seed: int) -> None:
+    def __init__(self, trainer: Trainer, prior: PriorDataset, *, mix_ratio: float, seed: int, lag: int | None) -> None:
         self.observer = PredictionObserver()
         self._trainer = trainer
-        self._loop = loop
         self._mix_ratio = mix_ratio
         self._seed = seed
         self._new_data: Any = trainer.train_dataset
         self._mixed_data = MixedDataset(self._new_data, prior)
         self._prior_count = len(prior)
-        self._sampler = PlanSampler(loop)
         self._make_loader = trainer.get_train_dataloader
         self._step = trainer.training_step
-        self.get_train_dataloader()
-        setattr(trainer, "get_train_dataloader", self.get_train_dataloader)  # noqa: B010
-        setattr(trainer, "training_step", self.training_step)  # noqa: B010
-        self._callback = RehearsalCallback(trainer, loop, self)
-        trainer.add_callback(self._callback)
+        choose_lag(lag, self._look_ahead())
+        self._require_plain_loader(self._make_mixed_loader(), self._plan())
+
+    def install(self, loop: RehearsalLoop) -> None:
+        """Make the trainer rehearse.
+
+        Args:
+            loop: Plans its steps and learns from them.
+        """
+        self._loop = loop
+        self._sampler = PlanSampler(loop)
+        self._callback = RehearsalCallback(self._trainer, loop, self)
+        loop.shape(self._plan(), self._look_ahead())
+        setattr(self._trainer, "get_train_dataloader", self.get_train_dataloader)  # noqa: B010
+        setattr(self._trainer, "training_step", self.training_step)  # noqa: B010
+        self._trainer.add_callback(self._callback)
 
     def detach(self) -> None:
         """Give the trainer its own methods back."""
@@ -69,14 +79,10 @@ class TrainerSeam:
 
     def get_train_dataloader(self) -> Any:
         """Return the trainer's own loader, over the mixed data in the planned order."""
-        trainer = self._trainer
-        self._loop.shape(self._plan(), self._look_ahead())
-        trainer.train_dataset = self._mixed_data
-        try:
-            loader = self._make_loader()
-        finally:
-            trainer.train_dataset = self._new_data
-        batches = self._require_plain_loader(loader)
+        plan = self._plan()
+        self._loop.shape(plan, self._look_ahead())
+        loader = self._make_mixed_loader()
+        batches = self._require_plain_loader(loader, plan)
         if hasattr(loader, "set_sampler"):
             loader.set_sampler(self._sampler)
         else:
@@ -155,7 +161,14 @@ class TrainerSeam:
         read_ahead = 1 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)  # batches
         return math.ceil(read_ahead / args.gradient_accumulation_steps)
 
-    def _require_plain_loader(self, loader: Any) -> Any:
+    def _make_mixed_loader(self) -> Any:
+        self._trainer.train_dataset = self._mixed_data
+        try:
+            return self._make_loader()
+        finally:
+            self._trainer.train_dataset = self._new_data
+
+    def _require_plain_loader(self, loader: Any, plan: BatchPlan) -> Any:
         """Return the innermost batch sampler, if it draws this data once each in random order."""
         batches: Any = getattr(loader, "batch_sampler", None)
         batches = getattr(batches, "batch_sampler", batches)
@@ -166,8 +179,8 @@ class TrainerSeam:
             fault = f"draws with its own {type(sampler or batches).__name__}"
         elif sampler.replacement:
             fault = "draws with replacement"
-        elif batches.batch_size != self._loop.plan.micro_batch_size:
-            fault = f"makes batches of {batches.batch_size} rows instead of {self._loop.plan.micro_batch_size}"
+        elif batches.batch_size != plan.micro_batch_size:
+            fault = f"makes batches of {batches.batch_size} rows instead of {plan.micro_batch_size}"
         else:
             return batches
         owner = next(kind for kind in type(self._trainer).__mro__ if "get_train_dataloader" in vars(kind))
