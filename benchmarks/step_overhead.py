@@ -2,9 +2,11 @@
 
 Both train the same randomly initialised BERT with the same batch size for the same number of steps; all rows, new and
 prior, are synthetic and equally long, so every step costs the model the same. A step is timed from one `on_step_end`
-to the next, so that loading, planning and observing count; start-up and the prior pass do not. Plain and mix-cd runs
-alternate, on one thread unless told otherwise: what others do on the machine disturbs that least. A second section
-repeats this with a tiny model, where the overhead is told in milliseconds a step.
+to the next, so that loading, planning and observing count; start-up and the prior pass do not.
+
+A pair is a plain and a mix-cd run in lockstep, one step of each in turn; a pair's ratio is the median over its steps.
+Plain against plain shows how far noise alone goes. A second section repeats both with a tiny model, where the overhead
+is told in milliseconds a step. One thread, unless told otherwise: other work on the machine disturbs that least.
 
 Forward passes are counted by a hook: the script fails (exit status 1) if the runs differ in them.
 
@@ -12,11 +14,10 @@ Forward passes are counted by a hook: the script fails (exit status 1) if the ru
     python benchmarks/step_overhead.py --pairs 15
 """
 
+import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,28 +25,22 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import BertConfig, BertForSequenceClassification, PrinterCallback, Trainer, TrainingArguments
 
 import mixcd
+from lockstep import Steps, train_in_lockstep
 from mixcd.rehearsal import Rehearsal
-from side_by_side import Spread, describe_machine, make_parser, publish, run_pairs, say_machine
+from side_by_side import Spread, describe_machine, make_parser, publish, say_machine
 
 MIX_RATIO = 0.25
 BATCH_SIZE = 16
 NEW_COUNT = 4000
 PRIOR_COUNT = 1000
-VOCABULARY_SIZE = 8192
+VOCABULARY_SIZE = 1024
 LABEL_COUNT = 3
 SEED = 0
 FIRST_STEP = 5
-"""The step whose end starts the first timed interval."""
+"""Steps of each run that are start-up, and not counted."""
 VITALS_REPEATS = 9
 
 
@@ -69,70 +64,68 @@ SHORT = Model(hidden_size=32, layer_count=1, token_count=8)
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one training run showed.
+class Pair:
+    """What a pair of runs showed: medians over steps.
 
     Args:
-        step_seconds: Median time of a step.
-        cpu_seconds: Median processor time of a step, over all threads.
-        forward_count: Forward passes in training.
-        vitals_seconds: Median time of `Rehearsal.vitals()`; 0 for a plain run.
+        left_ms: Time of a step of the left run, in milliseconds.
+        right_ms: Time of a step of the right run.
+        difference_ms: By how much the right run's step is longer than the left one's beside it.
+        ratio: How many times as long it is.
+        cpu_ratio: The same of processor time.
+        forward_counts: Forward passes of the two.
     """
 
-    step_seconds: float
-    cpu_seconds: float
-    forward_count: int
-    vitals_seconds: float = 0.0
-
-
-Pairs = list[tuple[Run, Run]]
-
-
-class StepClock(TrainerCallback):
-    """Notes wall and processor time at the end of every step."""
-
-    def __init__(self) -> None:
-        self._ends: list[tuple[float, float]] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note the time."""
-        self._ends.append((time.perf_counter(), time.process_time()))
-
-    def medians(self) -> tuple[float, float]:
-        """Return the median wall and processor time between two ends, in seconds."""
-        wall, cpu = np.median(np.diff(self._ends[FIRST_STEP - 1 :], axis=0), axis=0)
-        return float(wall), float(cpu)
+    left_ms: float
+    right_ms: float
+    difference_ms: float
+    ratio: float
+    cpu_ratio: float
+    forward_counts: tuple[int, int]
 
 
 class Bench:
-    """One model's data, weights and prediction cache.
+    """One model, its data and its prediction cache.
 
     Args:
-        model: The size of the model.
+        size: The size of the model.
         step_count: Steps of every run.
         folder: A folder for the cache and the trainers' outputs.
     """
 
-    def __init__(self, model: Model, step_count: int, folder: Path) -> None:
-        self._model = model
+    def __init__(self, size: Model, step_count: int, folder: Path) -> None:
+        self.vitals_ms: list[float] = []
         self._step_count = step_count
         self._folder = folder
+        torch.manual_seed(SEED)
+        self._model = _make_model(size)
+        self._weights = {name: value.clone() for name, value in self._model.state_dict().items()}
         rng = np.random.default_rng(SEED)
-        self._new, self._prior = (_make_rows(rng, count, model.token_count) for count in (NEW_COUNT, PRIOR_COUNT))
+        self._new, self._prior = (_make_rows(rng, count, size.token_count) for count in (NEW_COUNT, PRIOR_COUNT))
         self._both = concatenate_datasets([self._new, self._prior])
 
-    def run_plain(self) -> Run:
-        """Train on new and prior data, concatenated."""
-        return self._time(self._make_trainer(self._both), None)
+    def run(self, number: int, *, mixed: bool) -> Pair:
+        """Train a plain run on the left, and a mix-cd or another plain run on the right.
 
-    def run_mixed(self) -> Run:
-        """Train on the new data with rehearsal of the prior data."""
-        trainer = self._make_trainer(self._new)
-        cache = self._folder / "cache"
-        return self._time(trainer, mixcd.attach(trainer, self._prior, mix_ratio=MIX_RATIO, cache_dir=cache))
+        Args:
+            number: The pair's number; odd pairs begin on the right.
+            mixed: Whether the right run rehearses.
+
+        Returns:
+            What they showed.
+        """
+        self._model.load_state_dict(self._weights)
+        left, right = self._make_trainer(self._both), self._make_trainer(self._new if mixed else self._both)
+        rehearsal = self._attach(right) if mixed else None
+        pair = _compare(*train_in_lockstep([left, right], number % 2))
+        if rehearsal is not None:
+            self.vitals_ms.append(_time_vitals(rehearsal))
+        return pair
+
+    def _attach(self, trainer: Trainer) -> Rehearsal:
+        return mixcd.attach(trainer, self._prior, mix_ratio=MIX_RATIO, cache_dir=self._folder / "cache")
 
     def _make_trainer(self, data: Dataset) -> Trainer:
-        torch.manual_seed(SEED)
         args = TrainingArguments(
             output_dir=str(self._folder / "output"),
             per_device_train_batch_size=BATCH_SIZE,
@@ -144,16 +137,9 @@ class Bench:
             use_cpu=True,
             seed=SEED,
         )
-        trainer = Trainer(model=_make_model(self._model), args=args, train_dataset=data)
+        trainer = Trainer(model=self._model, args=args, train_dataset=data)
         trainer.remove_callback(PrinterCallback)
         return trainer
-
-    def _time(self, trainer: Trainer, rehearsal: Rehearsal | None) -> Run:
-        clock = StepClock()
-        trainer.add_callback(clock)
-        with _count_forwards(trainer.model) as forwards:
-            trainer.train()
-        return Run(*clock.medians(), len(forwards), _time_vitals(rehearsal) if rehearsal else 0.0)
 
 
 def main() -> int:
@@ -162,33 +148,74 @@ def main() -> int:
     Returns:
         The exit status.
     """
-    parser = make_parser(__doc__)
-    parser.add_argument("--pairs", type=int, default=7, help="pairs of runs, the order swapped every pair")
-    parser.add_argument("--steps", type=int, default=40, help="steps of a run of the long-step section")
-    parser.add_argument("--short-steps", type=int, default=200, help="steps of a run of the short-step section")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    settings = parser.parse_args()
-    if min(settings.steps, settings.short_steps) <= FIRST_STEP:
-        parser.error(f"a run needs more than {FIRST_STEP} steps: the first {FIRST_STEP} are not timed")
+    settings = _parse()
     disable_progress_bars()
     torch.set_num_threads(settings.threads)
     machine = describe_machine()
     say_machine(machine)
-    long_pairs = _measure(LONG, settings.steps, settings.pairs)
-    long_figures = {**_summarise(long_pairs), **_summarise_ratios(long_pairs)}
-    _print_figures("long steps", LONG, settings.steps, long_figures)
-    _print_ratios(long_figures)
-    short_pairs = _measure(SHORT, settings.short_steps, settings.pairs)
-    short_figures = _summarise(short_pairs)
-    _print_figures("short steps", SHORT, settings.short_steps, short_figures)
-    publish(settings, machine, {"long": long_figures, "short": short_figures})
-    return int(not all(plain.forward_count == mixed.forward_count for plain, mixed in long_pairs + short_pairs))
+    figures = {}
+    for title, size, step_count in (("long steps", LONG, settings.steps), ("short steps", SHORT, settings.short_steps)):
+        print(
+            f"{title}: {size.layer_count} layers of width {size.hidden_size}, {BATCH_SIZE} rows of {size.token_count} "
+            f"tokens a step, β = {MIX_RATIO}; {settings.pairs} pairs of runs of {step_count} steps"
+        )
+        figures[title] = _measure(size, step_count, settings.pairs)
+        _print_figures(figures[title], is_long=size is LONG)
+    publish(settings, machine, figures)
+    return int(any(len(section["forward_counts"]) > 1 for section in figures.values()))
 
 
-def _measure(model: Model, step_count: int, pair_count: int) -> Pairs:
+def _parse() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--pairs", type=int, default=9, help="pairs of runs, who begins swapped every pair")
+    parser.add_argument("--steps", type=int, default=45, help="steps of a run of the long-step section")
+    parser.add_argument("--short-steps", type=int, default=150, help="steps of a run of the short-step section")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    settings = parser.parse_args()
+    if min(settings.steps, settings.short_steps) <= FIRST_STEP:
+        parser.error(f"a run needs more than {FIRST_STEP} steps: the first {FIRST_STEP} are not counted")
+    return settings
+
+
+def _measure(size: Model, step_count: int, pair_count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(model, step_count, Path(folder))
-        return run_pairs(bench.run_plain, bench.run_mixed, pair_count)
+        bench = Bench(size, step_count, Path(folder))
+        bench.run(0, mixed=True)  # warm up, and make the prior pass
+        runs = [(bench.run(number, mixed=False), bench.run(number, mixed=True)) for number in range(pair_count)]
+    controls, pairs = zip(*runs, strict=True)
+    return {
+        "plain_ms": Spread.of([pair.left_ms for pair in pairs]),
+        "mixed_ms": Spread.of([pair.right_ms for pair in pairs]),
+        **{
+            f"{name}_{kind}": Spread.of([getattr(run, name) for run in runs_of_kind])
+            for name in ("difference_ms", "ratio", "cpu_ratio")
+            for kind, runs_of_kind in (("mixed", pairs), ("control", controls))
+        },
+        "vitals_ms": Spread.of(bench.vitals_ms),
+        "forward_counts": sorted({count for pair in pairs for count in pair.forward_counts}),
+    }
+
+
+def _compare(left: Steps, right: Steps) -> Pair:
+    lefts, rights = left.seconds[FIRST_STEP - 1 :], right.seconds[FIRST_STEP - 1 :]
+    cpu_ratios = right.cpu_seconds[FIRST_STEP - 1 :] / left.cpu_seconds[FIRST_STEP - 1 :]
+    return Pair(
+        left_ms=float(np.median(lefts)) * 1e3,
+        right_ms=float(np.median(rights)) * 1e3,
+        difference_ms=float(np.median(rights - lefts)) * 1e3,
+        ratio=float(np.median(rights / lefts)),
+        cpu_ratio=float(np.median(cpu_ratios)),
+        forward_counts=(left.forward_count, right.forward_count),
+    )
+
+
+def _time_vitals(rehearsal: Rehearsal) -> float:
+    times = []
+    for _ in range(VITALS_REPEATS):
+        start = time.perf_counter()
+        rehearsal.vitals()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)) * 1e3
 
 
 def _make_rows(rng: np.random.Generator, row_count: int, token_count: int) -> Dataset:
@@ -201,79 +228,30 @@ def _make_rows(rng: np.random.Generator, row_count: int, token_count: int) -> Da
     )
 
 
-def _make_model(model: Model) -> BertForSequenceClassification:
+def _make_model(size: Model) -> BertForSequenceClassification:
     return BertForSequenceClassification(
         BertConfig(
             vocab_size=VOCABULARY_SIZE,
-            hidden_size=model.hidden_size,
-            num_hidden_layers=model.layer_count,
-            num_attention_heads=model.hidden_size // 32,
-            intermediate_size=4 * model.hidden_size,
+            hidden_size=size.hidden_size,
+            num_hidden_layers=size.layer_count,
+            num_attention_heads=size.hidden_size // 32,
+            intermediate_size=4 * size.hidden_size,
             num_labels=LABEL_COUNT,
         )
     )
 
 
-@contextmanager
-def _count_forwards(model: torch.nn.Module) -> Iterator[list[None]]:
-    forwards: list[None] = []
-    hook = model.register_forward_hook(lambda *_: forwards.append(None))
-    try:
-        yield forwards
-    finally:
-        hook.remove()
-
-
-def _time_vitals(rehearsal: Rehearsal) -> float:
-    times = []
-    for _ in range(VITALS_REPEATS):
-        start = time.perf_counter()
-        rehearsal.vitals()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
-def _summarise(pairs: Pairs) -> dict[str, Any]:
-    plain, mixed = zip(*pairs, strict=True)
-    return {
-        "plain_ms": Spread.of([run.step_seconds * 1e3 for run in plain]),
-        "mixed_ms": Spread.of([run.step_seconds * 1e3 for run in mixed]),
-        "overhead_ms": Spread.of([(right.step_seconds - left.step_seconds) * 1e3 for left, right in pairs]),
-        "cpu_overhead_ms": Spread.of([(right.cpu_seconds - left.cpu_seconds) * 1e3 for left, right in pairs]),
-        "vitals_ms": Spread.of([run.vitals_seconds * 1e3 for run in mixed]),
-        "plain_forward_counts": [run.forward_count for run in plain],
-        "mixed_forward_counts": [run.forward_count for run in mixed],
-    }
-
-
-def _summarise_ratios(pairs: Pairs) -> dict[str, Spread]:
-    return {
-        "ratio": Spread.of([mixed.step_seconds / plain.step_seconds for plain, mixed in pairs]),
-        "cpu_ratio": Spread.of([mixed.cpu_seconds / plain.cpu_seconds for plain, mixed in pairs]),
-    }
-
-
-def _print_figures(title: str, model: Model, step_count: int, figures: dict[str, Any]) -> None:
-    counts = figures["plain_forward_counts"], figures["mixed_forward_counts"]
-    print(
-        f"{title}: {model.layer_count} layers of width {model.hidden_size}, {BATCH_SIZE} rows of {model.token_count} "
-        f"tokens a step, β = {MIX_RATIO}; {len(counts[0])} pairs of runs of {step_count} steps, medians of runs"
-    )
-    print(f"  plain Trainer:  {figures['plain_ms'].show(2, ' ms')} a step")
-    print(f"  mix-cd:         {figures['mixed_ms'].show(2, ' ms')} a step")
-    print(f"  mix-cd − plain: {figures['overhead_ms'].show(2, ' ms')} a step")
-    print(f"    processor:    {figures['cpu_overhead_ms'].show(2, ' ms')} a step, over all threads")
-    print(f"  vitals, computed every 10th step: {figures['vitals_ms'].show(2, ' ms')}; not in the median step")
-    print(f"  forward passes: plain {_show_counts(counts[0])}, mix-cd {_show_counts(counts[1])}")
-
-
-def _show_counts(counts: list[int]) -> str:
-    return " or ".join(str(count) for count in sorted(set(counts)))
-
-
-def _print_ratios(figures: dict[str, Any]) -> None:
-    print(f"  ratio, mix-cd / plain: {figures['ratio'].show()}")
-    print(f"    of processor time:   {figures['cpu_ratio'].show()}")
+def _print_figures(figures: dict[str, Any], *, is_long: bool) -> None:
+    print(f"  plain Trainer {figures['plain_ms'].show(2, ' ms')} a step, mix-cd {figures['mixed_ms'].show(2, ' ms')}")
+    print(f"  overhead:        {figures['difference_ms_mixed'].show(2, ' ms')} a step")
+    print(f"  noise:           {figures['difference_ms_control'].show(2, ' ms')} a step, plain against plain")
+    if is_long:
+        for name, kind in (("ratio", "time"), ("cpu_ratio", "processor time")):
+            print(f"  mix-cd / plain:  {figures[f'{name}_mixed'].show()}, {kind}")
+            print(f"  plain / plain:   {figures[f'{name}_control'].show()}, {kind}")
+    print(f"  vitals:          {figures['vitals_ms'].show(2, ' ms')} every 10th step, not in the median step")
+    counts = " or ".join(str(count) for count in figures["forward_counts"])
+    print(f"  forward passes:  {counts}, {'the same' if len(figures['forward_counts']) == 1 else 'DIFFERENT'} in both")
 
 
 if __name__ == "__main__":

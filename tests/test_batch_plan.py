@@ -158,6 +158,13 @@ def test_canary_numpys_philox_permutation_stream_is_the_one_that_checkpoints_rel
     ]
 
 
+def test_the_first_micro_batches_get_the_prior_samples_in_turn():
+    plan = make(mix_ratio=0.625)  # five of eight rows
+    rows = plan.block(0, np.array([10, 11, 12, 13, 14])).reshape(2, 4)
+    assert [row[row >= 20].tolist() for row in rows] == [[30, 32, 34], [31, 33]]
+    assert (rows[:, :2] >= 20).all()
+
+
 @pytest.mark.parametrize("mix_ratio", [0.0, 1.0, 1.5, -0.25, float("nan"), float("inf")])
 @pytest.mark.parametrize("refuse", [require_mix_ratio, lambda mix_ratio: make(mix_ratio=mix_ratio)])
 def test_a_mix_ratio_outside_zero_to_one_is_refused(mix_ratio, refuse):

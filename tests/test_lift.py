@@ -158,6 +158,28 @@ def test_every_seed_permutes_the_bins_differently():
     assert len(permutations | {tuple(partition.bin_ids.tolist())}) == 21
 
 
+def test_the_terms_of_a_window_follow_their_equations_on_hand_computed_numbers():
+    sums = sum_window(count([5, 11], [1, 11 * 0.6]), np.array([30, 10]))
+    noise = 0.2 * 0.8 / 4, 0.6 * 0.4 / 10  # 0.04, 0.024
+    deviation = 0.1**2, 0.3**2  # from the mean rate 0.3
+    assert sums.observed_count == 16
+    assert sums.mean_square == pytest.approx(16 * 0.3**2)
+    assert sums.between == pytest.approx(16 * (0.75 * deviation[0] + 0.25 * deviation[1] - 0.1875 * sum(noise)))
+    error_square = 0.75**2 * 2 * noise[0] ** 2 + 0.25**2 * (
+        2 * noise[1] ** 2 + 4 * noise[1] * (deviation[1] - noise[1])
+    )
+    assert sums.error_square == pytest.approx(16**2 * error_square)
+
+
+def test_windows_add_term_by_term():
+    assert LiftSums(1.0, 2.0, 3.0, 4.0) + LiftSums(10.0, 20.0, 30.0, 40.0) == LiftSums(11.0, 22.0, 33.0, 44.0)
+
+
+def test_the_interval_is_196_standard_errors_either_way():
+    lift = LiftSums(observed_count=9.0, between=6.0, mean_square=4.0, error_square=2.25).to_lift()
+    assert (lift.value, lift.low, lift.high) == pytest.approx((2.5, 1 + (6 - 1.96 * 1.5) / 4, 1 + (6 + 1.96 * 1.5) / 4))
+
+
 def test_windows_add_up_so_that_time_is_no_lift():
     early, late = count([100, 100], [2, 2]), count([20, 400], [10, 200])  # both bins alike, later both far worse
     sizes = np.array([50, 50])

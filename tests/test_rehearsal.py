@@ -246,6 +246,64 @@ def test_draws_do_not_depend_on_the_number_of_workers(base_weights, new_data, pr
     assert_same_weights(weights, same_weights)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "dataloader_num_workers": 1,
+            "dataloader_persistent_workers": True,
+            "dataloader_multiprocessing_context": "spawn",
+        },
+        {"dataloader_drop_last": True},
+        {"gradient_checkpointing": True},
+        {"auto_find_batch_size": True},
+    ],
+    ids=lambda settings: next(reversed(settings)),
+)
+def test_other_settings_draw_the_same(base_weights, new_data, prior_data, tmp_path, settings):
+    plain, weights, _ = run_blocks(base_weights, new_data, prior_data, tmp_path)
+    blocks, same_weights, rehearsal = run_blocks(base_weights, new_data, prior_data, tmp_path, **settings)
+    assert blocks == plain
+    assert_same_weights(weights, same_weights)
+    assert rehearsal.counts.observed_count.sum() == 28
+
+
+def test_a_batch_size_that_was_too_large_is_found_again(base_model, new_data, prior_data, tmp_path):
+    class OutOfMemory(Trainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            if len(inputs["input_ids"]) > 20:
+                raise RuntimeError("CUDA out of memory. (pretended)")
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    trainer = make_trainer(
+        base_model, new_data, tmp_path, trainer_class=OutOfMemory, auto_find_batch_size=True,
+        per_device_train_batch_size=32,
+    )  # fmt: skip
+    rehearsal = attach(trainer, prior_data)
+    trainer.train()
+    assert rehearsal._loop.plan.block_size <= 20
+    assert rehearsal.counts.observed_count.sum() == pytest.approx(
+        10 * MIX_RATIO * rehearsal._loop.plan.block_size, abs=1
+    )
+
+
+def test_few_new_rows_are_repeated_within_a_large_block(base_model, prior_data, tmp_path):
+    trainer = make_trainer(base_model, make_rows(10, 2, "new"), tmp_path, per_device_train_batch_size=64)
+    rehearsal = attach(trainer, prior_data)
+    blocks = record_blocks(rehearsal, 10)
+    trainer.train()
+    new_rows = [row for row in blocks[0] if row < 10]
+    assert len(new_rows) == 48
+    assert {new_rows.count(row) for row in range(10)} <= {4, 5}
+
+
+def test_fewer_prior_samples_than_draws_are_repeated(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path, per_device_train_batch_size=32)
+    rehearsal = attach(trainer, prior_data.select(range(5)))
+    trainer.train()
+    assert rehearsal.counts.observed_count.sum() == 80
+
+
 def test_draws_follow_the_seed(base_weights, new_data, prior_data, tmp_path):
     first, _, _ = run_blocks(base_weights, new_data, prior_data, tmp_path, seed=1)
     again, _, _ = run_blocks(base_weights, new_data, prior_data, tmp_path, seed=1)

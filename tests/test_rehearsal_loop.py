@@ -8,165 +8,412 @@ from hypothesis import strategies as st
 from mixcd.batch_plan import BatchPlan
 from mixcd.collateral_damage_estimator import CountEstimator
 from mixcd.errors import PlanError, ResumeError, SettingError
-from mixcd.rehearsal_loop import RehearsalLoop
+from mixcd.rehearsal_health import measure_vitals
+from mixcd.rehearsal_loop import LEAST_LAG, RehearsalLoop
+from mixcd.sampling_scheduler import draw, step_generator, weigh_candidates
+from mixcd.state_json import encode
 from mixcd.vocabulary import Observation, Partition
 
-NEW_COUNT = 50
-BINS = np.arange(90) % 3
-SOURCES = {"model": "f"}
+NEW_COUNT, PRIOR_COUNT = 30, 40
+PARTITION = Partition(np.arange(PRIOR_COUNT) % 4, ("a", "b", "c", "d"))
+RIGHT = np.ones(PRIOR_COUNT, dtype=bool)
+FEW = settings(deadline=None, max_examples=25)
 
 
-def make_loop(lag=None, look_ahead=1, sources=SOURCES, **plan):
-    partition, base_correct = Partition(BINS, ("a", "b", "c")), np.ones(90, dtype=bool)
-    loop = RehearsalLoop(CountEstimator(partition, base_correct), partition, base_correct, sources=sources, lag=lag)
-    settings = {"mix_ratio": 0.25, "micro_batch_size": 8, "micro_batch_count": 1, "seed": 3, **plan}
-    loop.shape(BatchPlan(NEW_COUNT, 90, **settings), look_ahead)
+class SpyEstimator:
+    """Believes the number of steps it has learnt from, and notes the beliefs that samples are drawn with."""
+
+    def __init__(self):
+        self.used = []
+
+    def init(self):
+        return np.zeros(1)
+
+    def update(self, state, observation):
+        return state + 1
+
+    def belief(self, state):
+        return (state.copy(),)
+
+    def damage_probability(self, belief, sample_ids):
+        self.used.append(int(belief[0][0]))
+        return np.ones(sample_ids.size)
+
+
+def make_plan(**changes):
+    values = {"new_count": NEW_COUNT, "prior_count": PRIOR_COUNT, "mix_ratio": 0.3, "micro_batch_size": 4}
+    return BatchPlan(**{**values, "micro_batch_count": 2, "seed": 5, **changes})
+
+
+def make_loop(estimator=None, *, look_ahead=3, plan=None, sources=None, partition=PARTITION, **options):
+    estimator = estimator or CountEstimator(partition, RIGHT, discount=0.9)
+    loop = RehearsalLoop(estimator, partition, RIGHT, sources=sources or {"model": "m1", "data": "d1"}, **options)
+    loop.shape(plan or make_plan(), look_ahead)
     return loop
 
 
-def observe(block):
-    """Bin 2 is damaged, the others are not."""
-    ids = block[block >= NEW_COUNT] - NEW_COUNT
-    return Observation(ids, BINS[ids] != 2, np.zeros(ids.size))
+def observe(block, step):
+    """Observe the prior rows of a block; bins "a" and "b" are damaged more often, the more steps are done."""
+    sample_ids = block[block >= NEW_COUNT] - NEW_COUNT
+    correct = np.random.default_rng(step).random(sample_ids.size) > 0.2 * (sample_ids % 4 < 2) + 0.02 * step
+    return Observation(sample_ids, correct, np.zeros(sample_ids.size))
 
 
-def run(loop, stop):
-    """Run the steps up to `stop`, with the loop planning as far ahead as its lag allows."""
-    blocks = {}
-    for step in range(loop.steps_done, stop):
-        for ahead in range(step, min(stop, step + loop.lag + 1)):
-            if ahead not in blocks:
-                blocks[ahead] = loop.block(ahead)
-        loop.commit(observe(blocks[step]))
-    return {step: block.tolist() for step, block in blocks.items()}
+def train(loop, step_count, read_ahead=0):
+    """Complete steps while the loader reads ahead; return the blocks that were trained on."""
+    blocks, planned = [], {}
+    for step in range(loop.steps_done, loop.steps_done + step_count):
+        for coming in range(step, step + read_ahead + 1):
+            if coming not in planned:
+                planned[coming] = loop.block(coming)
+        blocks.append(planned[step].tolist())
+        loop.commit(observe(planned[step], step))
+    return blocks
 
 
-def through_json(loop):
-    return json.loads(json.dumps(loop.to_json()))
+def store(loop):
+    return json.loads(json.dumps(loop.to_json(), allow_nan=False))
 
 
-@pytest.mark.parametrize(("lag", "look_ahead", "expected"), [(None, 1, 8), (None, 13, 13), (2, 2, 2), (20, 1, 20)])
-def test_the_lag_covers_the_look_ahead(lag, look_ahead, expected):
-    assert make_loop(lag, look_ahead).lag == expected
+def refusal_to_resume(stored, loop, steps_done):
+    with pytest.raises(ResumeError) as failure:
+        loop.restore(stored, steps_done)
+    return str(failure.value)
 
 
-def test_a_lag_below_the_look_ahead_is_refused_with_the_number():
-    with pytest.raises(SettingError, match="`lag` is 2, but the data loader reads 5 steps ahead.*a lag of 5 or more"):
-        make_loop(lag=2, look_ahead=5)
+@pytest.mark.parametrize("lag", [1, 3, 8, 11])
+@pytest.mark.parametrize("read_ahead", [0, 1])
+def test_every_step_is_planned_with_the_belief_of_lag_steps_before(lag, read_ahead):
+    spy = SpyEstimator()
+    train(make_loop(spy, lag=lag, look_ahead=1), 20, read_ahead)
+    assert spy.used == [max(0, step - lag) for step in range(20 + read_ahead)]
 
 
-@pytest.mark.parametrize("lag", [1, 3])
-def test_a_step_is_planned_from_the_belief_of_the_lag_before(lag):
-    loop = make_loop(lag)
-    used, beliefs = [], {}
-    weigh = loop.estimator.damage_probability
-
-    def spy(belief, ids):
-        used.append(belief[0].tolist())
-        return weigh(belief, ids)
-
-    object.__setattr__(loop.estimator, "damage_probability", spy)
-    for step in range(8):
-        beliefs[step] = loop.state.beliefs[step][0].tolist()
-        loop.commit(observe(loop.block(step)))
-    assert used == [beliefs[max(0, step - lag)] for step in range(8)]
-    assert used[-1] != used[0]
+def test_a_lag_of_zero_plans_with_the_latest_belief():
+    spy = SpyEstimator()
+    train(make_loop(spy, lag=0, look_ahead=0), 6)
+    assert spy.used == list(range(6))
 
 
-def test_a_block_does_not_depend_on_how_far_ahead_it_is_planned():
-    eager, lazy = make_loop(4), make_loop(4)
-    planned = run(eager, 12)
+@pytest.mark.parametrize(("look_ahead", "lag"), [(0, 8), (3, 8), (8, 8), (9, 9), (21, 21)])
+def test_the_default_lag_is_eight_or_what_the_loader_reads_ahead(look_ahead, lag):
+    assert LEAST_LAG == 8
+    assert make_loop(look_ahead=look_ahead).lag == lag
+
+
+def test_an_explicit_lag_may_be_as_short_as_the_look_ahead():
+    assert make_loop(look_ahead=3, lag=3).lag == 3
+
+
+def test_a_lag_shorter_than_the_look_ahead_is_refused_with_the_number():
+    with pytest.raises(SettingError) as failure:
+        make_loop(look_ahead=5, lag=4)
+    assert str(failure.value) == (
+        "`lag` is 4, but the data loader reads 5 steps ahead, so a step must be planned from a belief at least that "
+        "old. Pass a lag of 5 or more, or use fewer workers."
+    )
+    assert isinstance(failure.value, ValueError)
+
+
+def test_a_refused_lag_keeps_the_shape_there_was():
+    loop = make_loop(look_ahead=2, lag=4)
+    with pytest.raises(SettingError):
+        loop.shape(make_plan(seed=6), 5)
+    assert (loop.look_ahead, loop.plan.seed) == (2, 5)
+
+
+def test_a_block_holds_the_samples_drawn_with_the_belief_the_seed_and_the_floor():
+    loop = make_loop(floor=0.3)
     for step in range(12):
-        block = lazy.block(step)
-        assert block.tolist() == planned[step]
-        lazy.commit(observe(block))
+        (rate,) = loop.state.beliefs[max(0, step - 8)]
+        drawn = draw(
+            lambda ids, rate=rate: rate[ids % 4], 40, loop.plan.prior_row_count(step), seed=5, step=step, floor=0.3
+        )
+        assert loop.block(step).tolist() == loop.plan.block(step, drawn).tolist()
+        loop.commit(observe(loop.block(step), step))
 
 
-def test_a_block_too_far_ahead_is_refused():
-    loop = make_loop(lag=3)
-    for step in range(4):
-        loop.block(step)
-    with pytest.raises(PlanError, match="Step 4 was asked for after 0 completed steps, but with a lag of 3 steps"):
-        loop.block(4)
+def test_the_floor_changes_what_is_drawn():
+    assert train(make_loop(floor=0.0), 30) != train(make_loop(floor=1.0), 30)
 
 
-def test_a_step_that_observed_other_samples_than_planned_is_refused():
+def test_draws_follow_the_damage_that_was_observed():
+    loop = make_loop(lag=0, look_ahead=0, plan=make_plan(mix_ratio=0.25))
+    drawn = []
+    for step in range(200):
+        block = loop.block(step)
+        sample_ids = block[block >= NEW_COUNT] - NEW_COUNT
+        loop.commit(Observation(sample_ids, sample_ids % 4 != 2, np.zeros(sample_ids.size)))
+        drawn += sample_ids[sample_ids >= 0].tolist()
+    assert np.mean(np.array(drawn[200:]) % 4 == 2) > 0.7
+
+
+@given(st.integers(0, 8))
+@FEW
+def test_blocks_do_not_depend_on_how_far_the_loader_reads_ahead(read_ahead):
+    assert train(make_loop(), 25, read_ahead) == train(make_loop(), 25)
+
+
+def test_a_step_further_ahead_than_the_lag_is_refused():
     loop = make_loop()
-    seen = observe(loop.block(0))
-    wrong = Observation((seen.sample_ids + 1) % 90, seen.correct, seen.loss)
-    with pytest.raises(PlanError, match="Step 0 planned 2 prior samples and observed 2, or others"):
-        loop.commit(wrong)
-    with pytest.raises(PlanError, match="Step 0 planned 0 prior samples and observed 2"):
-        make_loop().commit(seen)
+    train(loop, 2)
+    loop.block(2 + 8)
+    with pytest.raises(PlanError) as failure:
+        loop.block(11)
+    assert str(failure.value) == (
+        "Step 11 was asked for after 2 completed steps, but with a lag of 8 steps it needs a belief that is not there. "
+        "The training loader only yields batches as training completes steps. Do not run through it outside `train()`."
+    )
+    assert isinstance(failure.value, RuntimeError)
 
 
-def test_old_beliefs_are_dropped():
-    loop = make_loop(lag=3)
-    run(loop, 10)
-    assert sorted(loop.state.beliefs) == [7, 8, 9, 10]
-
-
-def test_all_processes_hold_the_shared_belief():
+def test_a_step_whose_belief_is_gone_is_refused():
     loop = make_loop()
-    loop.commit(observe(loop.block(0)), share_belief=lambda belief: (np.array([0.1, 0.2, 0.3]),))
-    assert loop.state.beliefs[1][0].tolist() == [0.1, 0.2, 0.3]
-
-
-def test_reset_forgets_everything():
-    loop = make_loop()
-    first = run(loop, 20)
-    loop.reset()
-    assert loop.steps_done == 0
-    assert run(loop, 20) == first
-
-
-@given(stop=st.integers(1, 59), lag=st.integers(1, 9))
-@settings(deadline=None, max_examples=25)
-def test_a_restored_loop_goes_on_bit_for_bit(stop, lag):
-    whole, stopped, resumed = make_loop(lag), make_loop(lag), make_loop(lag)
-    blocks = run(whole, 60)
-    run(stopped, stop)
-    resumed.restore(through_json(stopped), stop)
-    after = run(resumed, 60)
-    assert after == {step: blocks[step] for step in range(stop, 60)}
-    assert through_json(resumed) == through_json(whole)
-
-
-def test_a_checkpoint_keeps_its_lag():
-    loop, resumed = make_loop(look_ahead=11), make_loop()
-    run(loop, 5)
-    resumed.restore(through_json(loop), 5)
-    assert resumed.lag == 11
+    train(loop, 12)
+    with pytest.raises(PlanError, match="Step 11 was asked for after 12 completed steps"):
+        loop.block(11)
 
 
 @pytest.mark.parametrize(
-    ("other", "message"),
+    ("change", "observed_count"),
     [
-        ({"micro_batch_size": 16}, "written with block size 8, but this run has 16"),
-        ({"seed": 4}, "written with seed 3, but this run has 4"),
-        ({"mix_ratio": 0.5}, "written with mix ratio 0.25, but this run has 0.5"),
-        ({"sources": {"model": "g"}}, "written with model fingerprint f, but this run has g"),
-        ({"lag": 3}, "planned with a lag of 8 steps, but this run asks for 3"),
-        ({"look_ahead": 9}, "planned with a lag of 8 steps, but this run asks for 9"),
+        (lambda ids: ids[:-1], 1),
+        (lambda ids: np.append(ids, ids[0]), 3),
+        (lambda ids: np.array([ids[0], (ids[1] + 1) % PRIOR_COUNT]), 2),
+        (lambda ids: np.array([ids[0], ids[0]]), 2),
+        (lambda ids: ids[:0], 0),
+    ],
+    ids=["dropped", "repeated", "replaced", "doubled", "none"],
+)
+def test_other_samples_than_were_planned_are_refused_and_nothing_is_learnt(change, observed_count):
+    loop = make_loop()
+    before = store(loop)
+    block = loop.block(0)
+    seen = change(block[block >= NEW_COUNT] - NEW_COUNT)
+    with pytest.raises(PlanError) as failure:
+        loop.commit(Observation(seen, np.ones(seen.size, dtype=bool), np.zeros(seen.size)))
+    assert str(failure.value) == (
+        f"Step 0 planned 2 prior samples and observed {observed_count}, or others. Every planned row must reach the "
+        "model once. Check that nothing between the data loader and the model drops, repeats or replaces rows."
+    )
+    assert store(loop) == before
+
+
+def test_a_step_that_was_never_planned_cannot_be_committed():
+    loop = make_loop()
+    loop.block(1)
+    with pytest.raises(PlanError, match="Step 0 planned 0 prior samples and observed 1, or others"):
+        loop.commit(Observation(np.array([3]), np.array([True]), np.zeros(1)))
+
+
+def test_a_step_cannot_be_committed_twice():
+    loop = make_loop()
+    observation = observe(loop.block(0), 0)
+    loop.commit(observation)
+    with pytest.raises(PlanError, match="Step 1 planned 0 prior samples and observed 2"):
+        loop.commit(observation)
+
+
+def test_the_samples_of_a_step_may_be_observed_in_any_order():
+    loops = [make_loop(plan=make_plan(mix_ratio=0.75)) for _ in range(2)]
+    for order, loop in zip((1, -1), loops, strict=True):
+        seen = observe(loop.block(0), 5)
+        loop.commit(Observation(seen.sample_ids[::order], seen.correct[::order], seen.loss[::order]))
+    assert store(loops[0]) == store(loops[1])
+
+
+def test_a_commit_counts_the_step_and_hands_the_observation_to_estimator_and_history():
+    loop = make_loop()
+    observation = observe(loop.block(0), 40)  # most are damaged
+    loop.commit(observation)
+    expected = loop.estimator.update(loop.estimator.init(), observation)
+    assert loop.steps_done == loop.state.history.step_count == 1
+    assert encode(loop.state.estimator_state) == encode(expected)
+    assert encode(loop.state.history.total) == encode(expected)
+    assert loop.state.history.total.damaged_count.sum() >= 1
+
+
+def test_the_belief_that_is_shared_is_the_one_kept():
+    loop = make_loop(SpyEstimator())
+    loop.commit(observe(loop.block(0), 0), share_belief=lambda belief: tuple(array + 100 for array in belief))
+    assert loop.state.beliefs[1][0].tolist() == [101.0]
+    assert loop.state.estimator_state.tolist() == [1.0]
+
+
+@given(st.integers(0, 12), st.integers(0, 30))
+@FEW
+def test_no_more_beliefs_are_kept_than_the_lag_and_one(lag, step_count):
+    loop = make_loop(SpyEstimator(), lag=lag, look_ahead=0)
+    train(loop, step_count)
+    assert sorted(loop.state.beliefs) == list(range(max(0, step_count - lag), step_count + 1))
+    assert len(loop.state.beliefs) <= lag + 1
+
+
+def test_a_reset_forgets_everything_learnt_and_planned():
+    loop = make_loop()
+    blocks = train(loop, 12, read_ahead=4)
+    loop.reset()
+    assert store(loop) == store(make_loop())
+    assert train(loop, 12) == blocks
+
+
+def test_a_reset_forgets_the_steps_that_were_planned():
+    loop = make_loop()
+    block = loop.block(0)
+    loop.reset()
+    with pytest.raises(PlanError, match="Step 0 planned 0 prior samples"):
+        loop.commit(observe(block, 0))
+
+
+def test_shaping_again_touches_nothing_learnt():
+    loop = make_loop()
+    train(loop, 5)
+    before = store(loop)
+    loop.shape(make_plan(), 3)
+    assert store(loop) == before
+
+
+def test_vitals_are_measured_under_the_latest_belief():
+    loop = make_loop(floor=0.2)
+    train(loop, 20)
+    (rate,) = loop.state.beliefs[20]
+    candidates, weights = weigh_candidates(lambda ids: rate[ids % 4], 40, 2, rng=step_generator(5, 20), floor=0.2)
+    vitals = loop.vitals()
+    assert vitals == measure_vitals(loop.state.history, PARTITION, candidates, weights)
+    assert 0 < vitals.yield_rate < 1
+    assert 1 < vitals.effective_bins < 4
+
+
+@given(st.integers(0, 60), st.integers(1, 9), st.data())
+@FEW
+def test_a_restored_loop_goes_on_bit_for_bit_as_if_never_interrupted(stop, lag, data):
+    read_ahead, spies = data.draw(st.integers(0, lag)), data.draw(st.booleans())
+
+    def make():
+        return make_loop(SpyEstimator() if spies else None, lag=lag, look_ahead=1)
+
+    whole, interrupted, resumed = make(), make(), make()
+    blocks = train(whole, stop + 12)
+    assert train(interrupted, stop, read_ahead) == blocks[:stop]
+    train(resumed, 3)  # what it had learnt is replaced
+    resumed.restore(store(interrupted), stop)
+    assert resumed.steps_done == stop
+    assert train(resumed, 12, read_ahead) == blocks[stop:]
+    assert store(resumed) == store(whole)
+
+
+def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
+    loop = make_loop()
+    train(loop, 10)
+    stored = store(loop)
+    assert set(stored) == {"format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history"}
+    assert (stored["format"], stored["lag"], stored["steps_done"]) == (1, 8, 10)
+    assert list(stored["beliefs"]) == [str(step) for step in range(2, 11)]
+    assert stored["identity"] == {
+        "block size": 8,
+        "mix ratio": 0.3,
+        "seed": 5,
+        "new sample count": 30,
+        "prior sample count": 40,
+        "estimator": "CountEstimator",
+        "bin sizes": [10, 10, 10, 10],
+        "model fingerprint": "m1",
+        "data fingerprint": "d1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "before", "now"),
+    [
+        ({"plan": make_plan(micro_batch_count=3)}, "block size", 8, 12),
+        ({"plan": make_plan(mix_ratio=0.25)}, "mix ratio", 0.3, 0.25),
+        ({"plan": make_plan(seed=6)}, "seed", 5, 6),
+        ({"plan": make_plan(new_count=31)}, "new sample count", 30, 31),
+        ({"plan": make_plan(prior_count=39)}, "prior sample count", 40, 39),
+        ({"estimator": SpyEstimator()}, "estimator", "CountEstimator", "SpyEstimator"),
+        (
+            {"partition": Partition(np.arange(40) // 30, ("a", "b"))},
+            "bin sizes",
+            [10, 10, 10, 10],
+            [30, 10],
+        ),
+        ({"sources": {"model": "m2", "data": "d1"}}, "model fingerprint", "m1", "m2"),
+        ({"sources": {"data": "d1"}}, "model fingerprint", "m1", None),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(other, message):
-    loop = make_loop()
-    run(loop, 3)
-    with pytest.raises(ResumeError, match=message):
-        make_loop(**other).restore(through_json(loop), 3)
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(changes, name, before, now):
+    original = make_loop()
+    train(original, 4)
+    assert refusal_to_resume(store(original), make_loop(**changes), 4) == (
+        f"The checkpoint was written with {name} {before}, but this run has {now}. A resumed run must draw as the "
+        "interrupted one would have. Resume with the same setting, or start afresh."
+    )
 
 
-def test_a_checkpoint_of_another_step_is_refused():
-    loop = make_loop()
-    run(loop, 3)
-    with pytest.raises(ResumeError, match="state is after 3 steps, but the trainer's after 7"):
-        make_loop().restore(through_json(loop), 7)
+@pytest.mark.parametrize(
+    ("options", "asked"), [({"lag": 12}, 12), ({"lag": 4}, 4), ({"look_ahead": 9}, 9), ({"lag": 9, "look_ahead": 9}, 9)]
+)
+def test_a_checkpoint_with_another_lag_than_this_run_asks_for_is_refused_with_the_numbers(options, asked):
+    original = make_loop()
+    train(original, 4)
+    assert refusal_to_resume(store(original), make_loop(**options), 4) == (
+        f"The checkpoint was planned with a lag of 8 steps, but this run asks for {asked}. The lag is fixed at the "
+        "first start. Resume with a lag of 8 and no more data-loader workers than it covers."
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"look_ahead": 12}, {"lag": 20}, {"lag": 20, "look_ahead": 20}])
+def test_a_checkpoints_longer_lag_is_taken_over(options):
+    original = make_loop(look_ahead=20)
+    blocks = train(original, 25)
+    resumed = make_loop(**options)
+    resumed.restore(store(original), 25)
+    assert resumed.lag == 20
+    assert train(resumed, 12) == train(original, 12)
+    assert len(blocks) == 25
+
+
+def test_a_checkpoints_lag_outlasts_a_new_loader_but_not_a_reset():
+    original, resumed = make_loop(look_ahead=20), make_loop()
+    train(original, 4)
+    resumed.restore(store(original), 4)
+    resumed.shape(make_plan(), 3)
+    assert resumed.lag == 20
+    resumed.reset()
+    assert resumed.lag == 8
 
 
 def test_another_split_of_the_same_block_may_resume():
-    loop = make_loop()
-    run(loop, 3)
-    resumed = make_loop(micro_batch_size=4, micro_batch_count=2)
-    resumed.restore(through_json(loop), 3)
-    assert sorted(resumed.block(3)) == sorted(loop.block(3))
+    original = make_loop()
+    train(original, 4)
+    resumed = make_loop(plan=make_plan(micro_batch_size=2, micro_batch_count=4))
+    resumed.restore(store(original), 4)
+    assert sorted(resumed.block(4)) == sorted(original.block(4))
+
+
+def test_a_checkpoint_after_other_steps_than_the_trainer_counts_is_refused():
+    original = make_loop()
+    train(original, 4)
+    message = refusal_to_resume(store(original), make_loop(), 5)
+    assert message == (
+        "The checkpoint's rehearsal state is after 4 steps, but the trainer's after 5. They must agree. Resume from "
+        "another checkpoint."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "steps_done"),
+    [({"plan": make_plan(seed=6)}, 4), ({"lag": 12}, 4), ({}, 5)],
+    ids=["seed", "lag", "steps"],
+)
+def test_a_refused_checkpoint_changes_nothing(options, steps_done):
+    original, loop = make_loop(), make_loop(**options)
+    train(original, 4)
+    before = store(loop)
+    refusal_to_resume(store(original), loop, steps_done)
+    assert store(loop) == before
+
+
+def test_a_resume_error_is_a_runtime_error():
+    with pytest.raises(RuntimeError, match="is after 0 steps"):
+        make_loop().restore(store(make_loop()), 1)

@@ -135,6 +135,12 @@ def test_a_sample_without_weight_is_never_drawn_when_there_is_no_floor():
     assert set(drawn.tolist()) == set(range(10))
 
 
+def test_samples_without_weight_fill_up_evenly_when_there_is_no_floor_and_the_others_run_out():
+    drawn = draw_steps(lambda ids: (ids < 2).astype(float), 42, 4, 1000, floor=0.0).reshape(1000, 4)
+    assert (np.sort(drawn[:, :2], axis=1) == [0, 1]).all()
+    assert chisquare(np.bincount(drawn[:, 2:].ravel() - 2, minlength=40)).pvalue > 0.001
+
+
 def test_five_percent_of_the_draws_ignore_the_belief_by_default():
     assert FLOOR == 0.05
     _, weights = weigh_candidates(lambda ids: (ids == 0) * 1.0, 20, 1, rng=step_generator(0, 0))
@@ -152,6 +158,7 @@ def test_a_step_weighs_4096_candidates_or_eight_a_draw_or_all_samples(sample_cou
     assert candidates.size == weights.size == np.unique(candidates).size == candidate_count
     assert 0 <= candidates.min() <= candidates.max() < sample_count
     assert weights.sum() == pytest.approx(1)
+    assert candidate_count < sample_count or candidates.tolist() == list(range(sample_count))
 
 
 def test_the_weights_asked_for_do_not_grow_with_the_prior_set():

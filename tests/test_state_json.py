@@ -106,7 +106,7 @@ def test_a_missing_field_is_refused():
 
 def test_text_that_is_not_base64_is_refused():
     with pytest.raises(binascii.Error):
-        decode(np.zeros(1), {"shape": [1], "float64": "AAAA*AAA+D8="})
+        decode(np.zeros(1), {"shape": [1], "float64": "AAAA*AAAA+D8="})
 
 
 def test_an_array_shorter_than_its_shape_is_refused():

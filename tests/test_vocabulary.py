@@ -24,10 +24,15 @@ def observe(sample_ids, correct):
 
 
 def test_bin_sizes_count_every_bin_and_leave_uncached_samples_out():
-    partition = Partition(np.array([2, 0, 2, UNCACHED_BIN, UNCACHED_BIN]), ("a", "empty", "c"))
-    assert partition.bin_count == 3
-    assert partition.bin_sizes.tolist() == [1, 0, 2]
+    partition = Partition(np.array([2, 0, 2, UNCACHED_BIN, UNCACHED_BIN], dtype=np.int32), tuple("abcd"))
+    assert partition.bin_count == 4
+    assert partition.bin_sizes.tolist() == [1, 0, 2, 0]
     assert partition.bin_sizes.dtype == np.int64
+
+
+def test_bin_sizes_are_those_of_all_chunks(monkeypatch):
+    monkeypatch.setattr("mixcd.vocabulary._CHUNK", 3)
+    assert Partition(np.array([0, 1, UNCACHED_BIN, 1, 1, 0, UNCACHED_BIN]), ("a", "b")).bin_sizes.tolist() == [2, 3]
 
 
 def test_a_prior_table_has_no_columns_unless_given():

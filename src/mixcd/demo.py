@@ -36,6 +36,8 @@ BATCH_SIZE = 32
 LEARNING_RATE = 2e-4
 MIX_RATIO = 1 / 8
 
+_MARKER = "made-by-mixcd-demo.txt"
+
 _RUNS: tuple[tuple[str, EstimatorName | None], ...] = (
     ("no rehearsal", None),
     ("uniform", "uniform"),
@@ -88,7 +90,11 @@ def run_demo(output: Path, size: DemoSize, seed: int, overwrite: bool, say: Call
     say(f"stage 1: MiniLM learns sentiment from {len(bench.tweets.prior):,} tweets about airlines and deflategate")
     base = bench.make_base_model()
     say(f"stage 2: fine-tune it on {len(bench.tweets.new):,} tweets about other topics, three times, at equal compute")
-    runs = [bench.fine_tune(name, estimator, base) for name, estimator in _RUNS]
+    runs = []
+    for name, estimator in _RUNS:
+        runs.append(bench.fine_tune(name, estimator, base))
+        prior, new = runs[-1].numbers.prior, runs[-1].numbers.new
+        say(f"  {name}: prior {prior.score_before:.3f} → {prior.score_after:.3f}, new {new.score_after:.3f}")
     result = DemoResult(seed, tuple(run.numbers for run in runs), judge(*runs), bench.prior_pass_forward_count)
     (output / "demo.json").write_text(json.dumps(asdict(result), indent=1), "utf-8")
     draw_picture(result, output / "demo.png")
@@ -205,12 +211,13 @@ def _prepare_folder(output: Path, overwrite: bool) -> None:
                 f"`{output}` exists and is not empty, and nothing is overwritten unasked. Pass another folder as "
                 "`--output`, or `--overwrite` to replace an earlier demo."
             )
-        if not (output / "base-model").is_dir():
+        if not (output / _MARKER).is_file():
             raise SettingError(
                 f"`{output}` holds no earlier demo, so it is not replaced. Pass another folder as `--output`."
             )
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
+    (output / _MARKER).write_text("`mixcd demo --overwrite` may replace this folder.\n", "utf-8")
 
 
 def _yield_of(rehearsal: Rehearsal) -> float:

@@ -11,6 +11,18 @@ from mixcd.vocabulary import Flags
 
 SIGNIFICANT = 0.05
 """The McNemar p-value below which a difference between two runs is called one."""
+HEADINGS = [
+    "run",
+    "prior before",
+    "prior after",
+    "new",
+    "yield",
+    "lift",
+    "damaged (95 %)",
+    "s/step",
+    "forward passes",
+]
+"""The columns of the demo's table."""
 LEAST_DAMAGE = 0.01
 """The damaged share, at its lower bound, below which there is nothing to mend."""
 
@@ -117,7 +129,7 @@ def make_table(result: DemoResult) -> Table:
         One row a run.
     """
     table = Table(title=f"Seed {result.seed}: one seed, an illustration", box=None, padding=(0, 0, 0, 1))
-    for heading in _HEADINGS:
+    for heading in HEADINGS:
         two_lines = heading.replace(" ", "\n", 1)
         table.add_column(two_lines, justify="left" if heading == "run" else "right", no_wrap=True)
     for run in result.runs:
@@ -134,7 +146,7 @@ def to_markdown(result: DemoResult) -> str:
     Returns:
         The table's lines.
     """
-    lines = [_HEADINGS, ["---"] + ["---:"] * (len(_HEADINGS) - 1), *(_cells(run) for run in result.runs)]
+    lines = [HEADINGS, ["---"] + ["---:"] * (len(HEADINGS) - 1), *(_cells(run) for run in result.runs)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -155,19 +167,6 @@ def draw_picture(result: DemoResult, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
-
-
-_HEADINGS = [
-    "run",
-    "prior before",
-    "prior after",
-    "new",
-    "yield",
-    "lift",
-    "damaged (95 %)",
-    "s/step",
-    "forward passes",
-]
 
 
 def _cells(run: DemoRun) -> list[str]:

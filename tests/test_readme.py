@@ -1,0 +1,44 @@
+"""The README's code runs, and its table is the demo's."""
+
+import re
+from pathlib import Path
+
+from mixcd.demo_result import HEADINGS
+from tiny import collate, make_rows
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+
+
+def test_the_python_block_runs(base_model, new_data, prior_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(code.splitlines()) <= 10
+    names = {
+        "model": base_model,
+        "collator": collate,
+        "new_data": new_data,
+        "new_test": make_rows(40, 8, "new"),
+        "prior_data": prior_data,
+        "prior_test": make_rows(40, 9, "prior"),
+    }
+    exec(code, names)  # noqa: S102
+    shown = capsys.readouterr().out
+    assert "prior task: score 0." in shown
+    assert "Vitals(damage_rate=0." in shown
+
+
+def test_the_two_commands_come_first():
+    first = re.search(r"```\w*\n(.*?)```", README, re.DOTALL).group(1)
+    assert [line.split("#")[0].strip() for line in first.splitlines()] == ["make demo", "make test"]
+
+
+def test_the_table_has_the_demos_columns():
+    table = next(line for line in README.splitlines() if line.startswith("| run |"))
+    assert [cell.strip() for cell in table.strip("|").split("|")] == HEADINGS
+
+
+def test_every_file_named_in_the_tree_exists():
+    root = Path(__file__).parents[1]
+    tree = re.search(r"```\nsrc/mixcd/\n(.*?)benchmarks/", README, re.DOTALL).group(1)
+    for name in re.findall(r"[\w]+\.py", tree):
+        assert (root / "src" / "mixcd" / name).exists(), name
