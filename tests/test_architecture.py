@@ -14,7 +14,7 @@ import mixcd
 SOURCE = Path(mixcd.__file__).parent
 
 LAYERS = {
-    "words": {"errors", "vocabulary"},
+    "words": {"errors", "keyed_random", "vocabulary"},
     "ideas": {
         "batch_plan",
         "collateral_damage_estimator",

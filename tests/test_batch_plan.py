@@ -215,10 +215,16 @@ def test_a_step_with_exactly_one_prior_or_new_row_is_accepted(kind):
     assert refused == []
 
 
-def test_a_negative_seed_is_refused():
+def test_a_seed_out_of_range_is_refused():
     with pytest.raises(SettingError) as failure:
         make(seed=-1)
-    assert str(failure.value) == "`seed` is -1, but it must not be negative. Pass 0 or more."
+    assert str(failure.value) == "`seed` is -1, but it must lie between 0 and 2**64 - 1. Pass one of these."
+    with pytest.raises(SettingError, match="`seed` is 18446744073709551616, but"):
+        make(seed=2**64)
+    assert (
+        make(seed=2**63).block(0, np.array([0] * make().prior_row_count(0))).tolist()
+        != make(seed=2**63 + 1).block(0, np.array([0] * make().prior_row_count(0))).tolist()
+    )
 
 
 def test_prior_and_new_rows_swap_their_counts_when_the_mix_ratio_is_mirrored():

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -8,16 +9,22 @@ from hypothesis import strategies as st
 from mixcd.batch_plan import BatchPlan
 from mixcd.collateral_damage_estimator import CountEstimator
 from mixcd.errors import PlanError, ResumeError, SettingError
+from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.rehearsal_health import measure_vitals
 from mixcd.rehearsal_loop import LEAST_LAG, RehearsalLoop
-from mixcd.sampling_scheduler import draw, step_generator, weigh_candidates
+from mixcd.sampling_scheduler import draw, weigh_candidates
 from mixcd.state_json import encode
 from mixcd.vocabulary import Observation, Partition
 
 NEW_COUNT, PRIOR_COUNT = 30, 40
 PARTITION = Partition(np.arange(PRIOR_COUNT) % 4, ("a", "b", "c", "d"))
 RIGHT = np.ones(PRIOR_COUNT, dtype=bool)
+SAME_SIZES = Partition(np.arange(PRIOR_COUNT) // 10, ("a", "b", "c", "d"))
 FEW = settings(deadline=None, max_examples=25)
+
+
+def fingerprint(partition):
+    return hashlib.sha256(partition.bin_ids.tobytes()).hexdigest()[:16]
 
 
 class SpyEstimator:
@@ -277,7 +284,9 @@ def test_vitals_are_measured_under_the_latest_belief():
     loop = make_loop(floor=0.2)
     train(loop, 20)
     (rate,) = loop.state.beliefs[20]
-    candidates, weights = weigh_candidates(lambda ids: rate[ids % 4], 40, 2, rng=step_generator(5, 20), floor=0.2)
+    candidates, weights = weigh_candidates(
+        lambda ids: rate[ids % 4], 40, 2, rng=keyed_generator(5, 20, Stream.DRAWS), floor=0.2
+    )
     vitals = loop.vitals()
     assert vitals == measure_vitals(loop.state.history, PARTITION, candidates, weights)
     assert 0 < vitals.yield_rate < 1
@@ -315,8 +324,9 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
         "seed": 5,
         "new sample count": 30,
         "prior sample count": 40,
-        "estimator": "CountEstimator",
-        "bin sizes": [10, 10, 10, 10],
+        "estimator": "CountEstimator(discount=0.9, smoothing='beta')",
+        "floor": 0.05,
+        "partition": fingerprint(PARTITION),
         "model fingerprint": "m1",
         "data fingerprint": "d1",
     }
@@ -330,13 +340,21 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
         ({"plan": make_plan(seed=6)}, "seed", 5, 6),
         ({"plan": make_plan(new_count=31)}, "new sample count", 30, 31),
         ({"plan": make_plan(prior_count=39)}, "prior sample count", 40, 39),
-        ({"estimator": SpyEstimator()}, "estimator", "CountEstimator", "SpyEstimator"),
         (
-            {"partition": Partition(np.arange(40) // 30, ("a", "b"))},
-            "bin sizes",
-            [10, 10, 10, 10],
-            [30, 10],
+            {"estimator": SpyEstimator()},
+            "estimator",
+            "CountEstimator(discount=0.9, smoothing='beta')",
+            "SpyEstimator()",
         ),
+        (
+            {"estimator": CountEstimator(PARTITION, RIGHT, discount=0.9, smoothing="raw")},
+            "estimator",
+            "CountEstimator(discount=0.9, smoothing='beta')",
+            "CountEstimator(discount=0.9, smoothing='raw')",
+        ),
+        ({"floor": 0.0}, "floor", 0.05, 0.0),
+        ({"partition": SAME_SIZES}, "partition", fingerprint(PARTITION), fingerprint(SAME_SIZES)),
+        ({"sources": {"model": "m1", "data": "d1", "rule": "r1"}}, "rule fingerprint", None, "r1"),
         ({"sources": {"model": "m2", "data": "d1"}}, "model fingerprint", "m1", "m2"),
         ({"sources": {"data": "d1"}}, "model fingerprint", "m1", None),
     ],
@@ -412,6 +430,22 @@ def test_a_refused_checkpoint_changes_nothing(options, steps_done):
     before = store(loop)
     refusal_to_resume(store(original), loop, steps_done)
     assert store(loop) == before
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused():
+    original = make_loop()
+    message = refusal_to_resume({**store(original), "format": 99}, make_loop(), 0)
+    assert message == (
+        "The checkpoint's rehearsal state has format 99, but this version of mixcd reads up to 1. Upgrade mixcd, or "
+        "start afresh."
+    )
+
+
+def test_a_step_that_is_done_is_not_planned_again():
+    loop = make_loop()
+    train(loop, 3)
+    with pytest.raises(PlanError, match="Step 2 was asked for after 3 completed steps"):
+        loop.block(2)
 
 
 def test_a_resume_error_is_a_runtime_error():

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
 from mixcd.collateral_damage_estimator import CountEstimator
-from mixcd.sampling_scheduler import CANDIDATE_COUNT, FLOOR, draw, mix_with_floor, step_generator, weigh_candidates
+from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.sampling_scheduler import CANDIDATE_COUNT, FLOOR, draw, mix_with_floor, weigh_candidates
 from mixcd.vocabulary import Partition
 
 LARGE = 20_000  # more samples than candidates
@@ -49,7 +50,7 @@ def test_another_seed_or_step_draws_other_samples():
 
 
 def test_another_seed_or_step_makes_another_generator():
-    numbers = {step_generator(seed, step).random() for seed in range(10) for step in range(10)}
+    numbers = {keyed_generator(seed, step, Stream.DRAWS).random() for seed in range(10) for step in range(10)}
     assert len(numbers) == 100
 
 
@@ -143,7 +144,7 @@ def test_samples_without_weight_fill_up_evenly_when_there_is_no_floor_and_the_ot
 
 def test_five_percent_of_the_draws_ignore_the_belief_by_default():
     assert FLOOR == 0.05
-    _, weights = weigh_candidates(lambda ids: (ids == 0) * 1.0, 20, 1, rng=step_generator(0, 0))
+    _, weights = weigh_candidates(lambda ids: (ids == 0) * 1.0, 20, 1, rng=keyed_generator(0, 0, Stream.DRAWS))
     assert weights.tolist() == pytest.approx([0.95 + 0.05 / 20] + [0.05 / 20] * 19)
     explicit = draw_steps(lambda ids: (ids < 2) * 1.0, 60, 2, 60, floor=0.05)
     assert draw_steps(lambda ids: (ids < 2) * 1.0, 60, 2, 60).tolist() == explicit.tolist()
@@ -154,7 +155,9 @@ def test_five_percent_of_the_draws_ignore_the_belief_by_default():
     [(10, 64, 10), (4096, 8, 4096), (LARGE, 8, 4096), (LARGE, 1000, 8000), (9000, 2000, 9000), (10**6, 5000, 40_000)],
 )
 def test_a_step_weighs_4096_candidates_or_eight_a_draw_or_all_samples(sample_count, draw_count, candidate_count):
-    candidates, weights = weigh_candidates(weigh_equally, sample_count, draw_count, rng=step_generator(0, 0))
+    candidates, weights = weigh_candidates(
+        weigh_equally, sample_count, draw_count, rng=keyed_generator(0, 0, Stream.DRAWS)
+    )
     assert candidates.size == weights.size == np.unique(candidates).size == candidate_count
     assert 0 <= candidates.min() <= candidates.max() < sample_count
     assert weights.sum() == pytest.approx(1)

@@ -7,9 +7,8 @@ from functools import lru_cache
 import numpy as np
 
 from mixcd.errors import SettingError
+from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.vocabulary import Ids
-
-_PERMUTATION_STREAM = 1
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,11 @@ class BatchPlan:
         mix_ratio: β, the share of prior samples among all trained samples, inside (0, 1).
         micro_batch_size: Rows in one forward pass on one process.
         micro_batch_count: Micro-batches a step: processes × gradient accumulation steps.
-        seed: The run's seed, not negative.
+        seed: The run's seed, from 0 to 2⁶⁴ − 1.
 
     Raises:
         SettingError: If the mix ratio lies outside (0, 1), or a step would have less than one prior or
-            less than one new row on average.
+            less than one new row on average; or the seed is out of range.
 
     Example:
         >>> plan = BatchPlan(6, 9, mix_ratio=0.25, micro_batch_size=4, micro_batch_count=1, seed=0)
@@ -52,8 +51,8 @@ class BatchPlan:
 
     def __post_init__(self) -> None:
         require_mix_ratio(self.mix_ratio)
-        if self.seed < 0:
-            raise SettingError(f"`seed` is {self.seed}, but it must not be negative. Pass 0 or more.")
+        if not 0 <= self.seed < 2**64:
+            raise SettingError(f"`seed` is {self.seed}, but it must lie between 0 and 2**64 - 1. Pass one of these.")
         prior_rows = self.mix_ratio * self.block_size  # β · block
         for rows, kind, cure in (
             (prior_rows, "prior", "larger"),
@@ -130,7 +129,6 @@ def require_mix_ratio(mix_ratio: float) -> None:
 
 @lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, count: int) -> Ids:
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, _PERMUTATION_STREAM]))
-    rows = rng.permutation(count)
+    rows = keyed_generator(seed, epoch, Stream.PERMUTATIONS).permutation(count)
     rows.setflags(write=False)
     return rows

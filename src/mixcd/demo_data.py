@@ -10,6 +10,7 @@ import pyarrow.csv as pacsv
 from datasets import Dataset
 
 from mixcd.errors import DataError
+from mixcd.keyed_random import Stream, keyed_generator
 
 LABELS = ("negative", "neutral", "positive")
 PRIOR_TOPICS = ("airline", "deflategate")
@@ -89,7 +90,7 @@ def _topic_of(text: str) -> str | None:
 
 
 def _split(rows: Sequence[tuple[str, str, int]], test_count: int, seed: int) -> tuple[Dataset, Dataset]:
-    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(rows))
+    order = keyed_generator(seed, 0, Stream.SHARES).permutation(len(rows))
     return _to_dataset(rows, order[test_count:]), _to_dataset(rows, order[:test_count])
 
 

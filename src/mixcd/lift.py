@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.vocabulary import DamageCounts, Ids, Partition
 
 _Z = 1.96
@@ -123,5 +124,5 @@ def permute_bins(partition: Partition, seed: int) -> Partition:
         >>> permute_bins(Partition(np.array([0, 0, 1, 1]), ("a", "b")), seed=1).bin_sizes
         array([2, 2])
     """
-    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    rng = keyed_generator(seed, 0, Stream.CONTROLS)
     return Partition(rng.permutation(partition.bin_ids), partition.bin_names)

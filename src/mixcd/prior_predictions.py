@@ -16,6 +16,7 @@ from mixcd.batched_inference import Collate, collate, evaluating, predict_rows
 from mixcd.correctness import CLASSIFICATION_RULE
 from mixcd.errors import CacheError, DataError, SettingError
 from mixcd.fingerprint import fingerprint_batch, fingerprint_rows, fingerprint_tokenizer, fingerprint_weights
+from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.prediction_cache import (
     PART_SIZE,
     Manifest,
@@ -32,7 +33,6 @@ from mixcd.vocabulary import Flags, Floats, Ids, require_finite_losses
 LEAST_SHARE_RIGHT = 0.2
 """Below this share of right predictions the base model has too little to lose."""
 
-_SHARE_STREAM = 2
 _PREPROCESSING_ROWS = 8
 
 
@@ -187,7 +187,7 @@ def _cached_count(manifest: Manifest) -> int:
 def _cached_ids(manifest: Manifest) -> Ids:
     if manifest.share == 1:
         return np.arange(manifest.sample_count)
-    rng = np.random.Generator(np.random.Philox(key=[manifest.seed, 0], counter=[0, 0, 0, _SHARE_STREAM]))
+    rng = keyed_generator(manifest.seed, 0, Stream.SHARES)
     return np.sort(rng.choice(manifest.sample_count, _cached_count(manifest), replace=False, shuffle=False))
 
 

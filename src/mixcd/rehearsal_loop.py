@@ -1,15 +1,18 @@
 """The rehearsal loop: belief → plan → observation → belief, with a fixed lag and an exact resume."""
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mixcd.batch_plan import BatchPlan
 from mixcd.errors import PlanError, ResumeError, SettingError
+from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.rehearsal_health import DamageHistory, Vitals, add_step, empty_history, measure_vitals
-from mixcd.sampling_scheduler import FLOOR, draw, step_generator, weigh_candidates
+from mixcd.sampling_scheduler import FLOOR, draw, weigh_candidates
 from mixcd.state_json import decode, encode
 from mixcd.vocabulary import Belief, CollateralDamageEstimator, Flags, Ids, Observation, Partition, count_damage
 
@@ -134,10 +137,10 @@ class RehearsalLoop:
             The row numbers of the step's block, as `BatchPlan.block` orders them.
 
         Raises:
-            PlanError: If the step lies further ahead than the lag allows.
+            PlanError: If the step is done, or lies further ahead than the lag allows.
         """
         basis = max(0, step - self.lag)
-        if basis not in self.state.beliefs:
+        if step < self.steps_done or basis not in self.state.beliefs:
             raise PlanError(
                 f"Step {step} was asked for after {self.steps_done} completed steps, but with a lag of {self.lag} "
                 "steps it needs a belief that is not there. The training loader only yields batches as training "
@@ -189,7 +192,7 @@ class RehearsalLoop:
             lambda ids: self.estimator.damage_probability(belief, ids),
             self.plan.prior_count,
             self.plan.prior_row_count(self.steps_done),
-            rng=step_generator(self.plan.seed, self.steps_done),
+            rng=keyed_generator(self.plan.seed, self.steps_done, Stream.DRAWS),
             floor=self.floor,
         )
         return measure_vitals(self.state.history, self.partition, candidates, weights)
@@ -217,12 +220,18 @@ class RehearsalLoop:
             ResumeError: If the checkpoint belongs to a run of another shape, or its lag is too short for
                 this data loader.
         """
-        identity = self._identity()
-        for name, value in stored["identity"].items():
-            if identity.get(name) != value:
+        if stored["format"] > _FORMAT:
+            raise ResumeError(
+                f"The checkpoint's rehearsal state has format {stored['format']}, but this version of mixcd reads up "
+                f"to {_FORMAT}. Upgrade mixcd, or start afresh."
+            )
+        before, now = stored["identity"], self._identity()
+        for name in {**now, **before}:
+            if before.get(name) != now.get(name):
                 raise ResumeError(
-                    f"The checkpoint was written with {name} {value}, but this run has {identity.get(name)}. A resumed "
-                    "run must draw as the interrupted one would have. Resume with the same setting, or start afresh."
+                    f"The checkpoint was written with {name} {before.get(name)}, but this run has {now.get(name)}. A "
+                    "resumed run must draw as the interrupted one would have. Resume with the same setting, or start "
+                    "afresh."
                 )
         lag, asked = int(stored["lag"]), self._wanted_lag or self.look_ahead
         if self.look_ahead > lag or self._wanted_lag not in (None, lag):
@@ -245,6 +254,10 @@ class RehearsalLoop:
             decode(like.history, stored["history"]),
         )
 
+    @cached_property
+    def _partition_fingerprint(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.partition.bin_ids).data).hexdigest()[:16]
+
     def _identity(self) -> dict[str, Any]:
         plan = self.plan
         return {
@@ -253,7 +266,17 @@ class RehearsalLoop:
             "seed": plan.seed,
             "new sample count": plan.new_count,
             "prior sample count": plan.prior_count,
-            "estimator": type(self.estimator).__name__,
-            "bin sizes": self.partition.bin_sizes.tolist(),
+            "estimator": _describe(self.estimator),
+            "floor": self.floor,
+            "partition": self._partition_fingerprint,
             **{f"{name} fingerprint": value for name, value in self.sources.items()},
         }
+
+
+def _describe(estimator: Any) -> str:
+    """Name an estimator with its settings, so that a checkpoint of another one is told apart."""
+    values = (
+        {field.name: getattr(estimator, field.name) for field in fields(estimator)} if is_dataclass(estimator) else {}
+    )
+    settings = [f"{name}={value!r}" for name, value in values.items() if isinstance(value, int | float | str)]
+    return f"{type(estimator).__name__}({', '.join(settings)})"

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.vocabulary import Floats, Ids
 
 CANDIDATE_COUNT = 4096
 CANDIDATES_A_DRAW = 8
 FLOOR = 0.05
 
-_DRAW_STREAM = 0
 _LEAST_WEIGHT = 1e-290  # samples of weight 0 come last, in random order
 
 
@@ -47,7 +47,7 @@ def draw(
         >>> draw(lambda ids: (ids == 7).astype(float), 10, 1, seed=0, step=0, floor=0.0)
         array([7])
     """
-    rng = step_generator(seed, step)
+    rng = keyed_generator(seed, step, Stream.DRAWS)
     candidates, weights = weigh_candidates(damage_probability, sample_count, draw_count, rng=rng, floor=floor)
     whole_count, rest_count = divmod(draw_count, candidates.size)
     # Gumbel-top-k, as the race it is equal to: the first to arrive are drawn, without replacement.
@@ -55,19 +55,6 @@ def draw(
     first = np.argpartition(arrivals, rest_count)[:rest_count]
     chosen = candidates[first[np.argsort(arrivals[first])]]
     return np.concatenate([*[candidates] * whole_count, chosen])
-
-
-def step_generator(seed: int, step: int) -> np.random.Generator:
-    """Return the counter-based generator of one step's draws.
-
-    Args:
-        seed: The run's seed.
-        step: The optimizer step, from 0.
-
-    Returns:
-        A fresh generator; the same for the same arguments.
-    """
-    return np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 0, 0, _DRAW_STREAM]))
 
 
 def weigh_candidates(

@@ -34,7 +34,7 @@ def test_missing_values_share_a_bin_of_their_own(values):
     others = partition.bin_ids[[value is not None for value in values]]
     assert len(set(missing)) == 1
     assert missing[0] not in others
-    assert partition.bin_names[missing[0]] == "topic=None"
+    assert partition.bin_names[missing[0]] == "topic missing"
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=40))
@@ -51,6 +51,18 @@ def test_the_strategy_reads_its_column_alone():
     assert ByColumn("label").column_names == ("label",)
     partition = assign("label", label=[0, 1], topic=[5, 6])
     assert partition.bin_names == ("label=0", "label=1")
+
+
+def test_the_text_none_and_a_missing_value_are_told_apart():
+    table = PriorTable(np.zeros(3), {"topic": np.array(["None", None, "x"], dtype=object)})
+    partition = ByColumn("topic").assign(table)
+    assert partition.bin_ids.tolist() == [0, 2, 1]
+    assert partition.bin_names == ("topic=None", "topic=x", "topic missing")
+
+
+def test_numbers_beside_missing_values_keep_their_order():
+    table = PriorTable(np.zeros(4), {"topic": np.array([10, None, 9, float("nan")], dtype=object)})
+    assert ByColumn("topic").assign(table).bin_ids.tolist() == [1, 2, 0, 2]
 
 
 def test_a_missing_column_is_refused_with_the_columns_there_are():

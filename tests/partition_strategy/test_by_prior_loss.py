@@ -112,3 +112,7 @@ def test_a_loss_that_is_not_finite_names_its_samples(broken):
         assign([0.5, broken, 1.0, broken], 2)
     assert "NaN or infinite on prior sample 1, 3." in str(failure.value)
     assert "Check these samples' inputs and labels" in str(failure.value)
+
+
+def test_few_distinct_losses_get_a_bin_each():
+    assert assign([0, 0, 1, 1, 1, 2], 5).bin_ids.tolist() == [0, 0, 1, 1, 1, 2]

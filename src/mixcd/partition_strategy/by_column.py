@@ -13,7 +13,7 @@ from mixcd.vocabulary import Partition, PartitionStrategy, PriorTable
 class ByColumn:
     """One bin for each value of a column: a label, a topic, a language, a source.
 
-    Missing values (None) share a bin of their own.
+    Missing values (None, NaN) share a bin of their own, the last.
 
     Paper: partition by auxiliary information.
 
@@ -54,7 +54,9 @@ class ByColumn:
                 f"{shorten((f'`{name}`' for name in sorted(table.columns)), 20) or 'no columns'}. Name one of these."
             )
         values = np.asarray(table.columns[self.name])
-        if values.dtype == object:
-            values = np.array([str(value) for value in values])
-        distinct, bin_ids = np.unique(values, return_inverse=True)
-        return Partition(bin_ids.astype(np.int32), tuple(f"{self.name}={value}" for value in distinct))
+        missing = np.array([value is None or value != value for value in values.tolist()])  # None or NaN
+        distinct, present_bins = np.unique(np.array(values[~missing].tolist()), return_inverse=True)
+        bin_ids = np.full(values.size, distinct.size, dtype=np.int32)
+        bin_ids[~missing] = present_bins
+        names = [f"{self.name}={value}" for value in distinct]
+        return Partition(bin_ids, (*names, *([f"{self.name} missing"] if missing.any() else [])))

@@ -65,8 +65,10 @@ class ByPriorLoss:
                 "The prior table has no rows. A partition needs at least one. Pass prior data with samples."
             )
         require_finite_losses(np.arange(table.loss.size), table.loss)
-        cuts = np.sort(table.loss)[np.arange(1, self.bins) * table.loss.size // self.bins]
-        _, bin_ids = np.unique(np.searchsorted(cuts, table.loss, side="right"), return_inverse=True)
+        distinct, bin_ids = np.unique(table.loss, return_inverse=True)
+        if distinct.size > self.bins:
+            cuts = np.sort(table.loss)[np.arange(1, self.bins) * table.loss.size // self.bins]
+            _, bin_ids = np.unique(np.searchsorted(cuts, table.loss, side="right"), return_inverse=True)
         found = int(bin_ids.max()) + 1
         if found < self.bins:
             logger.warning(
