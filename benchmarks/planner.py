@@ -9,7 +9,6 @@ run, is timed apart. The files are in the page cache: how fast the disk is plays
     python benchmarks/planner.py --samples 10000 100000000
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -37,8 +36,6 @@ SEED = 0
 CHUNK = 1 << 24
 LEAST_FREE_DISK = 4 * 10**9
 FALLBACK_COUNT = 10**8
-BIN_SIZES_BYTES_A_SAMPLE = 11
-"""Memory that `Partition.bin_sizes` takes at its peak with byte-wide bin ids, rounded up."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,10 @@ class OneOff:
     Args:
         seconds: Time of `Partition.bin_sizes`.
         peak_bytes: Memory that it allocated at its peak.
-        how: Who counted.
     """
 
     seconds: float
     peak_bytes: int
-    how: str
 
 
 @dataclass(frozen=True)
@@ -126,20 +121,12 @@ def _map_array(path: Path, size: int, make: Callable[[int], np.ndarray]) -> np.n
 
 def _count_bins(partition: Partition) -> OneOff:
     """Fill `Partition.bin_sizes`, which also maps every page of the bin ids."""
-    sample_count = len(partition.bin_ids)
-    fits = BIN_SIZES_BYTES_A_SAMPLE * sample_count < os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     tracemalloc.start()
     start = time.perf_counter()
-    if fits:
-        partition.bin_sizes  # noqa: B018
-    else:
-        # `bin_sizes` casts all bin ids to 8 bytes at once; too much for this machine, so the cached value is set.
-        chunks = (partition.bin_ids[first : first + CHUNK] for first in range(0, sample_count, CHUNK))
-        vars(partition)["bin_sizes"] = np.sum([np.bincount(chunk, minlength=BIN_COUNT) for chunk in chunks], axis=0)
+    partition.bin_sizes  # noqa: B018
     seconds, peak_bytes = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    how = "Partition.bin_sizes" if fits else "this script in chunks: Partition.bin_sizes needs more memory than is free"
-    return OneOff(seconds, peak_bytes, how)
+    return OneOff(seconds, peak_bytes)
 
 
 def _make_runner(loop: RehearsalLoop, step_count: int) -> Callable[[], Round]:
@@ -180,7 +167,7 @@ def _print_figures(
     for sample_count, one_off in zip(samples, one_offs, strict=True):
         print(
             f"bin sizes of {sample_count:,} samples, once a run: {one_off.seconds:.3f} s, "
-            f"{one_off.peak_bytes / 1e9:.3f} GB at the peak, counted by {one_off.how}"
+            f"{one_off.peak_bytes / 1e9:.3f} GB at the peak"
         )
     print(f"{rounds} pairs of rounds of {steps} steps, medians of rounds; {BLOCK_SIZE} rows a step, β = {MIX_RATIO}")
     for part in ("block", "commit"):

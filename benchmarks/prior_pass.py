@@ -140,7 +140,7 @@ def main() -> int:
         The exit status.
     """
     parser = make_parser(__doc__)
-    parser.add_argument("--rows", type=int, default=4000, help="rows to predict")
+    parser.add_argument("--rows", type=int, default=2000, help="rows to predict")
     parser.add_argument("--batch-size", type=int, default=32, help="rows a batch")
     parser.add_argument("--pairs", type=int, default=7, help="pairs of passes, the order swapped every pair")
     settings = parser.parse_args()

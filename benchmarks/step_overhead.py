@@ -11,7 +11,7 @@ is told in milliseconds a step. One thread, unless told otherwise: other work on
 Forward passes are counted by a hook: the script fails (exit status 1) if the runs differ in them.
 
     python benchmarks/step_overhead.py
-    python benchmarks/step_overhead.py --pairs 15
+    python benchmarks/step_overhead.py --pairs 16
 """
 
 import argparse
@@ -167,7 +167,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--pairs", type=int, default=7, help="pairs of runs, who begins swapped every pair")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs of runs, who begins swapped every pair; best even")
     parser.add_argument("--steps", type=int, default=45, help="steps of a run of the long-step section")
     parser.add_argument("--short-steps", type=int, default=150, help="steps of a run of the short-step section")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")

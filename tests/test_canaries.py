@@ -146,6 +146,11 @@ def test_training_steps_fast_forward_with_skip_first_batches():
     assert "skip_first_batches(train_dataloader" in inspect.getsource(Trainer._run_epoch)
 
 
+def test_folders_that_start_with_an_underscore_are_not_pushed_to_the_hub():
+    assert 'ignore_patterns=["_*"' in inspect.getsource(Trainer.push_to_hub)
+    assert 'ignore_patterns=["_*"' in inspect.getsource(Trainer._push_from_checkpoint)
+
+
 # --- accelerate ----------------------------------------------------------------------------------------------------
 
 

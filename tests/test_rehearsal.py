@@ -599,7 +599,7 @@ def test_evaluation_without_held_out_data_is_refused(trainer, prior_data):
 def test_a_mix_ratio_outside_0_and_1_is_refused(trainer, prior_data, mix_ratio):
     with pytest.raises(SettingError, match="`mix_ratio` is .* strictly between 0 and 1"):
         attach(trainer, prior_data, mix_ratio=mix_ratio)
-    assert not (Path(trainer.args.output_dir) / "mixcd-cache").exists()
+    assert not (Path(trainer.args.output_dir) / "_mixcd_cache").exists()
 
 
 @pytest.mark.parametrize(("mix_ratio", "kind"), [(0.1, "prior"), (0.9, "new")])

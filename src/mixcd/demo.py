@@ -23,12 +23,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mixcd.correctness import is_class_correct
 from mixcd.demo_data import LABELS, Tweets, find_minilm, load_tweets
 from mixcd.demo_result import CorrectFlags, DemoResult, DemoRun, JudgedRun, draw_picture, judge
 from mixcd.errors import SettingError
 from mixcd.evaluation import compare_correctness
+from mixcd.prior_dataset import PriorDataset
 from mixcd.rehearsal import EstimatorName, Rehearsal, attach
+from mixcd.trainer_predictions import predict_now
 
 LAYERS = 3
 MAX_TOKENS = 28
@@ -184,8 +185,8 @@ class _Bench:
         return trainer
 
     def _judge_correctness(self, trainer: Trainer) -> CorrectFlags:
-        predicted = [trainer.predict(self._rows[name]) for name in ("prior_test", "new_test")]
-        return CorrectFlags(*(is_class_correct(p.predictions, p.label_ids) for p in predicted))
+        tests = (PriorDataset(self._rows[name], name) for name in ("prior_test", "new_test"))
+        return CorrectFlags(*(predict_now(trainer, test)["correct"] for test in tests))
 
 
 class _Bar(TrainerCallback):

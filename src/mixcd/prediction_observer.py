@@ -40,7 +40,7 @@ class PredictionObserver:
             DataError: If the batch has no labels.
             UnsupportedTrainerError: If the model's output shows no class logits.
         """
-        labels = find_labels(batch, "train_dataset")
+        labels = find_labels(batch, "trainer.train_dataset")
         seen = len(self._seen)
 
         def read(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:

@@ -73,7 +73,7 @@ def attach(
             paper's raw u / n without a floor; "uniform" for plain rehearsal; or a function from
             (partition, base_correct) to an estimator.
         held_out: Prior samples that are never rehearsed, for `evaluate()`.
-        cache_dir: The prediction cache; `mixcd-cache` in the trainer's `output_dir` by default.
+        cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
         lag: How many steps old the belief is that a step is planned with; the larger of 8 and the data
             loader's look-ahead by default.
         seed: The seed of the draws; the trainer's `data_seed` or `seed` by default.
@@ -96,7 +96,7 @@ def attach(
     require_alike(trainer, prior)
     args = trainer.args
     strategy = partition if partition is not None else ByPriorLoss()
-    folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "mixcd-cache"
+    folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag)
     predictions = predict_with_trainer(trainer, prior, folder, strategy.column_names, LEAST_SHARE_RIGHT)

@@ -1,4 +1,4 @@
-"""The command line: `mixcd` and `python -m mixcd`."""
+"""The command line's commands."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line: a wrong request is one line on stderr and exit code 2."""
     try:
         app()
