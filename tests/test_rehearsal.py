@@ -708,6 +708,9 @@ def test_a_refused_trainer_is_left_as_it_was(trainer, prior_data):
     with pytest.raises(DataError, match="`held_out` is empty"):
         attach(trainer, prior_data, held_out=prior_data.select([]))
     assert not {"get_train_dataloader", "training_step"} & vars(trainer).keys()
+    with pytest.raises(DataError, match="`held_out` has no column `topic`"):
+        attach(trainer, prior_data, partition=ByColumn("topic"), held_out=prior_data.remove_columns("topic"))
+    assert not {"get_train_dataloader", "training_step"} & vars(trainer).keys()
     attach(trainer, prior_data)
 
 

@@ -116,7 +116,7 @@ def judge(without: JudgedRun, uniform: JudgedRun, mixcd: JudgedRun) -> str:
         return f"Not worth it here: {numbers}."
     if new.mcnemar_p < SIGNIFICANT and new.net_change < 0:
         return f"Undecided: {numbers}, so what it keeps is paid for on the new task."
-    return f"Worth it in this run: {numbers}."
+    return f"Worth it in this run, of one seed: {numbers}."
 
 
 def make_table(result: DemoResult) -> Table:
@@ -185,4 +185,5 @@ def _cells(run: DemoRun) -> list[str]:
 
 
 def _points(change: TaskChange) -> str:
-    return f"{100 * change.net_change:+.1f} points (p = {change.mcnemar_p:.2g})"
+    points = round(100 * change.net_change, 1) + 0.0  # no "-0.0"
+    return f"{points:+.1f} points (p = {change.mcnemar_p:.2g})"

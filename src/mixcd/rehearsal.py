@@ -99,9 +99,13 @@ def attach(
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag)
+    held_out_data = {} if held_out is None else _collect_held_out(trainer, held_out, strategy.column_names)
     predictions = predict_with_trainer(trainer, prior, folder, strategy.column_names, LEAST_SHARE_RIGHT)
+    held_out_predictions = {
+        task: (data, predict_with_trainer(trainer, data, folder / f"held_out_{task}", (), 0.0))
+        for task, data in held_out_data.items()
+    }
     loop = _make_loop(estimator, _assign(strategy, prior, predictions), predictions, lag)
-    held_out_predictions = {} if held_out is None else _predict_held_out(trainer, held_out, folder)
     seam.install(loop)
     _log_epoch(loop)
     return Rehearsal(trainer, seam, loop, strategy, predictions, held_out_predictions)
@@ -199,17 +203,14 @@ class Rehearsal:
         ]
 
 
-def _predict_held_out(
-    trainer: Trainer, held_out: Any, folder: Path
-) -> dict[str, tuple[PriorDataset, PriorPredictions]]:
+def _collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, ...]) -> dict[str, PriorDataset]:
     data = {"prior": PriorDataset(held_out, "held_out")}
+    for name in column_names:
+        data["prior"].column(name)  # refused now if it is missing, not after training
     new_data = trainer.eval_dataset
     if new_data is not None and not isinstance(new_data, Mapping):
         data["new"] = PriorDataset(new_data, "trainer.eval_dataset")
-    return {
-        task: (rows, predict_with_trainer(trainer, rows, folder / f"held_out_{task}", (), 0.0))
-        for task, rows in data.items()
-    }
+    return data
 
 
 def _assign(strategy: PartitionStrategy, data: PriorDataset, predictions: PriorPredictions) -> Partition:
