@@ -36,7 +36,6 @@ class MixedDataset(Dataset[Any]):
 
     def __getitems__(self, numbers: Sequence[int]) -> list[tuple[int, Any]]:
         """Return several items at once, the new rows in one fetch and the prior rows in another."""
-        """Return several items at once, the new rows in one fetch and the prior rows in another."""
         new = iter(fetch_rows(self._new_data, [number for number in numbers if number < self._new_count]))
         prior_ids = [number - self._new_count for number in numbers if number >= self._new_count]
         prior = iter(zip(prior_ids, self._prior.rows(prior_ids), strict=True))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from mixcd.classification_output import classification_losses, find_labels, read_class_logits
@@ -93,6 +94,6 @@ def to_observation(rows: torch.Tensor) -> Observation:
     Returns:
         The observation of the rehearsed samples among them.
     """
-    prior = rows[rows[:, 0] != NEW_SAMPLE].cpu()
-    loss = prior[:, 2].to(torch.int32).view(torch.float32)
-    return Observation(prior[:, 0].numpy(), prior[:, 1].numpy().astype(bool), loss.double().numpy())
+    seen = rows.cpu().numpy()
+    sample_ids, correct, loss_bits = seen[seen[:, 0] != NEW_SAMPLE].T
+    return Observation(sample_ids, correct.astype(bool), loss_bits.astype(np.int32).view(np.float32).astype(np.float64))

@@ -121,7 +121,9 @@ def measure_vitals(history: DamageHistory, partition: Partition, candidate_ids: 
         yield_rate=_ratio(window.damaged_count.sum(), window.observed_count.sum()),
         lift=lift.value,
         lift_high=lift.high,
-        effective_bins=_effective_count(np.bincount(partition.bin_ids[candidate_ids] + 1, weights=weights)),
+        effective_bins=_effective_count(
+            np.bincount(partition.bin_ids[candidate_ids].astype(np.int64) + 1, weights=weights)
+        ),
         top_share=float(np.partition(weights, -top_count)[-top_count:].sum()),
     )
 
