@@ -142,9 +142,26 @@ def predict_prior(
         manifest = wanted
         write_manifest(folder, manifest)
     require_match(folder, manifest, wanted if share else replace(wanted, share=manifest.share))
+    with evaluating(model):
+        manifest, forward_count = _predict_missing(model, prior, folder, manifest, collate_fn, batch_size, progress)
+    predictions = _load(folder, manifest, forward_count)
+    _require_enough_right(predictions, least_share_right)
+    return predictions
+
+
+def _predict_missing(
+    model: torch.nn.Module,
+    prior: PriorDataset,
+    folder: Path,
+    manifest: Manifest,
+    collate_fn: Collate,
+    batch_size: int,
+    progress: bool,
+) -> tuple[Manifest, int]:
+    """Predict and write the parts that the manifest lacks; return it with them, and the forward passes made."""
     stored = {name: prior.column(name) for name in manifest.columns}
     forward_count = 0
-    with evaluating(model), tqdm(total=_cached_count(manifest), desc="prior pass", disable=not progress) as bar:
+    with tqdm(total=_cached_count(manifest), desc="prior pass", disable=not progress) as bar:
         for number, ids in _parts(manifest):
             if part_name(number) in manifest.parts:
                 bar.update(ids.size)
@@ -162,9 +179,7 @@ def predict_prior(
             extra = {name: column[ids] for name, column in stored.items()}
             manifest = write_part(folder, manifest, number, pa.table({"sample_id": ids, **predicted, **extra}))
             forward_count += part_forward_count
-    predictions = _load(folder, manifest, forward_count)
-    _require_enough_right(predictions, least_share_right)
-    return predictions
+    return manifest, forward_count
 
 
 def _require_settings(share: float | None, batch_size: int) -> None:
