@@ -20,6 +20,7 @@ from mixcd.errors import (
     SettingError,
     UnsupportedTrainerError,
 )
+from mixcd.lift import permute_bins
 from mixcd.partition_strategy import ByColumn, ByPriorLoss
 from mixcd.vocabulary import Partition
 from tiny import assert_same_weights, make_model, make_rows, make_trainer, record_blocks, weights_of
@@ -347,6 +348,30 @@ def test_the_draws_follow_the_damage(base_weights, new_data, prior_data, tmp_pat
 
     assert share_at_risk(blocks) > 1.3 * share_at_risk(uniform_blocks)
     assert rehearsal.vitals().lift > 1.2
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_permuted_bins_show_no_lift_and_the_real_ones_do(base_weights, new_data, prior_data, tmp_path, permuted):
+    class Topics:
+        column_names = ("topic",)
+
+        def assign(self, table):
+            partition = ByColumn("topic").assign(table)
+            return permute_bins(partition, seed=11) if permuted else partition
+
+    _, _, rehearsal = run_blocks(
+        base_weights,
+        new_data,
+        prior_data,
+        tmp_path,
+        steps=200,
+        partition=Topics(),
+        learning_rate=2e-3,
+        per_device_train_batch_size=32,
+    )
+    lift = rehearsal._loop.state.history.closed_windows.to_lift()
+    assert (lift.low == 1) == permuted
+    assert lift.high > 1
 
 
 # --- the rest of a trainer's life ----------------------------------------------------------------------------------
