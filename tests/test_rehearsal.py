@@ -729,6 +729,23 @@ def test_a_lag_below_the_look_ahead_is_refused(base_model, new_data, prior_data,
     assert not list(tmp_path.rglob("manifest.json"))
 
 
+def test_a_base_model_that_knows_too_little_is_refused(trainer, prior_data):
+    mislabelled = prior_data.map(lambda row: {"label": (row["label"] + 1) % 3})
+    with pytest.raises(DataError, match="right on .* of the prior samples, but rehearsal needs at least 20%"):
+        attach(trainer, mislabelled)
+    assert not {"get_train_dataloader", "training_step"} & vars(trainer).keys()
+
+
+def test_new_data_replaced_after_attaching_are_refused(trainer, prior_data, new_data):
+    rehearsal = attach(trainer, prior_data)
+    trainer.train_dataset = new_data.select(range(100))
+    with pytest.raises(UnsupportedTrainerError, match="was replaced after `attach`"):
+        trainer.train()
+    rehearsal.detach()
+    attach(trainer, prior_data)
+    trainer.train()
+
+
 def test_a_refused_trainer_is_left_as_it_was(trainer, prior_data):
     with pytest.raises(DataError, match="`held_out` is empty"):
         attach(trainer, prior_data, held_out=prior_data.select([]))

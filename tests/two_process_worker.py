@@ -42,6 +42,8 @@ def main():
         "weights": fingerprint_weights(trainer.model),
     }
     (args.folder / f"rank-{trainer.args.process_index}.json").write_text(json.dumps(result))
+    torch.distributed.barrier()  # no process leaves while another still talks to it
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

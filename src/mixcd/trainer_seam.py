@@ -79,6 +79,11 @@ class TrainerSeam:
 
     def get_train_dataloader(self) -> Any:
         """Return the trainer's own loader, over the mixed data in the planned order."""
+        if self._trainer.train_dataset is not self._new_data:
+            raise UnsupportedTrainerError(
+                "`trainer.train_dataset` was replaced after `attach`, which planned for the data set of before. "
+                "Rehearsal mixes into the data it was attached with. `detach()`, then attach again."
+            )
         plan = self._plan()
         self._loop.shape(plan, self._look_ahead())
         loader = self._make_mixed_loader()
@@ -226,7 +231,7 @@ class RehearsalCallback(TrainerCallback, ExportableState):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Commit the step: the trainer's step counter has not grown yet."""
         self._seam.commit()
-        if self._loop.steps_done % _STEPS_BETWEEN_CHECKS == 0:
+        if self._loop.steps_done % _STEPS_BETWEEN_CHECKS == 0 and state.is_world_process_zero:
             self._warn()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
