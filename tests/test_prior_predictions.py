@@ -1,11 +1,14 @@
-import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mixcd.errors import CacheError, DataError, SettingError, UnsupportedTrainerError
+from mixcd.errors import CacheError, DataError, FolderInUseError, SettingError, UnsupportedTrainerError
+from mixcd.lock_folder import lock_folder
+from mixcd.prior_pass import Processes
 from mixcd.prior_predictions import predict_prior
 from tiny import collate, make_model, make_rows, make_trainer
 
@@ -167,12 +170,100 @@ def test_swapped_parts_are_refused(predict, tmp_path):
         predict()
 
 
-def test_parts_of_other_samples_are_refused(predict, tmp_path):
+def test_any_altered_byte_of_the_manifest_is_refused(predict, tmp_path):
     predict(share=0.5, seed=1)
     manifest = tmp_path / "cache" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "seed": 2}))
-    with pytest.raises(CacheError, match="covers other samples than its manifest says"):
+    content = manifest.read_text()
+    for altered in (
+        content.replace('"seed": 1', '"seed": 2'),
+        content.replace('"seed": 1', '"seed":  1'),
+        content.replace("\n ", "\n\t", 1),
+        content + "\n",
+    ):
+        assert altered != content
+        manifest.write_text(altered)
+        with pytest.raises(CacheError, match=r"manifest.json` cannot be read: it was altered after it was written"):
+            predict()
+
+
+def test_parts_of_an_unfinished_pass_do_not_pass_for_each_other(predict, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        predict(collate_fn=Interrupting(12), batch_size=25, part_size=100)
+    folder = tmp_path / "cache"
+    for ending in ("parquet", "sha256"):
+        first, second = (folder / f"part-00000{number}.{ending}" for number in (0, 1))
+        first.rename(folder / "swap")
+        second.rename(first)
+        (folder / "swap").rename(second)
+    with pytest.raises(CacheError, match=r"part-000000.parquet` was truncated or altered"):
         predict()
+
+
+def test_the_remains_of_a_killed_writer_are_replaced(predict, tmp_path):
+    (tmp_path / "cache").mkdir()
+    for name in ("manifest.json.unfinished", "part-000000.parquet.unfinished", ".lock"):
+        (tmp_path / "cache" / name).write_text("half")
+    assert predict().forward_count > 0
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {
+        "manifest.json",
+        *(f"part-00000{number}.parquet" for number in range(3)),
+        ".lock",
+    }
+
+
+def test_a_part_that_cannot_be_written_costs_that_part_only(predict, tmp_path, monkeypatch):
+    write, written = pq.write_table, []
+
+    def fill_the_disk(table, path, **settings):
+        if len(written) == 2:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        write(table, path, **settings)
+
+    monkeypatch.setattr(pq, "write_table", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        predict()
+    monkeypatch.undo()
+    assert not list((tmp_path / "cache").glob("*.unfinished"))
+    resumed, whole = predict(), predict(folder=tmp_path / "whole")
+    assert 0 < resumed.forward_count < whole.forward_count / 2
+    np.testing.assert_array_equal(resumed.loss, whole.loss)
+
+
+def test_processes_share_the_pass_and_each_writes_its_own_parts(predict, base_weights, tmp_path):
+    barrier = threading.Barrier(2)
+
+    def run(rank):
+        model = make_model()
+        model.load_state_dict(base_weights)
+        return predict(model=model, processes=Processes(rank, 2, lambda: barrier.wait(60)), part_size=200)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, (0, 1))
+    alone = predict(folder=tmp_path / "alone", part_size=200)
+    assert first.forward_count > second.forward_count > 0
+    assert first.forward_count + second.forward_count == alone.forward_count
+    for found in (first, second):
+        np.testing.assert_array_equal(found.loss, alone.loss)
+    for path in (tmp_path / "alone").glob("part*"):
+        assert path.read_bytes() == (tmp_path / "cache" / path.name).read_bytes()
+
+
+def test_a_process_that_sees_no_cache_is_told_so(predict):
+    with pytest.raises(CacheError, match=r"Process 1 sees no cache in `.*`, where process 0 wrote one"):
+        predict(processes=Processes(1, 2, lambda: None))
+
+
+def test_two_runs_do_not_fill_one_cache(predict, tmp_path):
+    with (
+        lock_folder(tmp_path / "cache"),
+        pytest.raises(FolderInUseError, match=r"`.*cache` is in use by another run"),
+    ):
+        predict()
+    predict()
+    with lock_folder(tmp_path / "cache"):
+        assert predict().forward_count == 0  # a complete cache is read by many
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,14 @@ class CacheError(RehearsalError, ValueError):
     """A prediction cache is damaged, incomplete, or was made from something else."""
 
 
+class FolderInUseError(RehearsalError, RuntimeError):
+    """Another process is writing to the folder."""
+
+
+class RunFolderError(RehearsalError, ValueError):
+    """A run folder is not what the command needs: foreign, finished, unfinished, or of another configuration."""
+
+
 class UnsupportedTrainerError(RehearsalError, TypeError):
     """The trainer does something that rehearsal cannot follow, so it is refused."""
 

@@ -2,20 +2,20 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixcd.errors import CacheError
+from mixcd.lock_folder import LOCK
+from mixcd.replace_file import UNFINISHED, replace_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-PART_SIZE = 16_384
-"""Samples in one part: what an interruption can cost."""
 
 _CURES = {
     "model": "If this is a resumed run, build the trainer from the base model, not from the checkpoint",
@@ -37,7 +37,7 @@ class Manifest:
         seed: Which samples make up the share.
         columns: The columns of the prior data stored beside the predictions.
         part_size: Samples in a part.
-        parts: The SHA-256 of each finished part, by file name.
+        parts: The checksum of each part, by file name; those of an unfinished pass lie beside the parts.
         format: The version of this format.
     """
 
@@ -46,7 +46,7 @@ class Manifest:
     share: float
     seed: int
     columns: tuple[str, ...]
-    part_size: int = PART_SIZE
+    part_size: int
     parts: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -66,31 +66,36 @@ def read_manifest(folder: Path) -> Manifest | None:
         The manifest, or None when the folder is missing or empty.
 
     Raises:
-        CacheError: If the folder holds something else, or a manifest that cannot be read.
+        CacheError: If the folder holds something else, or a manifest that is not as it was written.
     """
     path = folder / MANIFEST
     if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
             raise CacheError(
                 f"`{folder}` is not a prediction cache: it holds other files and no `{MANIFEST}`. A cache needs a "
-                "folder of its own. Pass an empty or new folder as `cache_dir`."
+                "folder of its own. Choose an empty or new folder for the cache."
             )
         return None
     try:
-        stored = json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
+        stored = json.loads(content)
         if stored["format"] > FORMAT:
             raise CacheError(
                 f"`{path}` has format {stored['format']}, but this version of mixcd reads up to {FORMAT}. Upgrade "
-                "mixcd, or pass a new folder as `cache_dir`."
+                "mixcd, or choose a new folder for the cache."
             )
-        return Manifest(**{**stored, "columns": tuple(stored["columns"])})
+        del stored["checksum"]
+        manifest = Manifest(**{**stored, "columns": tuple(stored["columns"])})
+        if _render(manifest) != content:
+            raise ValueError("it was altered after it was written")
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, CacheError):
             raise
         raise CacheError(
-            f"`{path}` cannot be read: {error}. It must be the JSON file that mixcd wrote. Restore it, or pass a new "
-            "folder as `cache_dir`."
+            f"`{path}` cannot be read: {error}. It must be the JSON file that mixcd wrote. Restore it, or choose a new "
+            "folder for the cache."
         ) from error
+    return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -99,10 +104,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Args:
         folder: The cache's folder, made if it is missing.
         manifest: What to write.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(manifest), indent=1)
-    _replace_file(folder / MANIFEST, lambda path: path.write_text(text, "utf-8"))
+    replace_file(folder / MANIFEST, lambda path: path.write_bytes(_render(manifest)))
 
 
 def require_match(folder: Path, found: Manifest, wanted: Manifest) -> None:
@@ -120,62 +127,98 @@ def require_match(folder: Path, found: Manifest, wanted: Manifest) -> None:
         raise CacheError(
             f"The cache `{folder}` covers {found.sample_count} samples, but the prior data have "
             f"{wanted.sample_count}. A cache must cover the samples that training draws from. Use the same prior "
-            "data, or pass a new folder as `cache_dir`."
+            "data, or choose a new folder for the cache."
         )
     if found.share != wanted.share:
         raise CacheError(
             f"The cache `{folder}` holds a share of {found.share:g} of the prior data, but {wanted.share:g} was asked "
-            "for. Leave `share` out to use the cache as it is, or pass a new folder as `cache_dir`."
+            "for. Leave `share` out to use the cache as it is, or choose a new folder for the cache."
         )
     changed = [name for name, value in wanted.sources.items() if found.sources.get(name) != value]
     if changed:
         raise CacheError(
             f"The cache `{folder}` was made from another {' and '.join(changed)}. A cache only holds for what it was "
-            f"made from. {_CURES[changed[0]]}; or pass a new folder as `cache_dir` to predict again."
+            f"made from. {_CURES[changed[0]]}; or choose a new folder for the cache to predict again."
         )
 
 
-def write_part(folder: Path, manifest: Manifest, number: int, table: pa.Table) -> Manifest:
-    """Write one part and enter it in the manifest; both appear whole or not at all.
+def write_part(folder: Path, manifest: Manifest, number: int, table: pa.Table) -> None:
+    """Write one part, then its checksum beside it; each appears whole or not at all.
+
+    Processes may write different parts at the same time.
 
     Args:
         folder: The cache's folder.
-        manifest: The manifest so far.
+        manifest: Its manifest.
         number: The part's number, from 0.
         table: The part's rows.
 
-    Returns:
-        The manifest with the part, as written.
+    Raises:
+        OSError: If it cannot be written.
     """
     path = folder / part_name(number)
-    _replace_file(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
-    entered = replace(manifest, parts={**manifest.parts, path.name: _checksum(path)})
-    write_manifest(folder, entered)
-    return entered
+    replace_file(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
+    checksum = _checksum(manifest, path.name, path.read_bytes())
+    replace_file(path.with_suffix(".sha256"), lambda unfinished: unfinished.write_text(checksum, "ascii"))
 
 
-def read_parts(folder: Path, manifest: Manifest) -> pa.Table:
-    """Read all parts, each checked against its checksum.
+def list_parts(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """List the finished parts, those of an unfinished pass too.
 
     Args:
         folder: The cache's folder.
         manifest: Its manifest.
 
     Returns:
-        The rows of all parts in the order of their sample ids.
+        The checksum of each part by file name, in the order of the samples.
+    """
+    beside = {
+        path.with_suffix(".parquet").name: path.read_text("ascii", errors="replace")
+        for path in folder.glob("part-*.sha256")
+    }
+    return dict(sorted({**beside, **manifest.parts}.items()))
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Enter all parts in the manifest; nothing is left beside them.
+
+    Args:
+        folder: The cache's folder.
+        manifest: Its manifest.
+
+    Returns:
+        The manifest with the parts, as written.
+    """
+    parts = list_parts(folder, manifest)
+    if parts != manifest.parts:
+        manifest = replace(manifest, parts=parts)
+        write_manifest(folder, manifest)
+    for path in folder.glob("part-*.sha256"):
+        path.unlink()
+    return manifest
+
+
+def read_parts(folder: Path, manifest: Manifest) -> Iterator[pa.Table]:
+    """Read the parts one after another, each checked before anything in it is used.
+
+    Args:
+        folder: The cache's folder.
+        manifest: Its manifest.
+
+    Yields:
+        The rows of each part, in the order of the sample ids.
 
     Raises:
         CacheError: If a part is missing, truncated or altered; names it.
     """
-    return pa.concat_tables([_read_part(folder / name, checksum) for name, checksum in sorted(manifest.parts.items())])
-
-
-def _read_part(path: Path, checksum: str) -> pa.Table:
-    if not path.is_file():
-        raise CacheError(f"The cache part `{path}` is missing. {_PART_CURE}")
-    if _checksum(path) != checksum:
-        raise CacheError(f"The cache part `{path}` was truncated or altered after it was written. {_PART_CURE}")
-    return pq.read_table(path)
+    for name, checksum in sorted(manifest.parts.items()):
+        path = folder / name
+        if not path.is_file():
+            raise CacheError(f"The cache part `{path}` is missing. {_PART_CURE}")
+        content = path.read_bytes()
+        if _checksum(manifest, name, content) != checksum:
+            raise CacheError(f"The cache part `{path}` was truncated or altered after it was written. {_PART_CURE}")
+        yield pq.read_table(pa.BufferReader(content))
 
 
 _PART_CURE = (
@@ -183,12 +226,18 @@ _PART_CURE = (
 )
 
 
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _render(manifest: Manifest) -> bytes:
+    """The one text of a manifest: any other byte in the file shows that it was altered."""
+    values: dict[str, Any] = asdict(manifest)
+    checksum = hashlib.sha256(json.dumps(values).encode()).hexdigest()
+    return json.dumps({**values, "checksum": checksum}, indent=1).encode()
 
 
-def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    write(unfinished)
-    os.replace(unfinished, path)
+def _checksum(manifest: Manifest, name: str, content: bytes) -> str:
+    """A part's SHA-256, keyed by its place: parts do not pass for each other, nor for another cache's."""
+    place = [dict(manifest.sources), manifest.sample_count, manifest.share, manifest.seed, manifest.part_size, name]
+    return hashlib.sha256(json.dumps(place, sort_keys=True).encode() + content).hexdigest()
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.name != LOCK and not path.name.endswith(UNFINISHED)

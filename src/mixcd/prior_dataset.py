@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset
 
 from mixcd.errors import DataError, shorten
+from mixcd.vocabulary import Ids
 
 SOURCE_COLUMN = "prior_set"
 """The column that names the data set a sample came from, when prior data are given as a dict."""
@@ -88,25 +89,29 @@ class PriorDataset(Dataset[Any]):
         names = column_names_of(self._parts[0])
         return (*names, SOURCE_COLUMN) if self.set_names else names
 
-    def column(self, name: str) -> NDArray[Any]:
-        """Return a whole column, shape (samples,).
+    def column(self, name: str, sample_ids: Ids | None = None) -> NDArray[Any]:
+        """Return a column.
 
         Args:
             name: One of `column_names`.
+            sample_ids: Which samples, shape (samples,); all of them by default.
 
         Returns:
-            The column's values in the order of sample ids.
+            The column's values in the order of the samples, shape (samples,).
 
         Raises:
             DataError: If there is no such column.
         """
         if name == SOURCE_COLUMN and self.set_names:
-            return np.repeat(self.set_names, np.diff(self._starts))
+            numbers = np.arange(len(self)) if sample_ids is None else sample_ids
+            return np.asarray(self.set_names)[np.searchsorted(self._starts, numbers, side="right") - 1]
         if name not in self.column_names:
             raise DataError(
                 f"`{self.name}` has no column `{name}`. A partition needs a column that is there: "
                 f"{shorten((f'`{known}`' for known in self.column_names), 20) or 'none is named'}. Name one of these."
             )
+        if sample_ids is not None:
+            return np.asarray([row[name] for row in self.rows(sample_ids.tolist())])
         return np.concatenate([_column_of(part, name) for part in self._parts])
 
 

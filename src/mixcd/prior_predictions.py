@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from mixcd.batched_inference import Collate, collate, evaluating, predict_rows
+from mixcd.batched_inference import Collate, collate
 from mixcd.correctness import CLASSIFICATION_RULE
-from mixcd.errors import CacheError, DataError, SettingError
+from mixcd.errors import DataError, SettingError
 from mixcd.fingerprint import fingerprint_batch, fingerprint_rows, fingerprint_tokenizer, fingerprint_weights
-from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.prediction_cache import (
-    PART_SIZE,
-    Manifest,
-    part_name,
-    read_manifest,
-    read_parts,
-    require_match,
-    write_manifest,
-    write_part,
-)
+from mixcd.prediction_cache import Manifest, read_parts
 from mixcd.prior_dataset import PriorDataset
-from mixcd.vocabulary import Flags, Floats, Ids, require_finite_losses
+from mixcd.prior_pass import ALONE, PriorPass, Processes, choose_part_size
+from mixcd.vocabulary import Flags, Floats, Ids
 
 LEAST_SHARE_RIGHT = 0.2
 """Below this share of right predictions the base model has too little to lose."""
@@ -82,8 +72,9 @@ def predict_prior(
     share: float | None = None,
     seed: int = 0,
     progress: bool = True,
-    part_size: int = PART_SIZE,
+    part_size: int | None = None,
     least_share_right: float = LEAST_SHARE_RIGHT,
+    processes: Processes = ALONE,
 ) -> PriorPredictions:
     """Run the base model once over the prior data, or read what an earlier run cached.
 
@@ -105,8 +96,10 @@ def predict_prior(
         share: The share of the prior samples to predict, in (0, 1]; None for what the cache has, or all.
         seed: Which samples make up the share of a new cache.
         progress: Whether to show a progress bar with the time left.
-        part_size: Samples in a part of a new cache: what an interruption can cost.
-        least_share_right: The share of right predictions below which the pass is refused.
+        part_size: Samples in a part of a new cache: what an interruption can cost. A sixteenth of the
+            samples by default, from 256 to 16,384.
+        least_share_right: The share of right predictions below which the predictions are refused.
+        processes: The processes that share the pass, each predicting its own parts.
 
     Returns:
         The predictions.
@@ -116,18 +109,63 @@ def predict_prior(
         DataError: If the data are empty, lack labels or a column, have labels outside the model's classes
             or losses that are not finite; or if the model is right on too few samples.
         CacheError: If the folder holds something else, or a cache that does not match or was altered.
+        FolderInUseError: If another run is filling the cache.
         UnsupportedTrainerError: If the model's output shows no class logits.
+        OSError: If the cache cannot be written or read.
     """
-    _require_settings(share, batch_size)
     prior = prior_data if isinstance(prior_data, PriorDataset) else PriorDataset(prior_data)
-    folder = Path(cache_dir)
+    manifest, forward_count = cache_predictions(
+        PriorPass(model, prior, collate_fn, batch_size, progress, processes),
+        Path(cache_dir),
+        tokenizer=tokenizer,
+        columns=columns,
+        share=share,
+        seed=seed,
+        part_size=part_size,
+    )
+    predictions = _load(Path(cache_dir), manifest, forward_count)
+    require_enough_right(float(predictions.correct.mean()), least_share_right)
+    return predictions
+
+
+def cache_predictions(
+    prior_pass: PriorPass,
+    folder: Path,
+    *,
+    tokenizer: Any,
+    columns: Sequence[str],
+    share: float | None = None,
+    seed: int = 0,
+    part_size: int | None = None,
+) -> tuple[Manifest, int]:
+    """Complete a prediction cache without loading it: memory does not grow with the number of samples.
+
+    Args:
+        prior_pass: The pass to make over the samples that the cache lacks.
+        folder: The cache's folder.
+        tokenizer: As in `predict_prior`, like the following.
+        columns: Columns to store.
+        share: The share to predict.
+        seed: Which samples make it up.
+        part_size: Samples in a part.
+
+    Returns:
+        The cache's manifest, and the forward passes that this process made.
+
+    Raises:
+        RehearsalError: As in `predict_prior`.
+    """
+    _require_settings(share, prior_pass.batch_size)
+    prior = prior_pass.prior
+    for name in columns:
+        prior.column(name, np.arange(1))
     wanted = Manifest(
         sources={
-            "model": fingerprint_weights(model),
+            "model": fingerprint_weights(prior_pass.model),
             "tokenizer": fingerprint_tokenizer(tokenizer),
             "data": fingerprint_rows(prior),
             "preprocessing": fingerprint_batch(
-                collate(collate_fn, prior.rows(range(len(prior))[:_PREPROCESSING_ROWS]))
+                collate(prior_pass.collate_fn, prior.rows(range(len(prior))[:_PREPROCESSING_ROWS]))
             ),
             "rule": CLASSIFICATION_RULE,
         },
@@ -135,51 +173,27 @@ def predict_prior(
         share=share or 1.0,
         seed=seed,
         columns=tuple(columns),
-        part_size=part_size,
+        part_size=part_size or choose_part_size(math.ceil((share or 1.0) * len(prior))),
     )
-    manifest = read_manifest(folder)
-    if manifest is None or not manifest.parts:
-        manifest = wanted
-        write_manifest(folder, manifest)
-    require_match(folder, manifest, wanted if share else replace(wanted, share=manifest.share))
-    with evaluating(model):
-        manifest, forward_count = _predict_missing(model, prior, folder, manifest, collate_fn, batch_size, progress)
-    predictions = _load(folder, manifest, forward_count)
-    _require_enough_right(predictions, least_share_right)
-    return predictions
+    return prior_pass.fill(folder, wanted, keep_share=share is None)
 
 
-def _predict_missing(
-    model: torch.nn.Module,
-    prior: PriorDataset,
-    folder: Path,
-    manifest: Manifest,
-    collate_fn: Collate,
-    batch_size: int,
-    progress: bool,
-) -> tuple[Manifest, int]:
-    """Predict and write the parts that the manifest lacks; return it with them, and the forward passes made."""
-    stored = {name: prior.column(name) for name in manifest.columns}
-    forward_count = 0
-    with tqdm(total=_cached_count(manifest), desc="prior pass", disable=not progress) as bar:
-        for number, ids in _parts(manifest):
-            if part_name(number) in manifest.parts:
-                bar.update(ids.size)
-                continue
-            predicted, part_forward_count = predict_rows(
-                model,
-                prior.rows(ids.tolist()),
-                ids,
-                collate_fn=collate_fn,
-                batch_size=batch_size,
-                data_name=prior.name,
-                advance=bar.update,
-            )
-            require_finite_losses(ids, predicted["loss"])
-            extra = {name: column[ids] for name, column in stored.items()}
-            manifest = write_part(folder, manifest, number, pa.table({"sample_id": ids, **predicted, **extra}))
-            forward_count += part_forward_count
-    return manifest, forward_count
+def require_enough_right(share_right: float, least_share_right: float) -> None:
+    """Refuse a base model that is right on too few prior samples.
+
+    Args:
+        share_right: The share of right predictions.
+        least_share_right: The least that is accepted.
+
+    Raises:
+        DataError: If the share is below it.
+    """
+    if share_right < least_share_right:
+        raise DataError(
+            f"The base model is right on {share_right:.1%} of the prior samples, but rehearsal needs at least "
+            f"{least_share_right:.0%}: only what it gets right can be damaged. Check that the model was trained on the "
+            "prior task, and that labels and preprocessing are those it was trained with."
+        )
 
 
 def _require_settings(share: float | None, batch_size: int) -> None:
@@ -189,34 +203,11 @@ def _require_settings(share: float | None, batch_size: int) -> None:
         raise SettingError(f"`batch_size` is {batch_size}, but a batch needs at least 1 row. Pass 1 or more.")
 
 
-def _parts(manifest: Manifest) -> list[tuple[int, Ids]]:
-    ids = _cached_ids(manifest)
-    starts = range(0, ids.size, manifest.part_size)
-    return [(number, ids[start : start + manifest.part_size]) for number, start in enumerate(starts)]
-
-
-def _cached_count(manifest: Manifest) -> int:
-    return math.ceil(manifest.share * manifest.sample_count)
-
-
-def _cached_ids(manifest: Manifest) -> Ids:
-    if manifest.share == 1:
-        return np.arange(manifest.sample_count)
-    rng = keyed_generator(manifest.seed, 0, Stream.SHARES)
-    return np.sort(rng.choice(manifest.sample_count, _cached_count(manifest), replace=False, shuffle=False))
-
-
 def _load(folder: Path, manifest: Manifest, forward_count: int) -> PriorPredictions:
-    table = read_parts(folder, manifest)
-    sample_ids = table["sample_id"].to_numpy()
-    if not np.array_equal(sample_ids, _cached_ids(manifest)):
-        raise CacheError(
-            f"The cache `{folder}` covers other samples than its manifest says. A cache must be as mixcd wrote it. "
-            "Delete the folder and run again to predict anew."
-        )
+    table = pa.concat_tables(read_parts(folder, manifest))
     return PriorPredictions(
         sample_count=manifest.sample_count,
-        sample_ids=sample_ids,
+        sample_ids=table["sample_id"].to_numpy(),
         loss=table["loss"].to_numpy().astype(np.float64),
         correct=table["correct"].to_numpy(),
         prediction=table["prediction"].to_numpy(),
@@ -225,13 +216,3 @@ def _load(folder: Path, manifest: Manifest, forward_count: int) -> PriorPredicti
         sources=manifest.sources,
         forward_count=forward_count,
     )
-
-
-def _require_enough_right(predictions: PriorPredictions, least_share_right: float) -> None:
-    share_right = float(predictions.correct.mean())
-    if share_right < least_share_right:
-        raise DataError(
-            f"The base model is right on {share_right:.1%} of the prior samples, but rehearsal needs at least "
-            f"{least_share_right:.0%}: only what it gets right can be damaged. Check that the model was trained on the "
-            "prior task, and that labels and preprocessing are those it was trained with."
-        )

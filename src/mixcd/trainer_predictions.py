@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from mixcd.batched_inference import evaluating, predict_rows
 from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_pass import PriorPass, Processes
 from mixcd.prior_predictions import PriorPredictions, predict_prior
 from mixcd.trainer_support import collator_of
 
@@ -17,14 +18,14 @@ from mixcd.trainer_support import collator_of
 def predict_with_trainer(
     trainer: Trainer, data: PriorDataset, folder: Path, columns: tuple[str, ...], least_share_right: float
 ) -> PriorPredictions:
-    """Predict with the trainer's model as it is, or read the cache; the first process predicts, the others read.
+    """Predict with the trainer's model as it is, or read the cache; the trainer's processes share the work.
 
     Args:
         trainer: The trainer.
         data: Prepared rows.
         folder: The cache's folder.
         columns: Columns of the data to store beside the predictions.
-        least_share_right: The share of right predictions below which the pass is refused.
+        least_share_right: The share of right predictions below which they are refused.
 
     Returns:
         The predictions.
@@ -32,19 +33,41 @@ def predict_with_trainer(
     Raises:
         RehearsalError: Whatever `predict_prior` raises.
     """
-    args = trainer.args
-    with args.main_process_first(local=False, desc="mixcd prior pass"), trainer.accelerator.autocast():
+    prior_pass = prior_pass_of(trainer, data)
+    with trainer.accelerator.autocast():
         return predict_prior(
-            _model_of(trainer),
+            prior_pass.model,
             data,
             folder,
-            collate_fn=collator_of(trainer, data),
+            collate_fn=prior_pass.collate_fn,
             tokenizer=trainer.processing_class,
-            batch_size=args.eval_batch_size,
+            batch_size=prior_pass.batch_size,
             columns=columns,
-            progress=not args.disable_tqdm,
+            progress=prior_pass.progress,
             least_share_right=least_share_right,
+            processes=prior_pass.processes,
         )
+
+
+def prior_pass_of(trainer: Trainer, data: PriorDataset) -> PriorPass:
+    """Return a pass over some data with the trainer's model, collator, batch size and processes.
+
+    Args:
+        trainer: The trainer.
+        data: Prepared rows.
+
+    Returns:
+        The pass, not yet run.
+    """
+    args, accelerator = trainer.args, trainer.accelerator
+    return PriorPass(
+        _model_of(trainer),
+        data,
+        collator_of(trainer, data),
+        args.eval_batch_size,
+        not args.disable_tqdm,
+        Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone),
+    )
 
 
 def predict_now(trainer: Trainer, data: PriorDataset) -> dict[str, NDArray[Any]]:

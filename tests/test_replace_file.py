@@ -1,0 +1,26 @@
+import pytest
+
+from mixcd.replace_file import replace_file
+
+
+def test_a_file_appears_whole(tmp_path):
+    path = tmp_path / "a.json"
+    replace_file(path, lambda unfinished: unfinished.write_text("one"))
+    replace_file(path, lambda unfinished: unfinished.write_text("two"))
+    assert path.read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, fault):
+    path = tmp_path / "a.json"
+    path.write_text("before")
+
+    def write(unfinished):
+        unfinished.write_text("half")
+        raise fault
+
+    with pytest.raises(type(fault)):
+        replace_file(path, write)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
