@@ -6,14 +6,18 @@ import pytest
 from mixcd.errors import FolderInUseError
 from mixcd.lock_folder import lock_folder
 
-HOLD = "import sys, pathlib, time\nfrom mixcd.lock_folder import lock_folder\nwith lock_folder(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+HOLD = """import sys, pathlib, time
+from mixcd.lock_folder import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1])):
+    print('held', flush=True)
+    time.sleep(60)"""
 
 
 def test_a_second_writer_is_refused_until_the_first_lets_go(tmp_path):
     folder = tmp_path / "run"
-    with lock_folder(folder), pytest.raises(FolderInUseError, match="is in use by another run.*Two runs must not"):
-        with lock_folder(folder):
-            pass
+    refused = pytest.raises(FolderInUseError, match="is in use by another run.*Two runs must not")
+    with lock_folder(folder), refused, lock_folder(folder):
+        pass
     with lock_folder(folder):
         assert folder.is_dir()
 

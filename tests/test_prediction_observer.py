@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mixcd.errors import DataError, PlanError, UnsupportedTrainerError
-from mixcd.prediction_observer import NEW_SAMPLE, PredictionObserver, to_observation
+from mixcd.prediction_observer import NEW_SAMPLE, PredictionObserver, keep_rehearsed, read_rows
 from tiny import make_model
 
 
@@ -16,7 +16,7 @@ def test_an_observation_is_what_the_forward_pass_showed():
     model, observer, batch = make_model(dropout=0.0), PredictionObserver(), make_batch([0, 1, 2])
     with observer.watch(model, torch.tensor([7, NEW_SAMPLE, 2**40]), batch):
         output = model(**batch)
-    seen = to_observation(observer.take())
+    seen = keep_rehearsed(read_rows(observer.take()))
     losses = torch.nn.functional.cross_entropy(output.logits, batch["labels"], reduction="none").detach().numpy()
     assert seen.sample_ids.tolist() == [7, 2**40]
     assert seen.correct.tolist() == (output.logits.argmax(-1) == batch["labels"])[[0, 2]].tolist()
@@ -49,7 +49,7 @@ def test_micro_batches_add_up_and_are_taken_once():
         batch = make_batch([0, 1])
         with observer.watch(model, torch.tensor([number, NEW_SAMPLE]), batch):
             model(**batch)
-    assert to_observation(observer.take()).sample_ids.tolist() == [0, 1]
+    assert keep_rehearsed(read_rows(observer.take())).sample_ids.tolist() == [0, 1]
     with pytest.raises(PlanError):
         observer.take()
 

@@ -1,6 +1,7 @@
 """Fingerprints: short texts that differ when a model, a tokenizer or data differ."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,7 +57,11 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
         return "none"
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    _feed(digest, backend.to_str() if backend is not None else getattr(tokenizer, "get_vocab", dict)())
+    if backend is None:
+        _feed(digest, getattr(tokenizer, "get_vocab", dict)())
+    else:
+        settings = json.loads(backend.to_str())
+        _feed(digest, json.dumps({**settings, "truncation": None, "padding": None}))  # those of the last call only
     for name in ("chat_template", "padding_side", "truncation_side", "pad_token", "eos_token"):
         _feed(digest, getattr(tokenizer, name, None))
     return digest.hexdigest()

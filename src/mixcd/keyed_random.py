@@ -12,6 +12,7 @@ class Stream(IntEnum):
     PERMUTATIONS = 1
     SHARES = 2
     CONTROLS = 3
+    HELD_OUT = 4
 
 
 def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generator:

@@ -85,15 +85,27 @@ class PredictionObserver:
         self._seen.append(torch.stack([column.to(torch.int64) for column in columns], dim=1))
 
 
-def to_observation(rows: torch.Tensor) -> Observation:
-    """Keep the prior samples of some observed rows.
+def read_rows(rows: torch.Tensor) -> Observation:
+    """Read some observed rows, new samples included.
 
     Args:
         rows: What `PredictionObserver.take` returned, possibly of several processes; shape (rows, 3).
 
     Returns:
+        One row a trained sample; the id of new samples is `NEW_SAMPLE`.
+    """
+    sample_ids, correct, loss_bits = rows.cpu().numpy().T
+    return Observation(sample_ids, correct.astype(bool), loss_bits.astype(np.int32).view(np.float32).astype(np.float64))
+
+
+def keep_rehearsed(trained: Observation) -> Observation:
+    """Keep the prior samples of some trained samples.
+
+    Args:
+        trained: What `read_rows` returned.
+
+    Returns:
         The observation of the rehearsed samples among them.
     """
-    seen = rows.cpu().numpy()
-    sample_ids, correct, loss_bits = seen[seen[:, 0] != NEW_SAMPLE].T
-    return Observation(sample_ids, correct.astype(bool), loss_bits.astype(np.int32).view(np.float32).astype(np.float64))
+    rehearsed = trained.sample_ids != NEW_SAMPLE
+    return Observation(trained.sample_ids[rehearsed], trained.correct[rehearsed], trained.loss[rehearsed])

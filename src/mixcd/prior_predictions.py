@@ -18,7 +18,7 @@ from mixcd.fingerprint import fingerprint_batch, fingerprint_rows, fingerprint_t
 from mixcd.prediction_cache import Manifest, read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import ALONE, PriorPass, Processes, choose_part_size
-from mixcd.vocabulary import Flags, Floats, Ids
+from mixcd.vocabulary import UNCACHED_BIN, Flags, Floats, Ids, Partition, PartitionStrategy, PriorTable
 
 LEAST_SHARE_RIGHT = 0.2
 """Below this share of right predictions the base model has too little to lose."""
@@ -176,6 +176,34 @@ def cache_predictions(
         part_size=part_size or choose_part_size(math.ceil((share or 1.0) * len(prior))),
     )
     return prior_pass.fill(folder, wanted, keep_share=share is None)
+
+
+def assign_bins(strategy: PartitionStrategy, prior: PriorDataset, predictions: PriorPredictions) -> Partition:
+    """Give every predicted prior sample its bin.
+
+    Args:
+        strategy: The partition strategy.
+        prior: The prior data.
+        predictions: The base model's predictions on them.
+
+    Returns:
+        The bins of all prior samples; `UNCACHED_BIN` for those without a prediction.
+
+    Raises:
+        DataError: If a column is missing, or the strategy covers other samples.
+    """
+    cached = predictions.sample_ids
+    columns = {name: prior.column(name)[cached] for name in strategy.column_names}
+    partition = strategy.assign(PriorTable(predictions.loss, columns))
+    if len(partition.bin_ids) != cached.size:
+        raise DataError(
+            f"The partition covers {len(partition.bin_ids)} samples, but the base model's predictions cover "
+            f"{cached.size}. A partition must give every predicted sample a bin. Return one bin id for each row of the "
+            "table that `assign` is given."
+        )
+    bin_ids = np.full(len(prior), UNCACHED_BIN, dtype=np.int32)
+    bin_ids[cached] = partition.bin_ids
+    return Partition(bin_ids, partition.bin_names)
 
 
 def require_enough_right(share_right: float, least_share_right: float) -> None:

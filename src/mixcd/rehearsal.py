@@ -2,43 +2,40 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import Trainer
 
 from mixcd.batch_plan import require_mix_ratio
 from mixcd.collateral_damage_estimator import CountEstimator
-from mixcd.errors import DataError, SettingError
-from mixcd.evaluation import DamagedSample, Evaluation, compare_correctness
+from mixcd.errors import SettingError
+from mixcd.evaluation import Evaluation
+from mixcd.held_out import HeldOut, collect_held_out, evaluate_held_out, predict_held_out
 from mixcd.partition_strategy import ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
-from mixcd.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions
+from mixcd.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions, assign_bins
 from mixcd.rehearsal_health import Vitals
 from mixcd.rehearsal_loop import RehearsalLoop
 from mixcd.sampling_scheduler import FLOOR
-from mixcd.trainer_predictions import predict_now, predict_with_trainer
+from mixcd.step_record import StepRecord
+from mixcd.trainer_predictions import predict_with_trainer
 from mixcd.trainer_seam import TrainerSeam
-from mixcd.trainer_support import require_alike, require_supported
+from mixcd.trainer_support import require_alike, require_supported, warn_if_untested
 from mixcd.vocabulary import (
-    UNCACHED_BIN,
     CollateralDamageEstimator,
     DamageCounts,
     Flags,
     Partition,
     PartitionStrategy,
-    PriorTable,
 )
 
 logger = logging.getLogger(__name__)
 
 EstimatorName = Literal["auto", "counts", "paper", "uniform"]
 MakeEstimator = Callable[[Partition, Flags], CollateralDamageEstimator[Any]]
-
-_TEXT_START = 80
 
 
 def attach(
@@ -50,6 +47,7 @@ def attach(
     estimator: EstimatorName | MakeEstimator = "auto",
     held_out: Any = None,
     cache_dir: str | Path | None = None,
+    cache_columns: Sequence[str] = (),
     lag: int | None = None,
     seed: int | None = None,
 ) -> "Rehearsal":
@@ -74,6 +72,7 @@ def attach(
             (partition, base_correct) to an estimator.
         held_out: Prior samples that are never rehearsed, for `evaluate()`.
         cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
+        cache_columns: Columns of the prior data to store in a new cache besides those of the partition.
         lag: How many steps old the belief is that a step is planned with; the larger of 8 and the data
             loader's look-ahead by default.
         seed: The seed of the draws; the trainer's `data_seed` or `seed` by default.
@@ -92,6 +91,7 @@ def attach(
     require_mix_ratio(mix_ratio)
     _require_estimator(estimator)
     require_supported(trainer)
+    warn_if_untested(trainer)
     prior = PriorDataset(prior_data)
     require_alike(trainer, prior)
     args = trainer.args
@@ -99,13 +99,11 @@ def attach(
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag)
-    held_out_data = {} if held_out is None else _collect_held_out(trainer, held_out, strategy.column_names)
-    predictions = predict_with_trainer(trainer, prior, folder, strategy.column_names, LEAST_SHARE_RIGHT)
-    held_out_predictions = {
-        task: (data, predict_with_trainer(trainer, data, folder / f"held_out_{task}", (), 0.0))
-        for task, data in held_out_data.items()
-    }
-    loop = _make_loop(estimator, _assign(strategy, prior, predictions), predictions, lag)
+    held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, strategy.column_names)
+    columns = tuple(dict.fromkeys((*strategy.column_names, *cache_columns)))
+    predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT)
+    held_out_predictions = predict_held_out(trainer, held_out_data, folder)
+    loop = _make_loop(estimator, assign_bins(strategy, prior, predictions), predictions, lag)
     seam.install(loop)
     _log_epoch(loop)
     return Rehearsal(trainer, seam, loop, strategy, predictions, held_out_predictions)
@@ -130,7 +128,7 @@ class Rehearsal:
         loop: RehearsalLoop,
         strategy: PartitionStrategy,
         predictions: PriorPredictions,
-        held_out: Mapping[str, tuple[PriorDataset, PriorPredictions]],
+        held_out: Mapping[str, HeldOut],
     ) -> None:
         self.predictions = predictions
         """The base model's predictions on the prior data."""
@@ -159,6 +157,18 @@ class Rehearsal:
         """Measure how rehearsal is doing: damage rate, yield, lift, and how uneven the draws are."""
         return self._loop.vitals()
 
+    @property
+    def last_step(self) -> StepRecord | None:
+        """What the last completed training step showed; None before the first."""
+        return self._seam.last_step
+
+    def stop(self) -> None:
+        """Ask the trainer to save a checkpoint and stop after the step in progress, as from a signal handler.
+
+        With several processes the first one decides for all, so that none waits for another in vain.
+        """
+        self._seam.ask_to_stop()
+
     def detach(self) -> None:
         """Give the trainer its own data loader and training step back; what was learnt stays readable."""
         self._seam.detach()
@@ -180,52 +190,7 @@ class Rehearsal:
                 "`evaluate()` needs held-out prior data, but `attach` was given none. Damage must be measured on "
                 "samples that are never rehearsed. Pass `held_out=` to `attach`."
             )
-        after = {name: predict_now(self._trainer, data) for name, (data, _) in self._held_out.items()}
-        changes = {
-            name: compare_correctness(before.correct, after[name]["correct"])
-            for name, (_, before) in self._held_out.items()
-        }
-        return Evaluation(changes["prior"], changes.get("new"), self._list_damaged(after["prior"]))
-
-    def _list_damaged(self, after: Mapping[str, NDArray[Any]]) -> list[DamagedSample]:
-        data, before = self._held_out["prior"]
-        partition = _assign(self._strategy, data, before)
-        damaged = np.flatnonzero(before.correct & ~after["correct"])
-        return [
-            DamagedSample(
-                sample_id=int(sample_id),
-                bin_name=partition.bin_names[partition.bin_ids[sample_id]],
-                label=int(before.prediction[sample_id]),
-                prediction=int(after["prediction"][sample_id]),
-                text=_text_of(row, self._trainer.processing_class),
-            )
-            for sample_id, row in zip(damaged, data.rows(damaged.tolist()), strict=True)
-        ]
-
-
-def _collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, ...]) -> dict[str, PriorDataset]:
-    data = {"prior": PriorDataset(held_out, "held_out")}
-    for name in column_names:
-        data["prior"].column(name)  # refused now if it is missing, not after training
-    new_data = trainer.eval_dataset
-    if new_data is not None and not isinstance(new_data, Mapping):
-        data["new"] = PriorDataset(new_data, "trainer.eval_dataset")
-    return data
-
-
-def _assign(strategy: PartitionStrategy, data: PriorDataset, predictions: PriorPredictions) -> Partition:
-    cached = predictions.sample_ids
-    columns = {name: data.column(name)[cached] for name in strategy.column_names}
-    partition = strategy.assign(PriorTable(predictions.loss, columns))
-    if len(partition.bin_ids) != cached.size:
-        raise DataError(
-            f"The partition covers {len(partition.bin_ids)} samples, but the base model's predictions cover "
-            f"{cached.size}. A partition must give every predicted sample a bin. Return one bin id for each row of the "
-            "table that `assign` is given."
-        )
-    bin_ids = np.full(len(data), UNCACHED_BIN, dtype=np.int32)
-    bin_ids[cached] = partition.bin_ids
-    return Partition(bin_ids, partition.bin_names)
+        return evaluate_held_out(self._trainer, self._held_out, self._strategy)
 
 
 def _make_loop(
@@ -253,14 +218,3 @@ def _require_estimator(estimator: EstimatorName | MakeEstimator) -> None:
 def _log_epoch(loop: RehearsalLoop) -> None:
     before = math.ceil(loop.plan.new_count / loop.plan.block_size)
     logger.info("steps per epoch %d → %d, at the same batch size", before, loop.plan.steps_per_epoch)
-
-
-def _text_of(row: Any, tokenizer: Any) -> str:
-    if not isinstance(row, Mapping):
-        return ""
-    texts = [value for value in row.values() if isinstance(value, str)]
-    if texts:
-        return max(texts, key=len)[:_TEXT_START]
-    if tokenizer is not None and "input_ids" in row:
-        return str(tokenizer.decode(row["input_ids"], skip_special_tokens=True))[:_TEXT_START]
-    return ""

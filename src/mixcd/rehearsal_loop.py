@@ -14,7 +14,16 @@ from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.rehearsal_health import DamageHistory, Vitals, add_step, empty_history, measure_vitals
 from mixcd.sampling_scheduler import FLOOR, draw, weigh_candidates
 from mixcd.state_json import decode, encode
-from mixcd.vocabulary import Belief, CollateralDamageEstimator, Flags, Ids, Observation, Partition, count_damage
+from mixcd.vocabulary import (
+    Belief,
+    CollateralDamageEstimator,
+    DamageCounts,
+    Flags,
+    Ids,
+    Observation,
+    Partition,
+    count_damage,
+)
 
 LEAST_LAG = 8
 """The default lag, in steps, unless the data loader reads further ahead."""
@@ -160,12 +169,15 @@ class RehearsalLoop:
 
     def commit(
         self, observation: Observation, share_belief: Callable[[Belief], Belief] = lambda belief: belief
-    ) -> None:
+    ) -> DamageCounts:
         """Complete one step with what its forward passes observed.
 
         Args:
             observation: The rehearsed samples of the step, in any order.
             share_belief: Makes all processes hold the same belief.
+
+        Returns:
+            The step's own counts, shape (bins,).
 
         Raises:
             PlanError: If other samples were observed than were planned.
@@ -184,6 +196,7 @@ class RehearsalLoop:
         step_counts = count_damage(self.partition, self._base_correct, observation)
         history = add_step(self.state.history, step_counts, self.partition.bin_sizes)
         self.state = LoopState(done, estimator_state, {**beliefs, done: belief}, history)
+        return step_counts
 
     def vitals(self) -> Vitals:
         """Measure how rehearsal is doing under the latest belief."""

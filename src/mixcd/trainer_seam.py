@@ -4,6 +4,7 @@ import logging
 import math
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast
 from torch.utils.data import RandomSampler
@@ -14,10 +15,11 @@ from mixcd.batch_plan import BatchPlan
 from mixcd.errors import PlanError, ResumeError, UnsupportedTrainerError
 from mixcd.fingerprint import fingerprint_weights
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, PlanSampler, TaggingCollator
-from mixcd.prediction_observer import PredictionObserver, to_observation
+from mixcd.prediction_observer import PredictionObserver, keep_rehearsed, read_rows
 from mixcd.prior_dataset import PriorDataset
 from mixcd.rehearsal_health import find_failure_signs
 from mixcd.rehearsal_loop import RehearsalLoop, choose_lag
+from mixcd.step_record import StepRecord, summarise_step
 from mixcd.trainer_support import SHADOWED
 from mixcd.vocabulary import Belief
 
@@ -46,6 +48,9 @@ class TrainerSeam:
 
     def __init__(self, trainer: Trainer, prior: PriorDataset, *, mix_ratio: float, seed: int, lag: int | None) -> None:
         self.observer = PredictionObserver()
+        self.last_step: StepRecord | None = None
+        self._stop_asked = False
+        self.stopping = False
         self._trainer = trainer
         self._mix_ratio = mix_ratio
         self._seed = seed
@@ -76,6 +81,10 @@ class TrainerSeam:
         for name in SHADOWED:
             vars(self._trainer).pop(name, None)
         self._trainer.remove_callback(self._callback)
+
+    def ask_to_stop(self) -> None:
+        """Let training stop after the step in progress, with a checkpoint; the first process decides for all."""
+        self._stop_asked = True
 
     def get_train_dataloader(self) -> Any:
         """Return the trainer's own loader, over the mixed data in the planned order."""
@@ -110,6 +119,7 @@ class TrainerSeam:
     def begin(self, steps_done: int, stored: Any, ignore_data_skip: bool) -> None:
         """Start or resume: forget what was learnt, or take it over from the checkpoint."""
         self.observer = PredictionObserver()
+        self.stopping = False
         self._sampler.skipped_steps = 0
         self._loop.reset()
         if self._trainer.model_init is not None and not steps_done:
@@ -131,7 +141,9 @@ class TrainerSeam:
                 f"{len(rows)}. Every planned row must reach the model once. Check that `training_step`, `compute_loss` "
                 "and the model keep the rows of a batch together."
             )
-        self._loop.commit(to_observation(rows), self._share_belief)
+        trained = read_rows(rows)
+        counts = self._loop.commit(keep_rehearsed(trained), self._share_belief)
+        self.last_step = summarise_step(self._loop.steps_done, trained, counts)
 
     def _require_base_model(self) -> None:
         if fingerprint_weights(cast(torch.nn.Module, self._trainer.model)) != self._loop.sources["model"]:
@@ -142,11 +154,16 @@ class TrainerSeam:
             )
 
     def _share_belief(self, belief: Belief) -> Belief:
+        """Return the first process's belief, and learn whether it was asked to stop."""
         accelerator = self._trainer.accelerator
         if accelerator.num_processes == 1:
+            self.stopping = self._stop_asked
             return belief
-        arrays = [torch.from_numpy(array).to(accelerator.device) for array in belief]
-        return tuple(array.cpu().numpy() for array in broadcast(arrays, from_process=0))
+        arrays = [torch.from_numpy(array) for array in (*belief, np.array([float(self._stop_asked)]))]
+        shared = broadcast([array.to(accelerator.device) for array in arrays], from_process=0)
+        *first, stop_asked = (array.cpu().numpy() for array in shared)
+        self.stopping = bool(stop_asked[0])
+        return tuple(first)
 
     def _plan(self) -> BatchPlan:
         trainer, args = self._trainer, self._trainer.args
@@ -213,7 +230,7 @@ class RehearsalCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """Return what the trainer writes into `trainer_state.json`."""
-        return {"args": {}, "attributes": self._loop.to_json()}
+        return {"args": {}, "attributes": {**self._loop.to_json(), "processes": self._trainer.args.world_size}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start afresh, or take over the checkpoint's state."""
@@ -233,6 +250,11 @@ class RehearsalCallback(TrainerCallback, ExportableState):
         self._seam.commit()
         if self._loop.steps_done % _STEPS_BETWEEN_CHECKS == 0 and state.is_world_process_zero:
             self._warn()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save and stop when that was asked for: here the step is complete on all processes."""
+        if self._seam.stopping:
+            control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Send rehearsal's metrics to every tracker, right after the trainer's own training log."""

@@ -1,5 +1,6 @@
 """Which trainers rehearsal can follow, and which data they may be given."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from mixcd.batched_inference import collate
 from mixcd.classification_output import LABEL_KEYS, find_labels, require_known_labels
 from mixcd.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError, shorten
 from mixcd.prior_dataset import PriorDataset
+
+logger = logging.getLogger(__name__)
 
 SHADOWED = ("get_train_dataloader", "training_step")
 """The public methods that are replaced on the instance."""
@@ -58,6 +61,21 @@ def require_supported(trainer: Trainer) -> None:
             raise UnsupportedTrainerError(
                 f"The trainer uses {setting}, which {reason}; rehearsal cannot follow. {cure}."
             )
+
+
+def warn_if_untested(trainer: Trainer) -> None:
+    """Say once, on the first process, that a way of splitting the model was never run with rehearsal.
+
+    Args:
+        trainer: The trainer.
+    """
+    untested = {"FSDP": trainer.is_fsdp_enabled, "DeepSpeed": trainer.is_deepspeed_enabled}
+    for name in (name for name, used in untested.items() if used and trainer.is_world_process_zero()):
+        logger.warning(
+            "Rehearsal under %s is untested. Every step still checks that the rows observed are the rows planned, and "
+            "stops if they are not. Compare a short run with one on plain data-parallel processes first.",
+            name,
+        )
 
 
 def require_alike(trainer: Trainer, prior: PriorDataset) -> None:

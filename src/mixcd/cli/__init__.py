@@ -1,14 +1,23 @@
 """The command line's commands."""
 
+import errno
+import os
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer.exceptions import TyperException
 
 from mixcd import __version__
 from mixcd.errors import RehearsalError
+from mixcd.stop_signals import Stopped
+
+FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="mixcd",
@@ -17,25 +26,164 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML config; `mixcd init` writes one.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value, such as training.learning_rate=1e-4; repeatable."),
+]
 
 
-def run() -> None:
-    """Run the command line: a wrong request is one line on stderr and exit code 2."""
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, and exit.
+
+    A wrong request is one line on stderr and exit code 2; a run that failed, 1; one that a signal stopped,
+    128 and the signal's number.
+
+    Args:
+        arguments: The command's arguments; those of the process by default.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
     try:
-        app()
-    except RehearsalError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(2) from error
+        code = app([argument for argument in given if argument != "--debug"], standalone_mode=False)
+    except Stopped as stopped:
+        _exit(128 + stopped.signal_number, str(stopped))
+    except TyperException as error:
+        _exit(WRONG_REQUEST, f"{error.format_message()} See `mixcd --help`.")
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _exit(*_explain(error))
+    if code == INTERRUPTED:
+        _exit(INTERRUPTED, "Stopped.")
+    raise SystemExit(code)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the line that tell of an error."""
+    if isinstance(error, RehearsalError):
+        return WRONG_REQUEST, str(error)
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return FAILED, (
+            f"{_name_of(error)} cannot be written: {error.strerror}. What was written before is kept. Free some space, "
+            "and go on with `--resume`."
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return WRONG_REQUEST, (
+            f"{_name_of(error)} cannot be used: {error.strerror}. Choose a place that can be read and written."
+        )
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return FAILED, f"Internal fault, {what}. Run the command again with `--debug` for the traceback, and report it."
+
+
+def _name_of(error: OSError) -> str:
+    return f"`{error.filename}`" if error.filename else "A file"
+
+
+def _exit(code: int, line: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    sys.stderr.write(f"{line}\n" if rank == "0" else f"[process {rank}] {line}\n")
+    raise SystemExit(code)
 
 
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; also after a command.")
+    ] = False,
 ) -> None:
     """Fine-tune a model on a new task without losing what it already knows."""
+    del debug  # `run` reads it, so that it may stand anywhere
     if version:
         sys.stdout.write(f"mixcd {__version__}\n")
         raise typer.Exit
+
+
+@app.command()
+def init(
+    model: Annotated[str, typer.Option(help="The base model: a folder or a hub name.")],
+    new: Annotated[str, typer.Option(help="The new task's data: a file, a folder or a hub name.")],
+    prior: Annotated[list[str], typer.Option(help="The prior task's data; repeatable.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The file to write.")] = Path("mixcd.toml"),
+    run: Annotated[str, typer.Option(help="The folder of the run.")] = "runs/first",
+) -> None:
+    """Write a commented starter config for your files."""
+    from mixcd.cli.init import write_starter_config
+
+    write_starter_config(config, model=model, new=new, prior=prior, run=run)
+    Console().print(f"Wrote `{config}`. Look it over, then: mixcd train {config}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    setting: Settings = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved config, no more.")] = False,
+) -> None:
+    """Fine-tune the base model on new data, rehearsing the prior data that it is losing."""
+    from mixcd.config import read_config, render
+
+    resolved = read_config(config, setting or [])
+    if dry_run:
+        from mixcd.training_arguments import check_arguments
+
+        check_arguments(resolved.training)
+        sys.stdout.write(render(resolved))
+        return
+    from mixcd.training_run import run_training
+
+    run_training(resolved, resume=resume, overwrite=overwrite, say=_say)
+
+
+@app.command()
+def predict(
+    config: ConfigPath,
+    setting: Settings = None,
+    share: Annotated[float | None, typer.Option(help="Predict only this share of the prior samples.")] = None,
+) -> None:
+    """Make the prior pass alone: cache what the base model predicts for the prior data."""
+    from mixcd.cli.predict import predict_prior_data
+    from mixcd.config import read_config
+
+    predict_prior_data(read_config(config, setting or []), share, _say)
+
+
+@app.command()
+def partition(
+    cache: Annotated[Path, typer.Argument(help="A prediction cache: the folder `cache` of a run.")],
+    by: Annotated[list[str], typer.Option(help='"loss:10" or "column:NAME"; repeat to combine.')] = ["loss:10"],  # noqa: B006
+) -> None:
+    """Show what a partition makes of a prediction cache: sizes, mean loss, share right."""
+    from mixcd.cli.partition import make_partition_table
+
+    Console().print(make_partition_table(cache, by))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    model: Annotated[Path | None, typer.Option(help="The model to judge; the run's own by default.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A new folder for evaluation.json and damaged.parquet.")] = None,
+) -> None:
+    """Compare a fine-tuned model with its base model on the run's held-out data."""
+    from mixcd.cli.evaluate import evaluate_run
+
+    _say(str(evaluate_run(run, model, output)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the config, for editors."""
+    import json
+
+    from mixcd.config import Config
+
+    sys.stdout.write(json.dumps(Config.model_json_schema(), indent=1) + "\n")
 
 
 @app.command()
@@ -59,3 +207,9 @@ def demo(
         f"more. Picture: {output / 'demo.png'}"
     )
     console.print(result.verdict)
+
+
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()

@@ -1,0 +1,125 @@
+"""`mixcd init`: a commented starter config for the user's files."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from mixcd.data_source import open_data
+from mixcd.errors import SettingError, shorten
+from mixcd.replace_file import replace_file
+
+_LABELS = ("label", "labels", "sentiment", "class", "category", "target", "gold_label")
+_LOOKED_AT = 200
+"""Rows that are looked at to guess the columns."""
+
+_TEMPLATE = """\
+# What `mixcd train` is to do. Every key: `mixcd schema`, or docs/cli.md. Paths are relative to where the command runs.
+format = 1
+run = {run}  # everything the run writes lies in this folder
+# batch_size = 32  # rows a step over all processes; then training.gradient_accumulation_steps follows
+
+[model]  # the base model: it knows the prior task already
+path = {model}
+# tokenizer = "..."  # when it lies elsewhere
+# max_length = 128  # tokens; what model and tokenizer allow by default
+
+[new]  # the task to learn
+{new}
+{priors}
+
+[rehearsal]
+mix_ratio = 0.25  # share of prior samples in every batch
+partition = ["loss:10"]  # ten bins of the base model's loss; add "column:NAME" to combine{columns}
+# estimator = "uniform"  # plain rehearsal, to compare with
+
+[training]  # transformers.TrainingArguments, any of them
+num_train_epochs = 1
+learning_rate = 2e-5
+per_device_train_batch_size = 16
+save_steps = 500
+save_total_limit = 2
+logging_steps = 50
+"""
+
+
+def write_starter_config(path: Path, *, model: str, new: str, prior: Sequence[str], run: str) -> None:
+    """Write a config that `mixcd train` accepts, with the columns of the user's data guessed and named.
+
+    Args:
+        path: The file to write.
+        model: The base model.
+        new: The new task's data.
+        prior: The prior task's data, one or several.
+        run: The folder of the run.
+
+    Raises:
+        SettingError: If the file exists, or no text or label column can be made out.
+        DataError: If data cannot be read.
+    """
+    if path.exists():
+        raise SettingError(f"`{path}` exists already, and nothing is overwritten. Name another file, or remove it.")
+    priors = "\n".join(
+        f"\n[[prior]]  # {'the task to keep' if len(prior) == 1 else 'a task to keep'}\n"
+        + (f"name = {_quote(_name_of(source, number))}\n" if len(prior) > 1 else "")
+        + _describe(source, f"prior.{number}.path")
+        for number, source in enumerate(prior)
+    )
+    names = _columns_to_cut_by(open_data(prior[0], name="prior.0.path"))
+    text = _TEMPLATE.format(
+        run=_quote(run),
+        model=_quote(model),
+        new=_describe(new, "new.path"),
+        priors=priors,
+        columns=f": {shorten(names, 5)}" if names else "",
+    )
+    replace_file(path, lambda unfinished: unfinished.write_text(text, "utf-8"))
+
+
+def _describe(source: str, name: str) -> str:
+    data = open_data(source, name=name)
+    lines = [f"path = {_quote(source)}  # {len(data):,} rows; columns: {', '.join(data.column_names)}"]
+    if "input_ids" not in data.column_names:
+        text, label = _guess_columns(data, name)
+        lines.append(f"columns = {{ text = {_quote(text)}, label = {_quote(label)} }}  # guessed: check")
+    lines.append("held_out = 0.1  # share never trained on, to measure with; or { path = ... }, or { split = ... }")
+    return "\n".join(lines)
+
+
+def _guess_columns(data: Dataset, name: str) -> tuple[str, str]:
+    """The longest text, and the column with a label's name or the fewest values."""
+    rows = data.with_format(None)[:_LOOKED_AT]
+    texts = {column: values for column, values in rows.items() if any(isinstance(value, str) for value in values)}
+    if not texts:
+        raise SettingError(
+            f"`{name}` names `{data.column_names}`, none of which holds text. Name data with a text column."
+        )
+    text = max(texts, key=lambda column: sum(len(str(value)) for value in texts[column]))
+    named = [column for column in data.column_names if column.lower() in _LABELS]
+    others = [column for column in rows if column != text and _is_label_like(rows[column])]
+    if not named and not others:
+        raise SettingError(
+            f"`{name}` has no column that looks like a label beside `{text}`: {shorten(data.column_names, 20)}. Name "
+            "data with a label column."
+        )
+    return text, named[0] if named else min(others, key=lambda column: len(set(rows[column])))
+
+
+def _columns_to_cut_by(data: Dataset) -> list[str]:
+    rows: Mapping[str, Any] = data.with_format(None)[:_LOOKED_AT]
+    return [f'"column:{name}"' for name, values in rows.items() if _is_label_like(values)]
+
+
+def _is_label_like(values: Iterable[Any]) -> bool:
+    listed = list(values)
+    return all(isinstance(value, str | int | bool) for value in listed) and len(set(listed)) <= max(2, len(listed) / 4)
+
+
+def _name_of(source: str, number: int) -> str:
+    return Path(source).stem or f"prior-{number}"
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # a TOML basic string, too

@@ -1,0 +1,51 @@
+"""`mixcd predict`: the prior pass alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow.compute as pc
+
+from mixcd.config import Config, parse_partition
+from mixcd.prediction_cache import read_parts
+from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import LEAST_SHARE_RIGHT, cache_predictions, require_enough_right
+from mixcd.run_folder import RunFolder
+from mixcd.run_setup import set_up
+from mixcd.trainer_predictions import prior_pass_of
+from mixcd.training_arguments import make_arguments
+
+
+def predict_prior_data(config: Config, share: float | None, say: Callable[[str], None]) -> None:
+    """Cache what the base model predicts for the prior data, without loading the cache.
+
+    An interrupted pass goes on where it was; a complete cache is left as it is.
+
+    Args:
+        config: The config of a run; only data, model and cache matter.
+        share: The share of the prior samples to predict; None for what the cache has, or all.
+        say: Told what came of it.
+
+    Raises:
+        RehearsalError: Whatever `predict_prior` raises.
+    """
+    RunFolder(config.run_folder).read()  # refuses a foreign folder
+    setup = set_up(config, make_arguments(config))
+    trainer, wanted = setup.trainer, config.rehearsal
+    columns = dict.fromkeys((*parse_partition(wanted.partition).column_names, *wanted.cache_columns))
+    prior_pass = prior_pass_of(trainer, PriorDataset(setup.prior))
+    with trainer.accelerator.autocast():
+        manifest, forward_count = cache_predictions(
+            prior_pass, config.cache_folder, tokenizer=trainer.processing_class, columns=tuple(columns), share=share
+        )
+    sizes, right, losses = [], [], []
+    for part in read_parts(config.cache_folder, manifest):
+        sizes.append(part.num_rows)
+        right.append(pc.sum(part["correct"]).as_py())
+        losses.append(pc.sum(part["loss"]).as_py())
+    count = int(np.sum(sizes))
+    say(
+        f"`{config.cache_folder}` holds predictions for {count:,} of {manifest.sample_count:,} prior samples: "
+        f"{np.sum(right) / count:.1%} right, mean loss {np.sum(losses) / count:.3f}. Forward passes made: "
+        f"{forward_count}."
+    )
+    require_enough_right(float(np.sum(right) / count), LEAST_SHARE_RIGHT)

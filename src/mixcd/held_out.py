@@ -1,0 +1,120 @@
+"""Held-out data: what the base model got right there, and what the model as it is now still does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import Trainer
+
+from mixcd.evaluation import DamagedSample, Evaluation, compare_correctness
+from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import PriorPredictions, assign_bins
+from mixcd.trainer_predictions import predict_now, predict_with_trainer
+from mixcd.vocabulary import PartitionStrategy
+
+_TEXT_START = 80
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One task's held-out data, with the base model's predictions.
+
+    Args:
+        data: The data, prepared.
+        before: What the base model predicted for them.
+    """
+
+    data: PriorDataset
+    before: PriorPredictions
+
+
+def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, ...]) -> dict[str, PriorDataset]:
+    """Collect the held-out data of both tasks.
+
+    Args:
+        trainer: The trainer; its `eval_dataset`, when it is one dataset, is the new task's.
+        held_out: The prior task's.
+        column_names: The columns that the partition reads.
+
+    Returns:
+        The data by task, "prior" and "new".
+
+    Raises:
+        DataError: If the data are empty, not map-style, or lack a column.
+    """
+    data = {"prior": PriorDataset(held_out, "held_out")}
+    for name in column_names:
+        data["prior"].column(name)  # refused now if it is missing, not after training
+    new_data = trainer.eval_dataset
+    if new_data is not None and not isinstance(new_data, Mapping):
+        data["new"] = PriorDataset(new_data, "trainer.eval_dataset")
+    return data
+
+
+def predict_held_out(trainer: Trainer, held_out: Mapping[str, PriorDataset], cache_dir: Path) -> dict[str, HeldOut]:
+    """Predict held-out data with the base model, or read its predictions from the cache.
+
+    Args:
+        trainer: The trainer, with the base model.
+        held_out: The data by task.
+        cache_dir: The folder of the prior data's cache.
+
+    Returns:
+        The data with their predictions, by task.
+
+    Raises:
+        RehearsalError: Whatever `predict_prior` raises.
+    """
+    return {
+        task: HeldOut(data, predict_with_trainer(trainer, data, cache_dir / f"held_out_{task}", (), 0.0))
+        for task, data in held_out.items()
+    }
+
+
+def evaluate_held_out(trainer: Trainer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy) -> Evaluation:
+    """Compare the trainer's model as it is now with the base model.
+
+    Args:
+        trainer: The trainer.
+        held_out: The data and the base model's predictions, by task; "prior" must be there.
+        strategy: Gives the damaged samples their bins.
+
+    Returns:
+        Scores before and after, and the damaged prior samples.
+    """
+    after = {task: predict_now(trainer, one.data) for task, one in held_out.items()}
+    changes = {task: compare_correctness(one.before.correct, after[task]["correct"]) for task, one in held_out.items()}
+    damaged = _list_damaged(held_out["prior"], after["prior"], strategy, trainer.processing_class)
+    return Evaluation(changes["prior"], changes.get("new"), damaged)
+
+
+def _list_damaged(
+    held_out: HeldOut, after: Mapping[str, NDArray[Any]], strategy: PartitionStrategy, tokenizer: Any
+) -> list[DamagedSample]:
+    data, before = held_out.data, held_out.before
+    partition = assign_bins(strategy, data, before)
+    damaged = np.flatnonzero(before.correct & ~after["correct"])
+    return [
+        DamagedSample(
+            sample_id=int(sample_id),
+            bin_name=partition.bin_names[partition.bin_ids[sample_id]],
+            label=int(before.prediction[sample_id]),
+            prediction=int(after["prediction"][sample_id]),
+            text=_text_of(row, tokenizer),
+        )
+        for sample_id, row in zip(damaged, data.rows(damaged.tolist()), strict=True)
+    ]
+
+
+def _text_of(row: Any, tokenizer: Any) -> str:
+    if not isinstance(row, Mapping):
+        return ""
+    texts = [value for value in row.values() if isinstance(value, str)]
+    if texts:
+        return max(texts, key=len)[:_TEXT_START]
+    if tokenizer is not None and "input_ids" in row:
+        return str(tokenizer.decode(row["input_ids"], skip_special_tokens=True))[:_TEXT_START]
+    return ""

@@ -1,0 +1,346 @@
+"""`mixcd train`: base model → cache → rehearsal → fine-tuned model, in a run folder that can be resumed."""
+
+import os
+import platform
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+
+from mixcd.config import Config, list_values, parse_partition, read_config, render
+from mixcd.errors import RehearsalError, RunFolderError, SettingError, shorten
+from mixcd.lock_folder import lock_folder
+from mixcd.rehearsal import Rehearsal, attach
+from mixcd.replace_file import UNFINISHED, replace_file
+from mixcd.run_folder import (
+    EVALUATING,
+    FINISHED,
+    PRIOR_PASS,
+    STOPPED,
+    TRAINING,
+    RunFolder,
+    step_of,
+    write_evaluation,
+)
+from mixcd.run_setup import RunSetup, load_model, set_up
+from mixcd.step_record import StepRecorder
+from mixcd.stop_signals import Stopped, StopSignals
+from mixcd.training_arguments import make_arguments
+
+Say = Callable[[str], None]
+
+_MAY_CHANGE = (
+    "training.dataloader_",
+    "training.disable_tqdm",
+    "training.gradient_accumulation_steps",
+    "training.logging_",
+    "training.per_device_",
+    "training.report_to",
+    "training.save_",
+)
+"""Keys that a resumed run may change: draws and the order of samples do not depend on them."""
+_PACKAGES = ("mixcd", "torch", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
+
+
+def run_training(config: Config, *, resume: bool, overwrite: bool, say: Say) -> None:
+    """Fine-tune the base model with rehearsal, and leave model, steps and evaluation in the run folder.
+
+    Under a launcher (`torchrun`, `accelerate launch`) every process calls this; the first one writes.
+
+    Args:
+        config: What to do.
+        resume: Whether to go on with the run in the folder; without one, the run starts.
+        overwrite: Whether to delete the run in the folder, once nothing speaks against the new one.
+        say: Told what is happening, a line at a time.
+
+    Raises:
+        RunFolderError: If the folder holds a run and neither was asked for, or something else.
+        FolderInUseError: If another run is using the folder.
+        SettingError: If the config asks for what cannot be.
+        RehearsalError: Whatever `attach` raises. Of a new run that is refused nothing is left but its cache.
+        Stopped: If a signal ended the run; a message said how to go on.
+    """
+    folder = RunFolder(config.run_folder)
+    record = _require_allowed(folder, config, resume, overwrite)
+    if record and resume and record["state"] == FINISHED:
+        say(f"The run in `{folder.path}` is finished already.")
+        return
+    arguments = make_arguments(config)
+    watched = (signal.SIGINT,) if arguments.enable_jit_checkpoint else (signal.SIGINT, signal.SIGTERM)
+    signals = StopSignals(watched)
+    with signals.watch():
+        setup = set_up(config, arguments)
+        with ExitStack() as stack:
+            if arguments.process_index == 0:
+                stack.enter_context(_holding(folder, is_new=record is None))
+            setup.trainer.accelerator.wait_for_everyone()
+            record = _require_allowed(folder, config, resume, overwrite)
+            setup.trainer.accelerator.wait_for_everyone()
+            run = _Run(config, folder, setup, signals, say, record if resume else None)
+            try:
+                run.run(replacing=overwrite)
+            except Stopped as stopped:
+                raise Stopped(stopped.signal_number, _tell(folder)) from None
+
+
+class _Run:
+    """One run in progress, and the record that it keeps of itself."""
+
+    def __init__(
+        self, config: Config, folder: RunFolder, setup: RunSetup, signals: StopSignals, say: Say, resumed: Any
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._setup = setup
+        self._signals = signals
+        self._say = say
+        self._resumed = resumed
+        self._is_first = setup.trainer.args.process_index == 0
+        self._record: dict[str, Any] = resumed or describe_run(config, setup)
+
+    def run(self, replacing: bool) -> None:
+        """Predict, train, evaluate."""
+        checkpoint = self._folder.find_checkpoint() if self._resumed else None
+        self._setup.trainer.accelerator.wait_for_everyone()
+        if not replacing:
+            self._begin()
+        rehearsal = attach_rehearsal(self._config, self._setup)
+        if replacing:
+            if self._is_first:
+                self._folder.clear()
+            self._begin()
+        self._count("prior_pass_forward_count", rehearsal.predictions.forward_count)
+        trained = self._find_trained(checkpoint)
+        if trained is None:
+            self._train(rehearsal, checkpoint)
+        else:
+            model: Any = load_model(self._config.model, trained)
+            self._setup.trainer.model = model.to(self._setup.trainer.args.device)
+        self._finish(rehearsal)
+
+    def note(self, **changes: Any) -> None:
+        """Change the record, in the run folder too."""
+        self._record = {**self._record, **changes}
+        if self._is_first:
+            self._folder.write(self._record)
+
+    def _count(self, name: str, more: int) -> None:
+        counters = self._record["counters"]
+        self.note(counters={**counters, name: counters[name] + more})
+
+    def _begin(self) -> None:
+        if self._is_first:
+            text = render(self._config)
+            replace_file(self._folder.config, lambda path: path.write_text(text, "utf-8"))
+        self.note(processes=self._setup.trainer.args.world_size)
+
+    def _find_trained(self, checkpoint: Path | None) -> Path | None:
+        """The fine-tuned model, when an interrupted run had finished training."""
+        if self._resumed and self._folder.model.exists():
+            return self._folder.model
+        if checkpoint and self._record["total_steps"] and step_of(checkpoint) >= self._record["total_steps"]:
+            return best_checkpoint(checkpoint, self._setup.trainer.args)
+        return None
+
+    def _train(self, rehearsal: Rehearsal, checkpoint: Path | None) -> None:
+        trainer = self._setup.trainer
+        trainer.add_callback(_Progress(self))
+        if self._is_first:
+            trainer.add_callback(StepRecorder(self._folder.step_lines, lambda: _last(rehearsal), rehearsal.vitals))
+        if self._resumed:
+            self._say(
+                f"resuming from {checkpoint.name}" if checkpoint else "no checkpoint yet: training from the start"
+            )
+        self._signals.ask = rehearsal.stop
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self._signals.ask = None
+        self._count("forward_count", rehearsal.forward_count)
+        done, total = trainer.state.global_step, trainer.state.max_steps
+        if done < total:
+            self.note(state=STOPPED, steps_done=done)
+            raise Stopped(self._signals.received or signal.SIGTERM, "Stopped.")
+        if self._is_first:
+            _save_model(trainer, self._folder.model)
+
+    def _finish(self, rehearsal: Rehearsal) -> None:
+        self.note(state=EVALUATING)
+        if self._setup.held_out_prior is not None:
+            evaluation = rehearsal.evaluate()
+            if self._is_first:
+                write_evaluation(evaluation, self._folder.evaluation, self._folder.damaged)
+            self._say(str(evaluation))
+        else:
+            self._say("No prior data are held out, so damage was not measured. Set `held_out` to measure it.")
+        if self._is_first:
+            self._folder.finish_steps()
+        self.note(state=FINISHED, steps_done=self._record["total_steps"])
+        self._say(f"The fine-tuned model is in `{self._folder.model}`.")
+
+
+class _Progress(TrainerCallback):
+    """Keeps the record of the run up to date while it trains."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._run.note(state=TRAINING, steps_done=state.global_step, total_steps=state.max_steps)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._run.note(steps_done=state.global_step)
+
+
+def attach_rehearsal(config: Config, setup: RunSetup) -> Rehearsal:
+    """Attach rehearsal to the trainer as the config asks.
+
+    Args:
+        config: The config.
+        setup: The trainer and the data.
+
+    Returns:
+        The rehearsal.
+
+    Raises:
+        RehearsalError: Whatever `attach` raises.
+    """
+    wanted = config.rehearsal
+    return attach(
+        setup.trainer,
+        setup.prior,
+        mix_ratio=wanted.mix_ratio,
+        partition=parse_partition(wanted.partition),
+        estimator=wanted.estimator,
+        held_out=setup.held_out_prior,
+        cache_dir=config.cache_folder,
+        cache_columns=wanted.cache_columns,
+        lag=wanted.lag,
+        seed=setup.draw_seed,
+    )
+
+
+def describe_run(config: Config, setup: RunSetup) -> dict[str, Any]:
+    """Describe a run that is about to start.
+
+    Args:
+        config: The config.
+        setup: What was built for it.
+
+    Returns:
+        The first record of its run folder.
+    """
+    trainer = setup.trainer
+    return {
+        "state": PRIOR_PASS,
+        "go_on": f"mixcd train {config.run_folder / 'config.toml'} --resume",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "steps_done": 0,
+        "total_steps": None,
+        "processes": trainer.args.world_size,
+        "seeds": {"draws": setup.draw_seed, "trainer": trainer.args.seed},
+        "samples": {
+            "new": _count_rows(trainer.train_dataset),
+            "held_out_new": _count_rows(trainer.eval_dataset),
+            "prior": _count_rows(setup.prior),
+            "held_out_prior": _count_rows(setup.held_out_prior),
+        },
+        "counters": {"prior_pass_forward_count": 0, "forward_count": 0},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "hardware": {
+            "host": socket.gethostname(),
+            "platform": platform.platform(),
+            "processors": os.cpu_count(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else str(trainer.args.device),
+        },
+    }
+
+
+def best_checkpoint(checkpoint: Path, arguments: TrainingArguments) -> Path:
+    """Return the checkpoint whose weights a finished training would have left.
+
+    Args:
+        checkpoint: The last one.
+        arguments: Say whether the best one is loaded at the end.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    best = state.best_model_checkpoint if arguments.load_best_model_at_end else None
+    return Path(best) if best else checkpoint
+
+
+@contextmanager
+def _holding(folder: RunFolder, is_new: bool) -> Iterator[None]:
+    """Lock the folder; a new run that is refused leaves nothing behind but its prediction cache."""
+    with lock_folder(folder.path):
+        try:
+            yield
+        except RehearsalError:
+            if is_new:
+                folder.forget()
+            raise
+
+
+def _require_allowed(folder: RunFolder, config: Config, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Return the record of the run in the folder, if there is one and it may go on or be replaced."""
+    if resume and overwrite:
+        raise SettingError(
+            "`--resume` goes on with the run in the folder and `--overwrite` deletes it. They contradict each other. "
+            "Pass one of them."
+        )
+    record = folder.read()
+    if record is None or overwrite:
+        return record
+    if not resume:
+        going_on = "" if record["state"] == FINISHED else f"go on with `{record['go_on']}`, "
+        raise RunFolderError(
+            f"`{folder.path}` holds a run that {folder.describe_progress(record)}. Nothing is overwritten unasked: "
+            f"{going_on}pass `--overwrite` to delete it and start anew, or set another `run`."
+        )
+    before, now = list_values(read_config(folder.config)), list_values(config)
+    changed = [
+        key
+        for key in {**before, **now}
+        if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE) and key != "run"
+    ]
+    if changed:
+        values = shorten((f"`{key}` was {before.get(key)!r} and is {now.get(key)!r}" for key in changed), 3)
+        raise RunFolderError(
+            f"The run in `{folder.path}` was started with another config: {values}. A resumed run must go on as it "
+            f"began. Resume with `{record['go_on']}`, or set another `run`."
+        )
+    return record
+
+
+def _tell(folder: RunFolder) -> str:
+    """How far a stopped run got, and how to go on."""
+    record = folder.read()
+    if record is None:
+        return "Stopped before the run began."
+    return f"Stopped: the run in `{folder.path}` {folder.describe_progress(record)}. Go on with `{record['go_on']}`."
+
+
+def _save_model(trainer: Trainer, folder: Path) -> None:
+    """Save model and tokenizer; the folder appears whole or not at all."""
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model: Any = trainer.model
+    model.save_pretrained(unfinished)
+    processor: Any = trainer.processing_class
+    processor.save_pretrained(unfinished)
+    os.replace(unfinished, folder)
+
+
+def _last(rehearsal: Rehearsal) -> Any:
+    return rehearsal.last_step
+
+
+def _count_rows(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: len(rows) for name, rows in data.items()}
+    return 0 if data is None else len(data)
