@@ -1,7 +1,9 @@
+import datasets
 import pytest
 import torch
 
 from tiny import make_model, make_rows, train_base_model
+from workspace import make_workspace
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,3 +32,12 @@ def prior_data():
 @pytest.fixture(scope="session")
 def new_data():
     return make_rows(240, seed=2, task="new")
+
+
+@pytest.fixture
+def workspace(base_weights, tmp_path, monkeypatch):
+    """A user's folder, which is the working directory; the data sets' cache lies in it, too."""
+    make_workspace(tmp_path, base_weights)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-datasets")
+    return tmp_path

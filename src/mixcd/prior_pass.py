@@ -137,7 +137,10 @@ class PriorPass:
         finished = list_parts(folder, manifest)
         parts = {start // size: ids[start : start + size] for start in range(0, ids.size, size)}
         own = {number: part for number, part in parts.items() if number % self.processes.count == self.processes.rank}
-        total, hidden = sum(part.size for part in own.values()), not (self.progress and self.processes.rank == 0)
+        total, hidden = (
+            sum(part.size for part in own.values()),
+            not (self.progress and self.processes.rank == 0) or None,
+        )
         forward_count = 0
         with tqdm(total=total, desc="prior pass", disable=hidden) as bar:
             for number, part_ids in own.items():

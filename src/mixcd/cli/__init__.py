@@ -109,9 +109,11 @@ def init(
     run: Annotated[str, typer.Option(help="The folder of the run.")] = "runs/first",
 ) -> None:
     """Write a commented starter config for your files."""
+    from mixcd.cli.calm import calm_libraries
     from mixcd.cli.init import write_starter_config
 
-    write_starter_config(config, model=model, new=new, prior=prior, run=run)
+    with calm_libraries():
+        write_starter_config(config, model=model, new=new, prior=prior, run=run)
     Console().print(f"Wrote `{config}`. Look it over, then: mixcd train {config}", soft_wrap=True, highlight=False)
 
 
@@ -135,9 +137,11 @@ def train(
         check_arguments(resolved.training)
         sys.stdout.write(render(resolved))
         return
+    from mixcd.cli.calm import calm_libraries
     from mixcd.training_run import run_training
 
-    run_training(resolved, resume=resume, overwrite=overwrite, say=_say)
+    with calm_libraries():
+        run_training(resolved, resume=resume, overwrite=overwrite, say=_say)
 
 
 @app.command()
@@ -147,10 +151,12 @@ def predict(
     share: Annotated[float | None, typer.Option(help="Predict only this share of the prior samples.")] = None,
 ) -> None:
     """Make the prior pass alone: cache what the base model predicts for the prior data."""
+    from mixcd.cli.calm import calm_libraries
     from mixcd.cli.predict import predict_prior_data
     from mixcd.config import read_config
 
-    predict_prior_data(read_config(config, setting or []), share, _say)
+    with calm_libraries():
+        predict_prior_data(read_config(config, setting or []), share, _say)
 
 
 @app.command()
@@ -171,9 +177,11 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="A new folder for evaluation.json and damaged.parquet.")] = None,
 ) -> None:
     """Compare a fine-tuned model with its base model on the run's held-out data."""
+    from mixcd.cli.calm import calm_libraries
     from mixcd.cli.evaluate import evaluate_run
 
-    _say(str(evaluate_run(run, model, output)))
+    with calm_libraries():
+        _say(str(evaluate_run(run, model, output)))
 
 
 @app.command()
