@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
+LOWEST = .venv-lowest
+INTEGRATION = tests/test_canaries.py tests/test_data_source.py tests/test_data_preparation.py tests/test_rehearsal.py \
+	tests/test_training_run.py tests/test_two_processes.py tests/test_launched_cli.py
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-lowest lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/mixcd demo --output mixcd-demo --overwrite
@@ -13,10 +16,19 @@ demo: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -q
 
+# The canary and integration tests at the lowest versions that pyproject.toml allows; continuous integration runs it, too.
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest -q $(INTEGRATION)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+$(LOWEST)/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[cli,dev]'
+	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt demo-packages.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mixcd needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -26,4 +38,4 @@ $(INSTALLED): pyproject.toml constraints.txt demo-packages.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) mixcd-demo
+	rm -rf $(VENV) $(LOWEST) mixcd-demo

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
 
 import mixcd
 from mixcd.fingerprint import fingerprint_weights
@@ -13,11 +14,36 @@ from tiny import make_model, make_rows, make_trainer, record_blocks
 STEPS = 12
 
 
+class StopAt(TrainerCallback):
+    """Asks for a stop while a step is in progress, as a signal on this process would."""
+
+    def __init__(self, rehearsal, step):
+        self._rehearsal = rehearsal
+        self._step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self._step:
+            self._rehearsal.stop()
+
+
+def count_gathered_tables(accelerator):
+    """Return a list that grows with every gather of a table: the trainer itself gathers numbers only."""
+    calls, gather = [], accelerator.gather
+
+    def counted(tensor):
+        calls.extend([None] * (tensor.ndim == 2))
+        return gather(tensor)
+
+    accelerator.gather = counted
+    return calls
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--accumulation", type=int)
     parser.add_argument("--resume", type=int)
+    parser.add_argument("--stop", type=int, help="ask one process to stop while this step is planned")
     args = parser.parse_args()
     torch.set_num_threads(1)
     trainer = make_trainer(
@@ -31,14 +57,22 @@ def main():
         save_steps=6,
         ddp_backend="gloo",
     )
-    rehearsal = mixcd.attach(trainer, make_rows(200, seed=1, task="prior"), mix_ratio=0.25)
+    rehearsal = mixcd.attach(
+        trainer, make_rows(600, seed=1, task="prior"), mix_ratio=0.25, partition=mixcd.ByPriorLoss(5)
+    )
     blocks = record_blocks(rehearsal, STEPS)
+    gathers = count_gathered_tables(trainer.accelerator)
+    if args.stop is not None and trainer.args.process_index == 0:
+        trainer.add_callback(StopAt(rehearsal, args.stop))
     trainer.train(resume_from_checkpoint=args.resume and str(args.folder / f"checkpoint-{args.resume}"))
     result = {
         "blocks": blocks,
         "observed_count": rehearsal.counts.observed_count.tolist(),
         "beliefs": {step: belief[0].tolist() for step, belief in rehearsal._loop.state.beliefs.items()},
         "prior_pass_forward_count": rehearsal.predictions.forward_count,
+        "gather_count": len(gathers),
+        "steps_done": trainer.state.global_step,
+        "prior_shares": [sum(number >= 120 for number in block) for block in blocks.values()],
         "weights": fingerprint_weights(trainer.model),
     }
     (args.folder / f"rank-{trainer.args.process_index}.json").write_text(json.dumps(result))

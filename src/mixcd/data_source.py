@@ -25,7 +25,7 @@ KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "json", 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 ONLY_BLANKS_ARE_MISSING = {"keep_default_na": False, "na_values": [""]}
 """A text `None` or `NA` stays a text, while an empty cell is a missing value in text and number columns alike."""
-_FAILURES = (DatasetsError, pa.ArrowException, OSError, ValueError, LookupError, RuntimeError)
+_FAILURES = (DatasetsError, pa.ArrowException, OSError, ValueError, TypeError, LookupError, RuntimeError)
 
 
 def open_data(

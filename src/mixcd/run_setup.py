@@ -1,5 +1,6 @@
 """Building what a config asks for: data, model, tokenizer, trainer."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,11 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
     tokenizer = _load_tokenizer(config.model)
     draw_seed = _first(config.rehearsal.seed, arguments.data_seed, arguments.seed)
     max_length = _first(config.model.max_length, _longest(tokenizer, model))
+    tokenizing = deepcopy(tokenizer)  # a call leaves its truncation in the tokenizer; the one that is saved has none
 
     def prepare(source: DataConfig, place: str, number: int) -> tuple[Dataset, Dataset | None]:
         label_ids: Any = model.config.label2id
-        return _prepare(source, place, number, label_ids, tokenizer, max_length, draw_seed)
+        return _prepare(source, place, number, label_ids, tokenizing, max_length, draw_seed)
 
     with arguments.main_process_first(local=True, desc="preparing the data"):
         new, held_out_new = prepare(config.new, "new", 0)

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from mixcd.prediction_observer import NEW_SAMPLE
 from mixcd.rehearsal_health import Vitals
-from mixcd.replace_file import replace_file
+from mixcd.replace_file import naming_file, replace_file
 from mixcd.vocabulary import DamageCounts, Floats, Observation
 
 
@@ -84,7 +84,7 @@ class StepRecorder(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Append a line."""
         line = _to_line({**asdict(self._read_step()), **asdict(self._read_vitals())})
-        with self._path.open("a", encoding="utf-8") as file:
+        with naming_file(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
 
 

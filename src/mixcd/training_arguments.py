@@ -36,6 +36,8 @@ def make_arguments(config: Config) -> TrainingArguments:
     """
     check_arguments(config.training)
     settings = {**_DEFAULTS, **config.training, "output_dir": str(config.run_folder / "checkpoints")}
+    if "WORLD_SIZE" not in os.environ:
+        settings.pop("ddp_backend", None)  # transformers cannot build it for a process without a group
     if config.batch_size is not None:
         settings["gradient_accumulation_steps"] = _choose_accumulation(config.batch_size, config.training)
     try:

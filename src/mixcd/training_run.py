@@ -19,7 +19,7 @@ from mixcd.config import Config, list_values, parse_partition, read_config, rend
 from mixcd.errors import RehearsalError, RunFolderError, SettingError, shorten
 from mixcd.lock_folder import lock_folder
 from mixcd.rehearsal import Rehearsal, attach
-from mixcd.replace_file import UNFINISHED, replace_file
+from mixcd.replace_file import UNFINISHED, naming_file, replace_file
 from mixcd.run_folder import (
     EVALUATING,
     FINISHED,
@@ -124,6 +124,8 @@ class _Run:
         else:
             model: Any = load_model(self._config.model, trained)
             self._setup.trainer.model = model.to(self._setup.trainer.args.device)
+            if self._is_first and trained != self._folder.model:
+                _save_model(self._setup.trainer, self._folder.model)
         self._finish(rehearsal)
 
     def note(self, **changes: Any) -> None:
@@ -160,7 +162,8 @@ class _Run:
                 f"resuming from {checkpoint.name}" if checkpoint else "no checkpoint yet: training from the start"
             )
         self._signals.ask = rehearsal.stop
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with naming_file(self._folder.checkpoints):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self._signals.ask = None
         self._count("forward_count", rehearsal.forward_count)
         done, total = trainer.state.global_step, trainer.state.max_steps
@@ -330,10 +333,11 @@ def _save_model(trainer: Trainer, folder: Path) -> None:
     unfinished = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
     model: Any = trainer.model
-    model.save_pretrained(unfinished)
     processor: Any = trainer.processing_class
-    processor.save_pretrained(unfinished)
-    os.replace(unfinished, folder)
+    with naming_file(folder):
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        os.replace(unfinished, folder)
 
 
 def _last(rehearsal: Rehearsal) -> Any:
