@@ -258,7 +258,7 @@ def _item(place: Any, part: str, setting: str) -> Any:
 
 def _parse_one(text: str) -> ByPriorLoss | ByColumn:
     kind, _, argument = text.partition(":")
-    if kind == "loss" and not argument:
+    if text == "loss":
         return ByPriorLoss()
     if kind == "loss" and argument.isdecimal():
         return ByPriorLoss(int(argument))

@@ -74,14 +74,13 @@ def check_arguments(training: Mapping[str, Any]) -> None:
 def _choose_accumulation(batch_size: int, training: Mapping[str, Any]) -> int:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     rows = int(training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size))
-    accumulation, rest = divmod(batch_size, processes * rows)
-    if rest or not accumulation:
+    if processes * rows < 1 or batch_size % (processes * rows):
         raise SettingError(
             f"`batch_size` is {batch_size}, but {processes} processes of {rows} rows "
             f"(`training.per_device_train_batch_size`) make {processes * rows}, which does not divide it. Choose rows "
             "and processes whose product divides the batch."
         )
-    return accumulation
+    return batch_size // (processes * rows)
 
 
 def _fits(value: Any, kind: Any) -> bool:

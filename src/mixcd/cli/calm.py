@@ -1,9 +1,10 @@
-"""Libraries that keep to themselves, so that an error is one line."""
+"""Libraries that keep to themselves, so that an error is one line; what mixcd has to say goes to stdout."""
 
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import CRITICAL
 
 import datasets
 from datasets.utils import logging as datasets_logging
@@ -12,16 +13,26 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def calm_libraries() -> Iterator[None]:
-    """Hold back log lines that repeat an error which is raised as well, and progress bars where nobody watches."""
+    """Hold back log lines that repeat an error which is raised as well, and progress bars where nobody watches.
+
+    Lines that mixcd logs, such as the failure signs, are printed by the first process.
+    """
+    log, handler = logging.getLogger("mixcd"), logging.StreamHandler(sys.stdout)
+    log_level = log.level
+    if os.environ.get("RANK", "0") == "0":
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
     level, watched = datasets_logging.get_verbosity(), sys.stderr.isatty()
     bars = datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
-    datasets_logging.set_verbosity(CRITICAL)
+    datasets_logging.set_verbosity(logging.CRITICAL)
     if not watched:
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        log.removeHandler(handler)
+        log.setLevel(log_level)
         datasets_logging.set_verbosity(level)
         if not bars[0]:
             datasets.enable_progress_bars()

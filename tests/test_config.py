@@ -1,0 +1,215 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixcd.config import Config, list_values, parse_partition, read_config, render
+from mixcd.errors import SettingError
+from mixcd.partition_strategy import ByColumn, ByPriorLoss
+from mixcd.partition_strategy.combined import Combined
+
+LEAST = """\
+run = "runs/a"
+[model]
+path = "base"
+[new]
+path = "new.csv"
+[[prior]]
+path = "old.csv"
+[rehearsal]
+mix_ratio = 0.25
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "config.toml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
+
+
+def fault(path, *settings):
+    with pytest.raises(SettingError) as error:
+        read_config(path, settings)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_are_filled_in(write):
+    config = read_config(write(LEAST))
+    assert config.rehearsal.partition == ["loss:10"]
+    assert config.new.held_out == 0.1
+    assert not config.model.trust_remote_code
+    assert config.cache_folder == Path("runs/a/cache")
+    assert config.training == {}
+
+
+def test_a_resolved_config_is_itself_a_config(write):
+    config = read_config(write(LEAST + 'cache = "c"\n[training]\nlr_scheduler_kwargs = { a = [1, 2] }\n'))
+    assert read_config(write(render(config))) == config
+    assert config.cache_folder == Path("c")
+
+
+values = st.one_of(st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.text(max_size=20))
+
+
+@given(
+    training=st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), values, max_size=4),
+    held_out=st.floats(0, 0.99),
+    path=st.text(min_size=1, max_size=20),
+    mix_ratio=st.floats(0.01, 0.99),
+)
+def test_rendering_loses_nothing(training, held_out, path, mix_ratio):
+    config = Config.model_validate(
+        {
+            "run": path,
+            "model": {"path": path},
+            "new": {"path": [path], "held_out": held_out},
+            "prior": [{"path": path, "name": path, "held_out": {"split": path}}],
+            "rehearsal": {"mix_ratio": mix_ratio},
+            "training": training,
+        }
+    )
+    assert Config.model_validate(tomllib.loads(render(config))) == config
+
+
+def test_settings_change_values_by_key(write):
+    config = read_config(
+        write(LEAST),
+        [
+            "training.learning_rate=1e-4",
+            "prior.0.path=other.csv",
+            "new.held_out={split='test'}",
+            "run=b c",
+            "batch_size=8",
+        ],
+    )
+    assert config.training == {"learning_rate": 1e-4}
+    assert config.prior[0].path == "other.csv"
+    assert config.new.held_out.split == "test"
+    assert (config.run, config.batch_size) == ("b c", 8)
+    assert list_values(config)["prior.0.path"] == "other.csv"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lag", "`--set lag` is not key=value"),
+        ("=3", "`--set =3` is not key=value"),
+        ("prior.1.path=x", "there is no `1` in a list of 1"),
+        ("prior.x=1", "there is no `x` in a list of 1"),
+        ("run.x.y=1", "there is no `x` in 'runs/a'"),
+    ],
+)
+def test_settings_that_lead_nowhere_are_refused(write, setting, message):
+    assert message in fault(write(LEAST), setting)
+
+
+def test_all_faults_are_told_at_once_each_with_its_key(write):
+    message = fault(
+        write(
+            """\
+run = 3
+batchsize = 8
+[model]
+pth = "base"
+max_length = 0
+[new]
+path = ["a", 3]
+held_out = 1.5
+[new.columns]
+txt = "a"
+[[prior]]
+path = "a"
+held_out = {}
+[rehearsal]
+mix_ratio = 2
+partition = ["los:10"]
+estimator = "auot"
+"""
+        )
+    )
+    for part in (
+        "faults: ",
+        "`run` is 3: input should be a valid string",
+        "`batchsize` is unknown, did you mean `batch_size`?",
+        "`model.path` is missing",
+        "`model.pth` is unknown, did you mean `path`?",
+        "`model.max_length` is 0: input should be greater than or equal to 1",
+        "`new.path.1` is 3",
+        "`new.held_out` is 1.5: input should be less than 1",
+        "`new.columns.txt` is unknown, did you mean `text`?",
+        "`prior.0.held_out` needs a `path` or a `split` of its own",
+        "`rehearsal.mix_ratio` is 2",
+        '`rehearsal.partition`: "los:10" is no partition: write "loss:10"',
+        "`rehearsal.estimator` is 'auot'",
+        "Correct the file, or pass `--set`.",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("format = 2\n", "is written for format 2, but this version of mixcd reads up to 1. Upgrade mixcd."),
+        ("format = 0\n", "`format` is 0"),
+        ("batch_size = 1\n", "`batch_size` is 1"),
+        ("a = [\n", "is not TOML"),
+        ("zzz = 1\n", "`zzz` is unknown (known: `format`, `run`"),
+    ],
+)
+def test_faults_at_the_top(write, change, message):
+    assert message in fault(write(change + LEAST))
+
+
+def test_contradictions_are_refused(write):
+    assert "`batch_size` and `training.gradient_accumulation_steps` contradict each other" in fault(
+        write("batch_size = 8\n" + LEAST + "[training]\ngradient_accumulation_steps = 2\n")
+    )
+    assert "`prior` has 2 data sets, so each needs a `name` of its own" in fault(
+        write(LEAST + '[[prior]]\npath = "x"\n')
+    )
+
+
+def test_files_that_are_no_config_are_refused(tmp_path):
+    assert "There is no config" in fault(tmp_path / "none.toml")
+    assert "is a folder, but a config is a TOML file" in fault(tmp_path)
+    (tmp_path / "latin.toml").write_bytes('run = "é"'.encode("latin-1"))
+    assert "is not UTF-8: invalid continuation byte at byte 7" in fault(tmp_path / "latin.toml")
+
+
+def test_partitions_are_made_of_their_text():
+    assert parse_partition(["loss"]) == ByPriorLoss(10)
+    assert parse_partition(["column:a:b"]) == ByColumn("a:b")
+    combined = parse_partition(["loss:3", "column:topic"])
+    assert isinstance(combined, Combined)
+    assert combined.column_names == ("topic",)
+    for text in ("", "loss:", "loss:x", "column:", "topic"):
+        with pytest.raises(SettingError, match="is no partition"):
+            parse_partition([text])
+
+
+def test_the_schema_knows_every_section():
+    schema = Config.model_json_schema()
+    assert set(schema["$defs"]) == {
+        "ColumnsConfig",
+        "DataConfig",
+        "HeldOutConfig",
+        "ModelConfig",
+        "PriorConfig",
+        "RehearsalConfig",
+    }
+    assert schema["additionalProperties"] is False
+    undescribed = [
+        f"{name}.{key}"
+        for name, section in schema["$defs"].items()
+        for key, value in section["properties"].items()
+        if "description" not in value
+    ]
+    assert undescribed == []
