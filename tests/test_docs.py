@@ -1,10 +1,13 @@
 """What the docs name exists."""
 
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from mixcd.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -36,3 +39,17 @@ def test_the_paper_map_names_code_that_exists():
 def test_every_open_choice_has_its_page():
     pages = {path.stem for path in (ROOT / "docs" / "decisions").glob("*.md")}
     assert {"smoothing", "denominator", "window", "factors", "correctness", "lag"} <= pages
+
+
+def test_the_generated_pages_are_those_of_the_code():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for path, text in generate.make_pages().items():
+        assert path.read_text("utf-8") == text, f"run `python docs/generate.py`: {path.name} is out of date"
+
+
+def test_every_command_is_documented():
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    assert {name for name in commands if f"## `mixcd {name}`" in page} == commands

@@ -859,3 +859,73 @@ def test_a_model_without_logits_is_refused(base_model, new_data, prior_data, tmp
     trainer = make_trainer(TupleOutput(base_model.config), new_data, tmp_path, remove_unused_columns=False)
     with pytest.raises(UnsupportedTrainerError, match="returned a tuple without `logits`"):
         attach(trainer, prior_data)
+
+
+# --- stopping, records ------------------------------------------------------------------------------------------
+
+
+def test_a_stop_that_is_asked_for_saves_and_resumes_bit_for_bit(base_weights, new_data, prior_data, tmp_path):
+    def run(folder, stop_at=None, resume=None):
+        model = make_model()
+        model.load_state_dict(base_weights)
+        trainer = make_trainer(model, new_data, tmp_path / folder, gradient_accumulation_steps=2)
+        rehearsal = attach(trainer, prior_data)
+        if stop_at is not None:
+            trainer.add_callback(StopAt(rehearsal, stop_at))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = run("whole")
+    stopped = run("run", stop_at=4)
+    assert stopped.state.global_step == 5
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-5"]
+    resumed = run("run", resume=True)
+    assert resumed.state.global_step == 10
+    assert_same_weights(weights_of(resumed), weights_of(whole))
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, rehearsal, step):
+        self._rehearsal = rehearsal
+        self._step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self._step:
+            self._rehearsal.stop()
+
+
+def test_a_stop_does_not_outlive_the_training_it_was_asked_of(trainer, prior_data):
+    rehearsal = attach(trainer, prior_data)
+    callback = StopAt(rehearsal, 2)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    trainer.remove_callback(callback)
+    trainer.train()
+    assert trainer.state.global_step == 10
+
+
+def test_the_last_step_is_told(trainer, prior_data):
+    rehearsal = attach(trainer, prior_data)
+    assert rehearsal.last_step is None
+    trainer.train()
+    last = rehearsal.last_step
+    assert last.step == 10
+    assert (last.prior_share, last.observed) == (0.25, 2)
+    assert last.new_loss > 0
+    assert last.prior_loss > 0
+    assert 0 <= last.damaged <= 2
+
+
+def test_more_columns_are_cached_when_asked_for(trainer, prior_data):
+    rehearsal = attach(trainer, prior_data, partition=ByColumn("topic"), cache_columns=("label", "topic"))
+    assert list(rehearsal.predictions.columns) == ["topic", "label"]
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
+def test_ways_of_splitting_the_model_are_warned_of_once(trainer, prior_data, caplog, name):
+    setattr(trainer, f"is_{name}_enabled", True)
+    attach(trainer, prior_data)
+    warnings = [entry.message for entry in caplog.records if "untested" in entry.message]
+    assert len(warnings) == 1
+    assert name in warnings[0].lower()

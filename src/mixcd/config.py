@@ -25,8 +25,12 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The base model: a sequence classifier that knows the prior task."""
 
-    path: str = Field(description="A folder written by save_pretrained, or a name on the Hugging Face hub.")
-    tokenizer: str | None = Field(None, description="Folder or name of the tokenizer; the model's own by default.")
+    path: str = Field(
+        min_length=1, description="A folder written by save_pretrained, or a name on the Hugging Face hub."
+    )
+    tokenizer: str | None = Field(
+        None, min_length=1, description="Folder or name of the tokenizer; the model's own by default."
+    )
     max_length: int | None = Field(
         None, ge=1, description="Longest input in tokens; what model and tokenizer allow by default."
     )
@@ -89,7 +93,9 @@ class RehearsalConfig(Section):
     )
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="Seed of draws and held-out split; the trainer's own.")
-    cache: str | None = Field(None, description="The prediction cache; a folder `cache` in the run's by default.")
+    cache: str | None = Field(
+        None, min_length=1, description="The prediction cache; a folder `cache` in the run's by default."
+    )
     cache_columns: list[str] = Field([], description="More columns to cache, for `mixcd partition`.")
 
     @field_validator("partition")
@@ -102,15 +108,15 @@ class RehearsalConfig(Section):
 class Config(Section):
     """A config of `mixcd train`: base model, new and prior data, rehearsal, and transformers' TrainingArguments."""
 
-    format: Literal[1] = Field(1, description="The version of this format.")
-    run: str = Field(description="The folder of the run: everything it writes lies there.")
+    format: int = Field(FORMAT, ge=1, le=FORMAT, description="The version of this format.")
+    run: str = Field(min_length=1, description="The folder of the run: everything it writes lies there.")
     batch_size: int | None = Field(
         None, ge=2, description="Rows a step over all processes; sets gradient_accumulation_steps."
     )
-    model: ModelConfig
-    new: DataConfig
-    prior: list[PriorConfig] = Field(min_length=1)
-    rehearsal: RehearsalConfig
+    model: ModelConfig = Field(description="The base model.")
+    new: DataConfig = Field(description="Data of the new task.")
+    prior: list[PriorConfig] = Field(min_length=1, description="Data of the prior task, or of several.")
+    rehearsal: RehearsalConfig = Field(description="How prior samples are rehearsed.")
     training: dict[str, Any] = Field({}, description="transformers.TrainingArguments, by name.")
 
     @model_validator(mode="after")
@@ -164,7 +170,8 @@ def read_config(path: Path, settings: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         faults = _describe_all(error)
         count = f"{len(faults)} faults: " if len(faults) > 1 else ""
-        raise SettingError(f"`{path}`: {count}{'; '.join(faults)}. Correct the file, or pass `--set`.") from error
+        told = end_sentence("; ".join(faults))
+        raise SettingError(f"`{path}`: {count}{told} Correct the file, or pass `--set`.") from error
 
 
 def render(config: Config) -> str:
@@ -264,18 +271,18 @@ def _parse_one(text: str) -> ByPriorLoss | ByColumn:
         return ByPriorLoss(int(argument))
     if kind == "column" and argument:
         return ByColumn(argument)
-    raise SettingError(f'"{text}" is no partition: write "loss:10" for ten bins of prior loss, or "column:NAME"')
+    raise SettingError(f'"{text}" is no partition: write "loss:10" for ten bins of prior loss, or "column:NAME".')
 
 
 def _describe_all(error: ValidationError) -> list[str]:
-    """All faults that pydantic found, in our words, one for each place."""
+    """All faults that pydantic found, in our words, one for each place; a fault further in says more."""
     faults: dict[str, str] = {}
     for fault in error.errors():
         place = _place_of(fault)
         is_ours = "error" in fault.get("ctx", {})
         if place not in faults or is_ours:  # a value that fits no kind of a union is reported once for each
             faults[place] = _describe(fault, place)
-    return list(faults.values())
+    return [text for place, text in faults.items() if not any(other.startswith(f"{place}.") for other in faults)]
 
 
 def _describe(fault: Any, place: str) -> str:
@@ -288,6 +295,8 @@ def _describe(fault: Any, place: str) -> str:
         return f"{name}: {str(cause).rstrip('.')}"
     if cause is not None:
         return f"{name} {cause}" if place else str(cause)
+    if fault["type"] in ("model_type", "dict_type"):
+        return f"{name} is {fault['input']!r}: input should be a table of keys and values"
     return f"{name} is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
@@ -338,6 +347,22 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     if close:
         return f", did you mean `{close[0]}`?"
     return f" (known: {shorten((f'`{key}`' for key in known), 12)})"
+
+
+def end_sentence(text: str) -> str:
+    """Put a full stop after a sentence that has no end yet.
+
+    Args:
+        text: The sentence.
+
+    Returns:
+        The sentence, with its end.
+
+    Example:
+        >>> end_sentence("nothing is there"), end_sentence("did you mean `lag`?")
+        ('nothing is there.', 'did you mean `lag`?')
+    """
+    return text if text.endswith(("?", ".")) else f"{text}."
 
 
 def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from mixcd.classification_output import LABEL_KEYS
 from mixcd.errors import DataError, SettingError, shorten
 from mixcd.fingerprint import fingerprint_tokenizer
 from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.replace_file import naming_file
 
 LABEL = "label"
 """The column of class numbers in prepared rows."""
@@ -91,6 +92,37 @@ def prepare_rows(
         return data
     choices = repr((columns, sorted(label_ids.items())))
     return _write_rows(data, texts, label, class_of, tokenizer if texts else None, max_length, choices)
+
+
+def require_inputs(data: Dataset, *, name: str, token_count: int | None, longest: int | None) -> None:
+    """Refuse tokens that a model has no embedding for, which PyTorch would only find in the forward pass.
+
+    Args:
+        data: Prepared rows.
+        name: What messages call them.
+        token_count: The number of the model's tokens; None when it is not known.
+        longest: The most tokens of a sample; None when there is no limit.
+
+    Raises:
+        DataError: If a token number is too large, or a sample too long.
+    """
+    for start, batch in _batches(data, "input_ids"):
+        rows = batch.combine_chunks()
+        lengths = compute.list_value_length(rows)
+        most, highest = compute.max(lengths).as_py() or 0, compute.max(compute.list_flatten(rows)).as_py() or 0
+        if longest is not None and most > longest:
+            sample = start + compute.index(lengths, most).as_py()
+            raise DataError(
+                f"`{name}` has {most} tokens on sample {sample} (counted from 0), but the model takes {longest} at "
+                "most. Set `model.max_length` to that or less, or shorten these rows."
+            )
+        if token_count is not None and highest >= token_count:
+            place = compute.index(compute.list_flatten(rows), highest)
+            sample = start + compute.list_parent_indices(rows)[place.as_py()].as_py()
+            raise DataError(
+                f"`{name}` has token {highest} on sample {sample} (counted from 0), but the model has {token_count} "
+                "tokens, counted from 0. Use the tokenizer that the model was trained with."
+            )
 
 
 def split_held_out(data: Dataset, share: float, *, seed: int, number: int, name: str) -> tuple[Dataset, Dataset | None]:
@@ -285,15 +317,16 @@ def _write_rows(
     replaced = label in LABEL_KEYS  # renamed, because a column written over keeps its old names of classes
     given = _GIVEN_LABEL if replaced else label
     data = data.with_format(None)
-    return (data.rename_column(label, given) if replaced else data).map(
-        prepare,
-        batched=True,
-        batch_size=ROWS_AT_ONCE,
-        remove_columns=[given] if replaced else None,
-        cache_file_name=str(folder / f"{written}.arrow"),
-        new_fingerprint=written,
-        desc="Preparing rows",
-    )
+    with naming_file(folder):
+        return (data.rename_column(label, given) if replaced else data).map(
+            prepare,
+            batched=True,
+            batch_size=ROWS_AT_ONCE,
+            remove_columns=[given] if replaced else None,
+            cache_file_name=str(folder / f"{written}.arrow"),
+            new_fingerprint=written,
+            desc="Preparing rows",
+        )
 
 
 def _identify(tokenizer: Any, max_length: int | None) -> str:

@@ -19,6 +19,7 @@ from datasets.table import CastError
 from pyarrow import parquet
 
 from mixcd.errors import DataError, shorten
+from mixcd.replace_file import is_disk_fault, naming_file
 
 KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 """The suffixes that are read, and how: files of one kind may be given together."""
@@ -146,7 +147,7 @@ def _open_folder(folder: Path, name: str, split: str | None, subset: str | None)
 
 def _open_hub(path: str, name: str, split: str | None, subset: str | None) -> datasets.Dataset:
     place = f"`{name}` is `{path}`, which is neither a file nor a folder here, "
-    if not datasets.config.HF_HUB_OFFLINE and not _reach_hub():
+    if not datasets.config.HF_HUB_OFFLINE and not reach_hub():
         raise DataError(
             f"{place}and the Hugging Face hub cannot be reached. Correct the path; connect to the network; or set "
             "HF_HUB_OFFLINE=1 to use a copy that was downloaded earlier."
@@ -162,8 +163,8 @@ def _open_hub(path: str, name: str, split: str | None, subset: str | None) -> da
         raise
 
 
-def _reach_hub() -> bool:
-    """Say quickly whether the hub can be reached; its client would try for half a minute."""
+def reach_hub() -> bool:
+    """Say quickly whether the Hugging Face hub can be reached; its client would try for half a minute."""
     if {"http", "https", "all"} & set(getproxies()):
         return True
     url = urlsplit(datasets.config.HF_ENDPOINT)
@@ -198,8 +199,11 @@ def _choose_split(splits: Sequence[str], split: str | None, name: str, path: str
 
 def _load(load: Callable[[], Any], files: Sequence[Path], name: str, what: str) -> Any:
     try:
-        return load()
+        with naming_file(Path(datasets.config.HF_DATASETS_CACHE)):
+            return load()
     except _FAILURES as error:
+        if isinstance(error, OSError) and is_disk_fault(error):
+            raise
         for file in files:
             if KINDS[file.suffix.lower()] == "json":
                 _require_objects(file, name)
@@ -317,6 +321,11 @@ def _require_objects(file: Path, name: str) -> None:
         try:
             value = json.loads(text) if text.strip() else {}
         except ValueError as error:
+            if number == 1 and _is_one_object(file, name):
+                raise DataError(
+                    f"`{name}` names {file}, which is a single object, but rows are needed: a list of objects, or an "
+                    "object on every line. Name a file with rows."
+                ) from error
             line = getattr(error, "lineno", 1) if whole else number
             raise DataError(
                 f"`{name}` names {file}, whose line {line} is not JSON: {getattr(error, 'msg', error)}. Correct it."
@@ -328,3 +337,10 @@ def _require_objects(file: Path, name: str) -> None:
                 f"`{name}` names {file}, whose line {number} is of type {type(value).__name__}, but every row is an "
                 "object (`{…}`). Correct it."
             )
+
+
+def _is_one_object(file: Path, name: str) -> bool:
+    try:
+        return isinstance(json.loads("".join(_read_lines(file, name))), dict)
+    except ValueError:
+        return False

@@ -11,7 +11,7 @@ from pathlib import Path
 UNFINISHED = ".unfinished"
 """The ending of a file that is being written; a killed process leaves one behind, and the next run replaces it."""
 
-_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PROBE_SIZE = 2**20
 
 
@@ -37,7 +37,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Make an error of writing name the file or folder; those that safetensors and PyTorch raise become `OSError`.
+    """Make a full or read-only disk name the file or folder, and an `OSError` of what libraries raise instead.
 
     Args:
         path: What is written inside the block.
@@ -47,23 +47,34 @@ def naming_file(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.filename is None and error.errno in _DISK_FAULTS:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        raise
     except Exception as error:
-        number = _find_errno(error, path)
+        cause: BaseException = error
+        while cause.__cause__ is not None and not _find_errno(cause, path):
+            cause = cause.__cause__
+        number = _find_errno(cause, path)
         if number is None:
             raise
-        raise OSError(number, os.strerror(number), str(path)) from error
+        name = getattr(cause, "filename", None) or str(path)
+        raise OSError(number, os.strerror(number), name) from error
 
 
-def _find_errno(error: Exception, path: Path) -> int | None:
-    """Why a library could not write: safetensors says it in words, PyTorch does not, so a small file is tried."""
+def is_disk_fault(error: OSError) -> bool:
+    """Whether the disk is full or read-only.
+
+    Args:
+        error: The error.
+    """
+    return error.errno in _DISK_FAULTS
+
+
+def _find_errno(error: BaseException, path: Path) -> int | None:
+    """What is wrong with the disk: safetensors says it in words; PyTorch does not, so a small file is tried."""
+    if isinstance(error, OSError):
+        return error.errno if is_disk_fault(error) else None
     told = re.search(r"\(os error (\d+)\)", str(error))
     if told:
         return int(told[1])
-    if "inline_container" not in str(error):
+    if not any(words in str(error) for words in ("inline_container", "iostream error")):
         return None
     try:
         with tempfile.TemporaryFile(dir=path if path.is_dir() else path.parent) as file:

@@ -1,6 +1,7 @@
 """The run folder: what a run asked for, how far it got, and what came of it."""
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -152,7 +153,13 @@ class RunFolder:
         return next((path for path in sorted(found, key=step_of, reverse=True) if _is_whole(path)), None)
 
     def clear(self) -> None:
-        """Delete the run, but for the prediction cache and the lock."""
+        """Delete the run, but for the prediction cache and the lock; a half-deleted run passes for none that finished."""
+        record = self.read()
+        if record is not None:
+            self.write({**record, "state": STOPPED})
+        for path in (self.checkpoints, self.model):  # first whole ones, so that no later run takes what is left of them
+            if path.exists():
+                os.replace(path, _make_room(path.with_name(path.name + UNFINISHED)))
         for path in self._own_files():
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -160,6 +167,10 @@ class RunFolder:
         """Undo the start of a run that was refused: what has just been written goes, an empty folder too."""
         for path in (self.config, self.record, self.path / LOCK):
             path.unlink(missing_ok=True)
+        self.drop_empty()
+
+    def drop_empty(self) -> None:
+        """Remove the folders that a trainer makes when it is built, if nothing came to lie in them."""
         for folder in (self.checkpoints, self.path):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -235,6 +246,11 @@ def change_to_json(change: TaskChange) -> dict[str, Any]:
         "damaged_share_high": high,
         "mcnemar_p": change.mcnemar_p,
     }
+
+
+def _make_room(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    return path
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -1,10 +1,16 @@
 """Building what a config asks for: data, model, tokenizer, trainer."""
 
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
+import torch
 from datasets import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
@@ -13,12 +19,16 @@ from transformers import (
     PreTrainedModel,
     Trainer,
     TrainingArguments,
+    get_scheduler,
 )
 
-from mixcd.config import Config, DataConfig, HeldOutConfig, ModelConfig
-from mixcd.data_preparation import ColumnNames, prepare_rows, split_held_out
-from mixcd.data_source import open_data
-from mixcd.errors import SettingError, shorten
+from mixcd.classification_output import require_known_labels
+from mixcd.config import Config, DataConfig, HeldOutConfig, ModelConfig, end_sentence, parse_partition
+from mixcd.data_preparation import LABEL, ColumnNames, prepare_rows, require_inputs, split_held_out
+from mixcd.data_source import open_data, reach_hub
+from mixcd.errors import DataError, SettingError, shorten
+from mixcd.prior_dataset import SOURCE_COLUMN
+from mixcd.training_arguments import hold_back_warnings
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json")
 _NO_LIMIT = 10**9  # tokenizers without a limit say 10³⁰
@@ -41,6 +51,7 @@ class RunSetup:
     draw_seed: int
 
 
+@hold_back_warnings()
 def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
     """Build data, model, tokenizer and trainer; nothing is written to the run folder.
 
@@ -62,8 +73,7 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
     tokenizing = deepcopy(tokenizer)  # a call leaves its truncation in the tokenizer; the one that is saved has none
 
     def prepare(source: DataConfig, place: str, number: int) -> tuple[Dataset, Dataset | None]:
-        label_ids: Any = model.config.label2id
-        return _prepare(source, place, number, label_ids, tokenizing, max_length, draw_seed)
+        return _prepare(source, place, number, model, tokenizing, max_length, draw_seed)
 
     with arguments.main_process_first(local=True, desc="preparing the data"):
         new, held_out_new = prepare(config.new, "new", 0)
@@ -71,7 +81,8 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
             source.name or "prior": prepare(source, f"prior.{number}", number + 1)
             for number, source in enumerate(config.prior)
         }
-    try:
+    _require_columns(config, prior)
+    with _leaving_no_folder(config.run_folder / "checkpoints"), _refusing("build a Trainer"):
         trainer = Trainer(
             model=model,
             args=arguments,
@@ -80,10 +91,8 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
         )
-    except ValueError as error:
-        raise SettingError(
-            f"transformers refuses to build a Trainer: {' '.join(str(error).split())}. Correct the config's `training`."
-        ) from error
+    with _refusing("build the optimizer"):
+        _try_optimizer(arguments, model)
     held_out_prior = {name: held_out for name, (_, held_out) in prior.items() if held_out is not None}
     return RunSetup(
         trainer=trainer,
@@ -93,54 +102,68 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
     )
 
 
-def load_model(config: ModelConfig, path: str | Path) -> PreTrainedModel:
+@hold_back_warnings()
+def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") -> PreTrainedModel:
     """Load a sequence classifier.
 
     Args:
         config: How; the base model's.
         path: Folder or hub name.
+        name: What messages call it.
 
     Returns:
         The model.
 
     Raises:
-        SettingError: If there is none, or it has no trained classification head.
+        SettingError: If there is none, or it has no trained classification head for one class a sample.
     """
-    place = Path(path).expanduser()
+    place, choices = _locate(str(path), name)
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            str(place) if place.exists() else str(path),
+            place,
             trust_remote_code=config.trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **choices,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files make the loaders raise almost anything
         raise SettingError(
-            f"`model.path` is `{path}`, but no model can be loaded from there: {_first_line(error)}. Name a folder "
-            "written by `save_pretrained`, or a model on the hub that can be reached."
+            f"`{name}` is `{path}`, but no model can be loaded from there: {_reason_of(error)} Name a folder written "
+            "by `save_pretrained`, or a model on the hub that can be reached."
         ) from error
+    if report["mismatched_keys"]:
+        key, stored, wanted = min(report["mismatched_keys"])
+        raise SettingError(
+            f"The model `{path}` has weights that do not fit its `config.json`: `{key}` is of shape {tuple(stored)} "
+            f"instead of {tuple(wanted)}. Restore the folder as `save_pretrained` wrote it."
+        )
     if report["missing_keys"]:
         raise SettingError(
             f"The model `{path}` has no trained weights for {shorten(sorted(report['missing_keys']), 3)}, so it does "
             "not know the prior task yet. Fine-tune it on the prior task first, and name that model."
         )
+    problem = model.config.problem_type
+    if model.config.num_labels < 2 or problem not in (None, "single_label_classification"):
+        raise SettingError(
+            f"The model `{path}` has {model.config.num_labels} class(es) and the problem type `{problem}`, but every "
+            "sample needs one of several classes: `single_label_classification`. Name such a classifier."
+        )
     return model  # type: ignore[no-any-return]
 
 
 def _load_tokenizer(config: ModelConfig) -> Any:
-    path = config.tokenizer or config.path
-    place = Path(path).expanduser()
-    if place.is_dir() and not any(any(place.glob(pattern)) for pattern in _TOKENIZER_FILES):
+    path, name = (config.tokenizer, "model.tokenizer") if config.tokenizer else (config.path, "model.path")
+    place, choices = _locate(path, name)
+    if Path(place).is_dir() and not any(any(Path(place).glob(pattern)) for pattern in _TOKENIZER_FILES):
         raise SettingError(
             f"The folder `{path}` has no tokenizer: none of {shorten(_TOKENIZER_FILES, 9)} is there. Inputs are made "
             "and padded by the model's tokenizer. Set `model.tokenizer` to a folder or hub name that has it."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(place) if place.exists() else path, trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=config.trust_remote_code, **choices)
+    except Exception as error:  # damaged files make the loaders raise almost anything
         raise SettingError(
-            f"No tokenizer can be loaded from `{path}`: {_first_line(error)}. Set `model.tokenizer` to a folder or hub "
+            f"No tokenizer can be loaded from `{path}`: {_reason_of(error)} Set `model.tokenizer` to a folder or hub "
             "name that has it."
         ) from error
     if tokenizer.pad_token is None:
@@ -151,11 +174,76 @@ def _load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
+def _locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
+    """The folder, or the hub name and whether to look for a downloaded copy only."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return str(place), {}
+    if place.exists():
+        raise SettingError(f"`{name}` is `{path}`, which is a file, but a folder is needed there. Name the folder.")
+    depth = path.count("/")
+    if path[0] in "./~" or path[-1] == "/" or depth > 1 or (depth and place.parent.exists()):
+        raise SettingError(f"`{name}` is `{path}`, but there is no such folder. Correct the path.")
+    return path, {"local_files_only": datasets.config.HF_HUB_OFFLINE or not reach_hub()}
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # transformers checks its arguments in many places, each in its own way
+        raise SettingError(
+            f"transformers refuses to {what}: {_reason_of(error)} Correct the config's `training`."
+        ) from (error)
+
+
+def _try_optimizer(arguments: TrainingArguments, model: PreTrainedModel) -> None:
+    """Raise now what transformers would raise after the prior pass."""
+    Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    choices: Any = arguments.lr_scheduler_kwargs
+    get_scheduler(
+        arguments.lr_scheduler_type,
+        optimizer=torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]),
+        num_warmup_steps=0,
+        num_training_steps=1,
+        scheduler_specific_kwargs=choices,
+    )
+
+
+@contextmanager
+def _leaving_no_folder(folder: Path) -> Iterator[None]:
+    """Remove the empty folders that a Trainer makes when it is built: the run begins later, if at all."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def _require_columns(config: Config, prior: dict[str, tuple[Dataset, Dataset | None]]) -> None:
+    """Refuse a partition by a column that some of the prior data lack, in the config's words."""
+    wanted = dict.fromkeys(parse_partition(config.rehearsal.partition).column_names, "rehearsal.partition")
+    stored = dict.fromkeys(config.rehearsal.cache_columns, "rehearsal.cache_columns")
+    for number, (rows, held_out) in enumerate(prior.values()):
+        for data, place, columns in ((rows, "path", {**stored, **wanted}), (held_out, "held_out", wanted)):
+            known = [] if data is None else [*data.column_names, *[SOURCE_COLUMN] * (len(prior) > 1)]
+            missing = next((column for column in columns if data is not None and column not in known), None)
+            if missing is not None:
+                raise DataError(
+                    f"`{columns[missing]}` names the column `{missing}`, but `prior.{number}.{place}` has "
+                    f"{shorten((f'`{one}`' for one in known), 20)}. Name one of these, or add the column."
+                )
+
+
 def _prepare(
     source: DataConfig,
     place: str,
     number: int,
-    label_ids: dict[str, int],
+    model: PreTrainedModel,
     tokenizer: Any,
     max_length: int | None,
     seed: int,
@@ -163,7 +251,9 @@ def _prepare(
     """Open and prepare one data set: the rows to train on, and those held out."""
 
     def open_rows(path: str | list[str], split: str | None, subset: str | None, name: str) -> Dataset:
-        return prepare_rows(
+        label_ids: Any = model.config.label2id
+        class_count: Any = model.config.num_labels
+        rows = prepare_rows(
             open_data(path, name=name, split=split, subset=subset),
             name=name,
             columns=ColumnNames(**source.columns.model_dump()),
@@ -171,6 +261,10 @@ def _prepare(
             tokenizer=tokenizer,
             max_length=max_length,
         )
+        labels = np.asarray(rows.with_format(None)[LABEL][:])
+        require_known_labels(labels, np.arange(len(rows)), class_count, name)
+        require_inputs(rows, name=name, token_count=_count_tokens(model), longest=_count_positions(model))
+        return rows
 
     rows = open_rows(source.path, source.split, source.subset, f"{place}.path")
     held_out = source.held_out
@@ -188,7 +282,11 @@ def _only(named: dict[str, Dataset]) -> Any:
 
 def _longest(tokenizer: Any, model: PreTrainedModel) -> int | None:
     """The longest input that tokenizer and model both take, when either says."""
-    limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
+    limits = (
+        tokenizer.model_max_length,
+        getattr(model.config, "max_position_embeddings", None),
+        _count_positions(model),
+    )
     return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
 
 
@@ -196,5 +294,21 @@ def _first(*values: int | None) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+def _count_tokens(model: PreTrainedModel) -> int | None:
+    embeddings = model.get_input_embeddings()
+    return embeddings.num_embeddings if isinstance(embeddings, torch.nn.Embedding) else None
+
+
+def _count_positions(model: PreTrainedModel) -> int | None:
+    """The number of absolute positions, where the model has them: a longer sample would fail in the forward pass."""
+    counts = [
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "position_embeddings" and isinstance(module, torch.nn.Embedding)
+    ]
+    return min(counts, default=None)
+
+
+def _reason_of(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return end_sentence(textwrap.shorten(text, 300).rstrip("."))

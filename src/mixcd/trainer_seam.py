@@ -49,8 +49,7 @@ class TrainerSeam:
     def __init__(self, trainer: Trainer, prior: PriorDataset, *, mix_ratio: float, seed: int, lag: int | None) -> None:
         self.observer = PredictionObserver()
         self.last_step: StepRecord | None = None
-        self._stop_asked = False
-        self.stopping = False
+        self._stop_asked = self._stopping = False
         self._trainer = trainer
         self._mix_ratio = mix_ratio
         self._seed = seed
@@ -86,6 +85,13 @@ class TrainerSeam:
         """Let training stop after the step in progress, with a checkpoint; the first process decides for all."""
         self._stop_asked = True
 
+    def take_stop(self) -> bool:
+        """Whether training is to stop now; the wish is granted once."""
+        stopping = self._stopping
+        if stopping:
+            self._stop_asked = self._stopping = False
+        return stopping
+
     def get_train_dataloader(self) -> Any:
         """Return the trainer's own loader, over the mixed data in the planned order."""
         if self._trainer.train_dataset is not self._new_data:
@@ -119,7 +125,6 @@ class TrainerSeam:
     def begin(self, steps_done: int, stored: Any, ignore_data_skip: bool) -> None:
         """Start or resume: forget what was learnt, or take it over from the checkpoint."""
         self.observer = PredictionObserver()
-        self.stopping = False
         self._sampler.skipped_steps = 0
         self._loop.reset()
         if self._trainer.model_init is not None and not steps_done:
@@ -157,12 +162,12 @@ class TrainerSeam:
         """Return the first process's belief, and learn whether it was asked to stop."""
         accelerator = self._trainer.accelerator
         if accelerator.num_processes == 1:
-            self.stopping = self._stop_asked
+            self._stopping = self._stop_asked
             return belief
         arrays = [torch.from_numpy(array) for array in (*belief, np.array([float(self._stop_asked)]))]
         shared = broadcast([array.to(accelerator.device) for array in arrays], from_process=0)
         *first, stop_asked = (array.cpu().numpy() for array in shared)
-        self.stopping = bool(stop_asked[0])
+        self._stopping = bool(stop_asked[0])
         return tuple(first)
 
     def _plan(self) -> BatchPlan:
@@ -253,7 +258,7 @@ class RehearsalCallback(TrainerCallback, ExportableState):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop when that was asked for: here the step is complete on all processes."""
-        if self._seam.stopping:
+        if self._seam.take_stop():
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

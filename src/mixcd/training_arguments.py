@@ -1,26 +1,65 @@
 """TrainingArguments from a config: checked by name and type here, and by transformers itself."""
 
 import dataclasses
+import logging
+import math
 import os
-from collections.abc import Mapping
-from types import UnionType
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging.handlers import BufferingHandler
+from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from transformers import TrainingArguments
 
-from mixcd.config import Config, nearest_name
+from mixcd.config import Config, end_sentence, nearest_name
 from mixcd.errors import SettingError
 
 _REFUSED = {
     "output_dir": "the trainer writes to the folder `run`, so set that",
+    "remove_unused_columns": "columns that the model does not take stay in the data, so leave it out",
     "resume_from_checkpoint": "pass `--resume`",
     "save_only_model": "such checkpoints cannot be resumed, so leave it out",
 }
 """Arguments that `mixcd train` decides itself, and what to do instead."""
 
+_RANGES = {
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
+    "adam_epsilon": (0, math.inf),
+    "data_seed": (0, math.inf),
+    "dataloader_num_workers": (0, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "per_device_eval_batch_size": (1, math.inf),
+    "per_device_train_batch_size": (1, math.inf),
+    "seed": (0, math.inf),
+    "weight_decay": (0, math.inf),
+}
+"""What a number must at least be, and what it must be below, when transformers would find out only in training."""
+_MEASURED = ("loss", "runtime", "samples_per_second", "steps_per_second")
+"""What the trainer's own evaluation measures."""
 _DEFAULTS = {"report_to": "none"}
 
 
+@contextmanager
+def hold_back_warnings() -> Iterator[None]:
+    """Show what transformers warns of after the block; when the block fails, its error is all there is to say."""
+    logger, held = logging.getLogger("transformers"), BufferingHandler(10**6)
+    handlers, logger.handlers = logger.handlers, [held]
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            yield
+    finally:
+        logger.handlers = handlers
+    for record in held.buffer:
+        logger.handle(record)
+    for one in warned:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+@hold_back_warnings()
 def make_arguments(config: Config) -> TrainingArguments:
     """Build the TrainingArguments of a run; under a launcher this joins the process group.
 
@@ -40,12 +79,13 @@ def make_arguments(config: Config) -> TrainingArguments:
         settings.pop("ddp_backend", None)  # transformers cannot build it for a process without a group
     if config.batch_size is not None:
         settings["gradient_accumulation_steps"] = _choose_accumulation(config.batch_size, config.training)
+    _require_ranges(config.training)
     try:
         return TrainingArguments(**settings)
-    except (ValueError, TypeError, ImportError) as error:
-        reason = " ".join(str(error).split())
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        reason = end_sentence(" ".join(str(error).split()))
         raise SettingError(
-            f"transformers refuses the config's `training`: {reason}. Correct it, or pass `--set`."
+            f"transformers refuses the config's `training`: {reason} Correct it, or pass `--set`."
         ) from error
 
 
@@ -68,6 +108,24 @@ def check_arguments(training: Mapping[str, Any]) -> None:
         elif not _fits(value, kinds[name]):
             faults.append(f"`training.{name}` is {value!r}, but transformers wants {_name_of(kinds[name])}")
     if faults:
+        raise SettingError(f"{end_sentence('; '.join(faults))} Correct the config, or pass `--set`.")
+
+
+def _require_ranges(training: Mapping[str, Any]) -> None:
+    faults = [
+        f"`training.{name}` is {training[name]}, but it must be at least {least}"
+        + (f" and below {below}" if below < math.inf else " and finite")
+        for name, (least, below) in _RANGES.items()
+        if training.get(name) is not None and not least <= training[name] < below
+    ]
+    if training.get("max_steps") == 0:
+        faults.append("`training.max_steps` is 0, but there must be at least 1, or -1 for those of the epochs")
+    if not training.get("num_train_epochs", 1) > 0 and not training.get("max_steps", 0) > 0:
+        faults.append(f"`training.num_train_epochs` is {training['num_train_epochs']}, but it must be above 0")
+    metric = training.get("metric_for_best_model")
+    if metric is not None and metric.removeprefix("eval_") not in _MEASURED:
+        faults.append(f"`training.metric_for_best_model` is {metric!r}, but only {', '.join(_MEASURED)} are measured")
+    if faults:
         raise SettingError(f"{'; '.join(faults)}. Correct the config, or pass `--set`.")
 
 
@@ -84,7 +142,7 @@ def _choose_accumulation(batch_size: int, training: Mapping[str, Any]) -> int:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a TOML value can be of a type; types that TOML has no word for are left to transformers."""
+    """Whether a TOML value can be of a type; texts and tables that stand for other types are left to transformers."""
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, inner) for inner in get_args(kind))
     if kind in (float, int):
@@ -92,11 +150,22 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, wanted) and not isinstance(value, bool)
     if kind in (bool, str):
         return isinstance(value, kind)
-    return kind is not type(None)
+    kind = get_origin(kind) or kind
+    if kind in (list, dict):
+        return isinstance(value, kind)
+    return kind is not NoneType
 
 
 def _name_of(kind: Any) -> str:
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_name_of(inner) for inner in get_args(kind) if inner is not type(None))
-    names: dict[Any, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+    names: dict[Any, str] = {
+        float: "a number",
+        int: "a whole number",
+        bool: "true or false",
+        str: "a text",
+        list: "a list",
+        dict: "a table",
+    }
+    kind = get_origin(kind) or kind
     return names.get(kind, getattr(kind, "__name__", str(kind)))

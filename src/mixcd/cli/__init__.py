@@ -18,6 +18,16 @@ from mixcd.stop_signals import Stopped
 
 FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WRONG_PLACE = (
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 app = typer.Typer(
     name="mixcd",
@@ -45,11 +55,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        code = app([argument for argument in given if argument != "--debug"], standalone_mode=False)
+        code = app([argument for argument in given if argument != "--debug"], prog_name="mixcd", standalone_mode=False)
     except Stopped as stopped:
         _exit(128 + stopped.signal_number, str(stopped))
     except TyperException as error:
-        _exit(WRONG_REQUEST, f"{error.format_message()} See `mixcd --help`.")
+        message = error.format_message().rstrip(".") or "No command is named"  # Typer showed the help
+        _exit(WRONG_REQUEST, f"{message}{'' if message.endswith('?') else '.'} See `mixcd --help`.")
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -68,11 +79,11 @@ def _explain(error: Exception) -> tuple[int, str]:
             f"{_name_of(error)} cannot be written: {error.strerror}. What was written before is kept. Free some space, "
             "and go on with `--resume`."
         )
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+    if isinstance(error, OSError) and error.errno in _WRONG_PLACE:
         return WRONG_REQUEST, (
             f"{_name_of(error)} cannot be used: {error.strerror}. Choose a place that can be read and written."
         )
-    what = " ".join(f"{type(error).__name__}: {error}".split())
+    what = f"{type(error).__name__}: {error}".rstrip(".")
     return FAILED, f"Internal fault, {what}. Run the command again with `--debug` for the traceback, and report it."
 
 
@@ -82,6 +93,7 @@ def _name_of(error: OSError) -> str:
 
 def _exit(code: int, line: str) -> None:
     rank = os.environ.get("RANK", "0")
+    line = " ".join("".join(one if one.isprintable() else " " for one in line).split())  # names may hold anything
     sys.stderr.write(f"{line}\n" if rank == "0" else f"[process {rank}] {line}\n")
     raise SystemExit(code)
 
@@ -132,9 +144,9 @@ def train(
 
     resolved = read_config(config, setting or [])
     if dry_run:
-        from mixcd.training_arguments import check_arguments
+        from mixcd.training_arguments import make_arguments
 
-        check_arguments(resolved.training)
+        make_arguments(resolved)
         sys.stdout.write(render(resolved))
         return
     from mixcd.cli.calm import calm_libraries

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import datasets
 from datasets.utils import logging as datasets_logging
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 
@@ -24,7 +25,9 @@ def calm_libraries() -> Iterator[None]:
         log.setLevel(logging.INFO)
     level, watched = datasets_logging.get_verbosity(), sys.stderr.isatty()
     bars = datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
+    hub_level = hub_logging.get_verbosity()
     datasets_logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
     if not watched:
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -34,6 +37,7 @@ def calm_libraries() -> Iterator[None]:
         log.removeHandler(handler)
         log.setLevel(log_level)
         datasets_logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if not bars[0]:
             datasets.enable_progress_bars()
         if bars[1]:

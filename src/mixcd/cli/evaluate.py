@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mixcd.config import parse_partition, read_config
-from mixcd.errors import RunFolderError, SettingError
+from mixcd.errors import RunFolderError, SettingError, shorten
 from mixcd.evaluation import Evaluation
 from mixcd.held_out import collect_held_out, evaluate_held_out, predict_held_out
 from mixcd.run_folder import RunFolder, write_evaluation
@@ -32,7 +32,7 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
     if record is None:
         raise RunFolderError(f"`{run}` holds no run. Name the folder of a run that `mixcd train` made.")
     tuned = model or folder.model
-    if not tuned.exists():
+    if model is None and not tuned.exists():
         raise RunFolderError(
             f"There is no model `{tuned}`: the run {folder.describe_progress(record)}. Go on with `{record['go_on']}`, "
             "or name another model with `--model`."
@@ -44,9 +44,15 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
     if setup.held_out_prior is None:
         raise SettingError(f"The run `{run}` held out no prior data, so there is nothing to judge on. Set `held_out`.")
     strategy, trainer = parse_partition(config.rehearsal.partition), setup.trainer
+    judged: Any = load_model(config.model, tuned, "--model")
+    base: Any = trainer.model
+    if judged.config.label2id != base.config.label2id:
+        raise SettingError(
+            f"`--model` is `{tuned}`, which knows {shorten(judged.config.label2id, 20)}, but the base model knows "
+            f"{shorten(base.config.label2id, 20)}. Name a model with the same classes in the same order."
+        )
     held_out = collect_held_out(trainer, setup.held_out_prior, strategy.column_names)
     predicted = predict_held_out(trainer, held_out, config.cache_folder)
-    judged: Any = load_model(config.model, tuned)
     trainer.model = judged.to(trainer.args.device)
     evaluation = evaluate_held_out(trainer, predicted, strategy)
     if output is not None:

@@ -61,19 +61,22 @@ def write_starter_config(path: Path, *, model: str, new: str, prior: Sequence[st
     """
     if path.exists():
         raise SettingError(f"`{path}` exists already, and nothing is overwritten. Name another file, or remove it.")
+    if not path.parent.is_dir():
+        raise SettingError(f"`{path}` cannot be written: there is no folder `{path.parent}`. Make it, or name another.")
+    names = _names_of(prior)
     priors = "\n".join(
         f"\n[[prior]]  # {'the task to keep' if len(prior) == 1 else 'a task to keep'}\n"
-        + (f"name = {_quote(_name_of(source, number))}\n" if len(prior) > 1 else "")
+        + (f"name = {_quote(names[number])}\n" if len(prior) > 1 else "")
         + _describe(source, f"prior.{number}.path")
         for number, source in enumerate(prior)
     )
-    names = _columns_to_cut_by(open_data(prior[0], name="prior.0.path"))
+    to_cut_by = _columns_to_cut_by(open_data(prior[0], name="prior.0.path"))
     text = _TEMPLATE.format(
         run=_quote(run),
         model=_quote(model),
         new=_describe(new, "new.path"),
         priors=priors,
-        columns=f": {shorten(names, 5)}" if names else "",
+        columns=f": {shorten(to_cut_by, 5)}" if to_cut_by else "",
     )
     replace_file(path, lambda unfinished: unfinished.write_text(text, "utf-8"))
 
@@ -94,7 +97,7 @@ def _guess_columns(data: Dataset, name: str) -> tuple[str, str]:
     texts = {column: values for column, values in rows.items() if any(isinstance(value, str) for value in values)}
     if not texts:
         raise SettingError(
-            f"`{name}` names `{data.column_names}`, none of which holds text. Name data with a text column."
+            f"`{name}` has no column that holds text: {shorten(data.column_names, 20)}. Name data with a text column."
         )
     text = max(texts, key=lambda column: sum(len(str(value)) for value in texts[column]))
     named = [column for column in data.column_names if column.lower() in _LABELS]
@@ -117,8 +120,10 @@ def _is_label_like(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str | int | bool) for value in listed) and len(set(listed)) <= max(2, len(listed) / 4)
 
 
-def _name_of(source: str, number: int) -> str:
-    return Path(source).stem or f"prior-{number}"
+def _names_of(sources: Sequence[str]) -> list[str]:
+    """A name for each of several data sets: that of its file, if no other has it."""
+    stems = [Path(source).stem for source in sources]
+    return [stem if stem and stems.count(stem) == 1 else f"prior-{number}" for number, stem in enumerate(stems)]
 
 
 def _quote(text: str) -> str:

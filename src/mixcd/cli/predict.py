@@ -28,8 +28,10 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     Raises:
         RehearsalError: Whatever `predict_prior` raises.
     """
-    RunFolder(config.run_folder).read()  # refuses a foreign folder
+    folder = RunFolder(config.run_folder)
+    folder.read()  # refuses a foreign folder
     setup = set_up(config, make_arguments(config))
+    folder.drop_empty()
     trainer, wanted = setup.trainer, config.rehearsal
     columns = dict.fromkeys((*parse_partition(wanted.partition).column_names, *wanted.cache_columns))
     prior_pass = prior_pass_of(trainer, PriorDataset(setup.prior))

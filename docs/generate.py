@@ -1,0 +1,101 @@
+"""Writes the pages that are made from the code: `python docs/generate.py`. A test compares them with what is there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mixcd.config import Config
+from mixcd.data_source import KINDS
+
+DOCS = Path(__file__).parent
+COMMANDS = ("init", "train", "predict", "partition", "evaluate", "schema", "demo")
+
+INTRODUCTION = f"""\
+# The command line
+
+This page is made by `python docs/generate.py`.
+
+```console
+mixcd init --model my-model --new new.csv --prior old.csv   # writes mixcd.toml: look it over
+mixcd train mixcd.toml                                      # base model → cache → rehearsal → runs/first/model
+mixcd train mixcd.toml --resume                             # goes on after any interruption, with the same draws
+torchrun --nproc-per-node=2 -m mixcd train mixcd.toml       # several processes; or accelerate launch -m mixcd
+```
+
+A wrong request is one line on stderr and exit code 2, and nothing is written; a run that failed exits 1; one that a signal
+stopped, 128 and the signal's number. An internal fault shows its traceback with `--debug`.
+
+**Data** are files ({", ".join(f"`{kind}`" for kind in KINDS)}; several of one kind as a list), a folder that `datasets` saved, a
+folder of such files, or the name of a data set on the Hugging Face hub. They are read through `datasets` into its own cache and streamed from there, never
+held in memory. Rows with `input_ids` count as tokenised. Labels may be class numbers, or names that the model knows.
+
+**Held-out data** are never trained on. A share is drawn by the seed of the run, the same share for the same data and seed, and `run.json` says how many; or give
+a path or a split. Without them there is no evaluation.
+
+**The run folder** holds `config.toml` (resolved, itself a config), `run.json` (state, versions, seeds, hardware, counters), `steps.parquet` (a row a step; while
+training, `steps.jsonl`), `evaluation.json`, `damaged.parquet` (held-out prior samples that were lost), `model/`, `checkpoints/` and `cache/`, the prediction cache.
+
+**Interruption.** Ctrl-C or SIGTERM finishes the step, saves a checkpoint and says how to go on; the same signal again stops at once. After a kill, `--resume` goes on from
+the last checkpoint that was written to the end. The result is the same, bit for bit, as of a run that was never interrupted, on the same number of processes;
+on another number, with the same `batch_size`, the draws are the same. With `training.enable_jit_checkpoint` SIGTERM is left to transformers, which may save with the random
+state of half a step: the draws go on the same, weights of a model with dropout differ.
+The prior pass goes on at its first missing part.
+"""
+
+
+def make_pages() -> dict[Path, str]:
+    """Return the text of every page that is made from the code."""
+    commands = "\n".join(f"## `mixcd {command}`\n\n```text\n{show_help(command)}\n```\n" for command in COMMANDS)
+    schema = Config.model_json_schema()
+    return {
+        DOCS / "cli.md": f"{INTRODUCTION}\n{commands}\n{make_config_table(schema)}",
+        DOCS / "config.schema.json": json.dumps(schema, indent=1) + "\n",
+    }
+
+
+def show_help(command: str) -> str:
+    """Return what `--help` prints, without colours, 100 columns wide."""
+    shown = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "mixcd", command, "--help"],
+        env={**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
+
+
+def make_config_table(schema: dict) -> str:
+    """Return one table a section: key, default, meaning."""
+    sections = {"Top level": schema, **{f"`{key}`": schema["$defs"][name] for key, name in SECTIONS.items()}}
+    return "## The config\n\n" + "\n".join(
+        f"### {title}\n\n{section['description']}\n\n| key | default | meaning |\n|---|---|---|\n" + make_rows(section)
+        for title, section in sections.items()
+    )
+
+
+SECTIONS = {
+    "[model]": "ModelConfig",
+    "[new]": "DataConfig",
+    "[[prior]]": "PriorConfig",
+    "columns": "ColumnsConfig",
+    "held_out": "HeldOutConfig",
+    "[rehearsal]": "RehearsalConfig",
+}
+
+
+def make_rows(section: dict) -> str:
+    """Return the rows of a section's table."""
+    rows = []
+    for key, value in section["properties"].items():
+        required = key in section.get("required", ())
+        default = "required" if required else json.dumps(value["default"]) if value.get("default") is not None else "–"
+        rows.append(f"| `{key}` | {default} | {value.get('description', 'See below.')} |\n")
+    return "".join(rows)
+
+
+if __name__ == "__main__":
+    for path, text in make_pages().items():
+        path.write_text(text, "utf-8")
