@@ -8,7 +8,7 @@ LOWEST = .venv-lowest
 INTEGRATION = tests/test_canaries.py tests/test_data_source.py tests/test_data_preparation.py tests/test_rehearsal.py \
 	tests/test_training_run.py tests/test_two_processes.py tests/test_launched_cli.py
 
-.PHONY: demo test test-lowest lint clean
+.PHONY: demo test test-lowest faults lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/mixcd demo --output mixcd-demo --overwrite
@@ -19,6 +19,10 @@ test: lint
 # The canary and integration tests at the lowest versions that pyproject.toml allows; continuous integration runs it, too.
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m pytest -q $(INTEGRATION)
+
+# Kills the real command 100 times and alters 1,000 cache files; `make test` does a few of each.
+faults: $(INSTALLED)
+	MIXCD_FAULT_KILLS=100 MIXCD_FAULT_CORRUPTIONS=1000 $(BIN)/python -m pytest -q -rP -p no:cacheprovider tests/faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -95,7 +95,7 @@ def prepare_rows(
 
 
 def require_inputs(data: Dataset, *, name: str, token_count: int | None, longest: int | None) -> None:
-    """Refuse tokens that a model has no embedding for, which PyTorch would only find in the forward pass.
+    """Refuse tokens that a model cannot take, which PyTorch would only find in the forward pass.
 
     Args:
         data: Prepared rows.
@@ -104,25 +104,35 @@ def require_inputs(data: Dataset, *, name: str, token_count: int | None, longest
         longest: The most tokens of a sample; None when there is no limit.
 
     Raises:
-        DataError: If a token number is too large, or a sample too long.
+        DataError: If `input_ids` are no token numbers, or missing, too large or too many.
     """
+    inner = getattr(data.features["input_ids"], "feature", None)
+    if not isinstance(inner, Value) or "int" not in inner.dtype:
+        raise DataError(
+            f"`{name}` has {_kind_of(data.features['input_ids'])} in its column `input_ids`, but a list of token numbers "
+            "is needed there. Rename the column, and name that of the texts as `columns.text`."
+        )
     for start, batch in _batches(data, "input_ids"):
         rows = batch.combine_chunks()
-        lengths = compute.list_value_length(rows)
-        most, highest = compute.max(lengths).as_py() or 0, compute.max(compute.list_flatten(rows)).as_py() or 0
-        if longest is not None and most > longest:
-            sample = start + compute.index(lengths, most).as_py()
-            raise DataError(
-                f"`{name}` has {most} tokens on sample {sample} (counted from 0), but the model takes {longest} at "
-                "most. Set `model.max_length` to that or less, or shorten these rows."
+        tokens, lengths = compute.list_flatten(rows), compute.list_value_length(rows).to_numpy(zero_copy_only=False)
+        beyond = (
+            compute.less(tokens, 0)
+            if token_count is None
+            else compute.not_equal(
+                compute.and_(compute.greater_equal(tokens, 0), compute.less(tokens, token_count)), True
             )
-        if token_count is not None and highest >= token_count:
-            place = compute.index(compute.list_flatten(rows), highest)
-            sample = start + compute.list_parent_indices(rows)[place.as_py()].as_py()
-            raise DataError(
-                f"`{name}` has token {highest} on sample {sample} (counted from 0), but the model has {token_count} "
-                "tokens, counted from 0. Use the tokenizer that the model was trained with."
-            )
+        )
+        unknown = compute.list_parent_indices(rows).filter(compute.fill_null(beyond, True)).to_numpy()
+        for found, fault in (
+            (np.isnan(lengths), "no tokens"),
+            (lengths > (longest or np.inf), f"more than the {longest} tokens that the model takes"),
+            (np.isin(np.arange(len(rows)), unknown), f"a token that is none of the model's {token_count}"),
+        ):
+            if found.any():
+                raise DataError(
+                    f"`{name}` has {fault} on sample {shorten(start + np.flatnonzero(found))} (counted from 0). Use the "
+                    "tokenizer that the model was trained with, and a `model.max_length` that the model takes."
+                )
 
 
 def split_held_out(data: Dataset, share: float, *, seed: int, number: int, name: str) -> tuple[Dataset, Dataset | None]:

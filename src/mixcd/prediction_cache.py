@@ -212,18 +212,36 @@ def read_parts(folder: Path, manifest: Manifest) -> Iterator[pa.Table]:
         CacheError: If a part is missing, truncated or altered; names it.
     """
     for name, checksum in sorted(manifest.parts.items()):
-        path = folder / name
-        if not path.is_file():
-            raise CacheError(f"The cache part `{path}` is missing. {_PART_CURE}")
-        content = path.read_bytes()
-        if _checksum(manifest, name, content) != checksum:
-            raise CacheError(f"The cache part `{path}` was truncated or altered after it was written. {_PART_CURE}")
-        yield pq.read_table(pa.BufferReader(content))
+        yield pq.read_table(pa.BufferReader(_read_checked(folder, manifest, name, checksum)))
+
+
+def check_parts(folder: Path, manifest: Manifest) -> None:
+    """Refuse an unfinished cache with an altered part, before the pass goes on and anything is written.
+
+    Args:
+        folder: The cache's folder.
+        manifest: Its manifest.
+
+    Raises:
+        CacheError: If a finished part is missing, truncated or altered; names it.
+    """
+    for name, checksum in list_parts(folder, manifest).items():
+        _read_checked(folder, manifest, name, checksum)
 
 
 _PART_CURE = (
     "A cache must be as mixcd wrote it. Restore the file, or delete the cache folder and run again to predict anew."
 )
+
+
+def _read_checked(folder: Path, manifest: Manifest, name: str, checksum: str) -> bytes:
+    path = folder / name
+    if not path.is_file():
+        raise CacheError(f"The cache part `{path}` is missing. {_PART_CURE}")
+    content = path.read_bytes()
+    if _checksum(manifest, name, content) != checksum:
+        raise CacheError(f"The cache part `{path}` was truncated or altered after it was written. {_PART_CURE}")
+    return content
 
 
 def _render(manifest: Manifest) -> bytes:
@@ -235,7 +253,8 @@ def _render(manifest: Manifest) -> bytes:
 
 def _checksum(manifest: Manifest, name: str, content: bytes) -> str:
     """A part's SHA-256, keyed by its place: parts do not pass for each other, nor for another cache's."""
-    place = [dict(manifest.sources), manifest.sample_count, manifest.share, manifest.seed, manifest.part_size, name]
+    shape = [manifest.sample_count, manifest.share, manifest.seed, list(manifest.columns), manifest.part_size]
+    place = [dict(manifest.sources), *shape, name]
     return hashlib.sha256(json.dumps(place, sort_keys=True).encode() + content).hexdigest()
 
 

@@ -89,30 +89,52 @@ class PriorDataset(Dataset[Any]):
         names = column_names_of(self._parts[0])
         return (*names, SOURCE_COLUMN) if self.set_names else names
 
-    def column(self, name: str, sample_ids: Ids | None = None) -> NDArray[Any]:
-        """Return a column.
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a whole column, shape (samples,).
 
         Args:
             name: One of `column_names`.
-            sample_ids: Which samples, shape (samples,); all of them by default.
 
         Returns:
-            The column's values in the order of the samples, shape (samples,).
+            The column's values in the order of sample ids.
 
         Raises:
             DataError: If there is no such column.
         """
+        self.require_column(name)
         if name == SOURCE_COLUMN and self.set_names:
-            numbers = np.arange(len(self)) if sample_ids is None else sample_ids
-            return np.asarray(self.set_names)[np.searchsorted(self._starts, numbers, side="right") - 1]
+            return np.repeat(self.set_names, np.diff(self._starts))
+        return np.concatenate([_column_of(part, name) for part in self._parts])
+
+    def read_column(self, name: str, sample_ids: Ids, rows: Sequence[Any]) -> NDArray[Any]:
+        """Read a column off rows that were fetched already.
+
+        Args:
+            name: One of `column_names`.
+            sample_ids: The rows' samples, shape (rows,).
+            rows: The rows, as `rows` returned them.
+
+        Returns:
+            The column's values in the order of the rows, shape (rows,).
+        """
+        if name == SOURCE_COLUMN and self.set_names:
+            return np.asarray(self.set_names)[np.searchsorted(self._starts, sample_ids, side="right") - 1]
+        return np.asarray([row[name] for row in rows])
+
+    def require_column(self, name: str) -> None:
+        """Refuse a column that is not there.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            DataError: If there is no such column.
+        """
         if name not in self.column_names:
             raise DataError(
                 f"`{self.name}` has no column `{name}`. A partition needs a column that is there: "
                 f"{shorten((f'`{known}`' for known in self.column_names), 20) or 'none is named'}. Name one of these."
             )
-        if sample_ids is not None:
-            return np.asarray([row[name] for row in self.rows(sample_ids.tolist())])
-        return np.concatenate([_column_of(part, name) for part in self._parts])
 
 
 def fetch_rows(data: Any, row_numbers: Sequence[int]) -> list[Any]:

@@ -17,6 +17,7 @@ from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.lock_folder import lock_folder
 from mixcd.prediction_cache import (
     Manifest,
+    check_parts,
     list_parts,
     part_name,
     read_manifest,
@@ -31,6 +32,8 @@ from mixcd.vocabulary import Ids, require_finite_losses
 LEAST_PART_SIZE, MOST_PART_SIZE = 256, 16_384
 """Samples in one part: what an interruption can cost."""
 _USUAL_PART_COUNT = 16
+_ROWS_AT_ONCE = 4096
+"""Rows that are sorted by length together, and held in memory."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class PriorPass:
             wait()
             manifest = self._require_manifest(folder)
             require_match(folder, manifest, replace(wanted, share=manifest.share) if keep_share else wanted)
+            if not _is_complete(folder, manifest):
+                check_parts(folder, manifest)
             with evaluating(self.model):
                 forward_count = self._predict_missing(folder, manifest)
             wait()
@@ -133,31 +138,32 @@ class PriorPass:
 
     def _predict_missing(self, folder: Path, manifest: Manifest) -> int:
         """Predict and write this process's parts that the cache lacks; return the forward passes made."""
-        ids, size = cached_ids(manifest), manifest.part_size
-        finished = list_parts(folder, manifest)
-        parts = {start // size: ids[start : start + size] for start in range(0, ids.size, size)}
-        own = {number: part for number, part in parts.items() if number % self.processes.count == self.processes.rank}
-        total, hidden = (
-            sum(part.size for part in own.values()),
-            not (self.progress and self.processes.rank == 0) or None,
-        )
+        finished, size, count = list_parts(folder, manifest), manifest.part_size, cached_count(manifest)
+        covered = _list_ids(manifest)
+        own = range(self.processes.rank * size, count, self.processes.count * size)
+        hidden = not (self.progress and self.processes.rank == 0) or None
         forward_count = 0
-        with tqdm(total=total, desc="prior pass", disable=hidden) as bar:
-            for number, part_ids in own.items():
-                if part_name(number) in finished:
-                    bar.update(part_ids.size)
+        with tqdm(total=sum(min(size, count - start) for start in own), desc="prior pass", disable=hidden) as bar:
+            for start in own:
+                ids = np.asarray(covered[start : start + size])
+                if part_name(start // size) in finished:
+                    bar.update(ids.size)
                     continue
-                table, part_forward_count = self._predict_part(part_ids, manifest.columns, bar.update)
-                write_part(folder, manifest, number, table)
-                forward_count += part_forward_count
+                chunks = [ids[first : first + _ROWS_AT_ONCE] for first in range(0, ids.size, _ROWS_AT_ONCE)]
+                tables, forward_counts = zip(
+                    *(self._predict_chunk(chunk, manifest.columns, bar.update) for chunk in chunks), strict=True
+                )
+                write_part(folder, manifest, start // size, pa.concat_tables(tables))
+                forward_count += sum(forward_counts)
         return forward_count
 
-    def _predict_part(
+    def _predict_chunk(
         self, sample_ids: Ids, columns: tuple[str, ...], advance: Callable[[int], object]
     ) -> tuple[pa.Table, int]:
+        rows = self.prior.rows(sample_ids.tolist())
         predicted, forward_count = predict_rows(
             self.model,
-            self.prior.rows(sample_ids.tolist()),
+            rows,
             sample_ids,
             collate_fn=self.collate_fn,
             batch_size=self.batch_size,
@@ -165,32 +171,30 @@ class PriorPass:
             advance=advance,
         )
         require_finite_losses(sample_ids, predicted["loss"])
-        stored = {name: self.prior.column(name, sample_ids) for name in columns}
+        stored = {name: self.prior.read_column(name, sample_ids, rows) for name in columns}
         return pa.table({"sample_id": sample_ids, **predicted, **stored}), forward_count
 
 
-def cached_ids(manifest: Manifest) -> Ids:
-    """Return the samples that a cache covers, ascending: all, or the keyed selection of its share.
+def cached_count(manifest: Manifest) -> int:
+    """Return how many samples a cache covers when it is complete.
 
     Args:
         manifest: The cache's manifest.
-
-    Returns:
-        Sample ids, shape (cached,).
     """
+    return math.ceil(manifest.share * manifest.sample_count)
+
+
+def _list_ids(manifest: Manifest) -> range | Ids:
+    """The samples that a cache covers, ascending: all, or the keyed selection of its share."""
     if manifest.share == 1:
-        return np.arange(manifest.sample_count)
+        return range(manifest.sample_count)
     rng = keyed_generator(manifest.seed, 0, Stream.SHARES)
-    return np.sort(rng.choice(manifest.sample_count, _cached_count(manifest), replace=False, shuffle=False))
+    return np.sort(rng.choice(manifest.sample_count, cached_count(manifest), replace=False, shuffle=False))
 
 
 def _is_complete(folder: Path, manifest: Manifest | None) -> bool:
     """Whether nothing remains to be written: such a cache may lie on a read-only disk."""
     if manifest is None:
         return False
-    part_count = math.ceil(_cached_count(manifest) / manifest.part_size)
+    part_count = math.ceil(cached_count(manifest) / manifest.part_size)
     return len(manifest.parts) == part_count and not any(folder.glob("part-*.sha256"))
-
-
-def _cached_count(manifest: Manifest) -> int:
-    return math.ceil(manifest.share * manifest.sample_count)

@@ -158,7 +158,7 @@ def cache_predictions(
     _require_settings(share, prior_pass.batch_size)
     prior = prior_pass.prior
     for name in columns:
-        prior.column(name, np.arange(1))
+        prior.require_column(name)
     wanted = Manifest(
         sources={
             "model": fingerprint_weights(prior_pass.model),

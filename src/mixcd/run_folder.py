@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,10 +154,11 @@ class RunFolder:
         return next((path for path in sorted(found, key=step_of, reverse=True) if _is_whole(path)), None)
 
     def clear(self) -> None:
-        """Delete the run, but for the prediction cache and the lock; a half-deleted run passes for none that finished."""
-        record = self.read()
-        if record is not None:
-            self.write({**record, "state": STOPPED})
+        """Delete the run, but for the prediction cache and the lock; a half-deleted run does not pass for finished."""
+        with suppress(RunFolderError):  # one that cannot be read passes for nothing
+            record = self.read()
+            if record is not None and record["state"] == FINISHED:
+                self.write({**record, "state": STOPPED})
         for path in (self.checkpoints, self.model):  # first whole ones, so that no later run takes what is left of them
             if path.exists():
                 os.replace(path, _make_room(path.with_name(path.name + UNFINISHED)))

@@ -82,7 +82,7 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
             for number, source in enumerate(config.prior)
         }
     _require_columns(config, prior)
-    with _leaving_no_folder(config.run_folder / "checkpoints"), _refusing("build a Trainer"):
+    with _refusing("build a Trainer"), _leaving_no_folder(config.run_folder / "checkpoints"):
         trainer = Trainer(
             model=model,
             args=arguments,
@@ -128,8 +128,8 @@ def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") 
         )
     except Exception as error:  # damaged files make the loaders raise almost anything
         raise SettingError(
-            f"`{name}` is `{path}`, but no model can be loaded from there: {_reason_of(error)} Name a folder written "
-            "by `save_pretrained`, or a model on the hub that can be reached."
+            f"`{name}` is `{path}`, but no model can be loaded from there: {_why(error, choices)} Name a folder "
+            "written by `save_pretrained`, or a model on the hub that can be reached."
         ) from error
     if report["mismatched_keys"]:
         key, stored, wanted = min(report["mismatched_keys"])
@@ -163,8 +163,8 @@ def _load_tokenizer(config: ModelConfig) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=config.trust_remote_code, **choices)
     except Exception as error:  # damaged files make the loaders raise almost anything
         raise SettingError(
-            f"No tokenizer can be loaded from `{path}`: {_reason_of(error)} Set `model.tokenizer` to a folder or hub "
-            "name that has it."
+            f"No tokenizer can be loaded from `{path}`: {_why(error, choices)} Set `model.tokenizer` to a folder or "
+            "hub name that has it."
         ) from error
     if tokenizer.pad_token is None:
         raise SettingError(
@@ -187,11 +187,17 @@ def _locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
     return path, {"local_files_only": datasets.config.HF_HUB_OFFLINE or not reach_hub()}
 
 
+def _why(error: Exception, choices: dict[str, bool]) -> str:
+    if isinstance(error, OSError) and choices.get("local_files_only"):
+        return "no such folder is here, no copy was downloaded, and the Hugging Face hub is not reached."
+    return _reason_of(error)
+
+
 @contextmanager
 def _refusing(what: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, OSError):  # the disk, not the arguments
         raise
     except Exception as error:  # transformers checks its arguments in many places, each in its own way
         raise SettingError(

@@ -279,12 +279,12 @@ def best_checkpoint(checkpoint: Path, arguments: TrainingArguments) -> Path:
 
 @contextmanager
 def _holding(folder: RunFolder, is_new: bool) -> Iterator[None]:
-    """Lock the folder; a new run that is refused leaves nothing behind but its prediction cache."""
+    """Lock the folder; a new run that is refused before it trains leaves nothing behind but its prediction cache."""
     with lock_folder(folder.path):
         try:
             yield
         except RehearsalError:
-            if is_new:
+            if is_new and not folder.step_lines.exists():
                 folder.forget()
             raise
 

@@ -19,7 +19,6 @@ class Reference:
 
     folder: Path
     outcome: dict[str, object]
-    active_s: float
     forward_count: int
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
+import real_run
 import transformers
 
-import real_run
 from mixcd import cli
 from mixcd.lock_folder import lock_folder
 from mixcd.run_folder import RunFolder
@@ -126,7 +126,7 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_written(what, workspace,
             fill(what, stub)
         capfd.readouterr()
         code = train()
-        out, err = capfd.readouterr()
+        _, err = capfd.readouterr()
         assert code == 1, err
         assert err.count("\n") == 1, err
         assert f"`{name}" in err, err
@@ -162,7 +162,7 @@ def fill(what: str, patch: pytest.MonkeyPatch) -> None:
     """Stand in for a disk that is full, where none can be mounted."""
     write_text, write_table, open_path = Path.write_text, pq.write_table, Path.open
     save, saved = transformers.PreTrainedModel.save_pretrained, []
-    at_save = {"checkpoint weights": 1, "second checkpoint": 2, "model": 3}.get(what.replace("optimizer", "weights").replace("random state", "weights"))
+    at_save = {"second checkpoint": 2, "model": 3}.get(what, 1 if what.startswith("checkpoint") else None)
     records = []
 
     def refuse_text(path, *rest, **named):
@@ -298,3 +298,47 @@ def test_a_lock_left_by_a_killed_run_does_not_hold(tmp_path):
     (tmp_path / ".lock").write_text("")
     with lock_folder(tmp_path):
         pass
+
+
+class KilledError(BaseException):
+    """Stands for a kill."""
+
+
+def test_an_overwrite_killed_anywhere_leaves_no_run_that_passes_for_another(workspace, monkeypatch, capfd):
+    """Killed after each single deletion: what is left is no finished run, and no later run takes it for its own."""
+    assert train() == 0
+    kept = shutil.copytree("run", "kept")
+    killed_count = 0
+    while True:
+        folder = RunFolder(Path(shutil.copytree(kept, "half")))
+        calls = []
+
+        def count_down(make_change, calls=calls, most=killed_count):
+            def change(*arguments, **named):
+                if len(calls) == most:
+                    raise KilledError
+                calls.append(arguments)
+                return make_change(*arguments, **named)
+
+            return change
+
+        with monkeypatch.context() as patch:
+            for name in ("unlink", "rmdir", "replace"):
+                patch.setattr(os, name, count_down(getattr(os, name)))
+            try:
+                folder.clear()
+                break
+            except KilledError:
+                killed_count += 1
+        record = folder.read()
+        if record is None:
+            assert not folder.model.exists()
+            assert folder.find_checkpoint() is None
+        elif record["state"] == "finished":
+            assert folder.model.exists()
+        for path in (folder.model, folder.checkpoints):
+            if path.exists():
+                assert len(list(path.rglob("*"))) == len(list(Path(kept, path.name).rglob("*")))
+        shutil.rmtree("half")
+    assert killed_count > 20
+    print(f"\nkilled after each of {killed_count} deletions")  # noqa: T201
