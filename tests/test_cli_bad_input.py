@@ -437,8 +437,10 @@ COMMANDS = {
 )
 def test_broken_csv(workspace, refuse, command, content, part):
     for file, place in (("prior.csv", "prior.0.path"), ("new.csv", "new.path")):
+        whole = (workspace / file).read_bytes()
         (workspace / file).write_bytes(content if isinstance(content, bytes) else content.encode())
         has(refuse(*command), f"`{place}` names {file}, {part}")
+        (workspace / file).write_bytes(whole)
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
@@ -476,7 +478,7 @@ def test_broken_jsonl(workspace, refuse, command, content, part):
             "prior.csv",
             "topic\n",
             "input_ids\n",
-            "`prior.0.path` has string values in its column `input_ids`, but a list",
+            "`prior.0.path` has large_string values in its column `input_ids`, but",
         ),
     ],
 )

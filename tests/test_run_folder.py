@@ -88,10 +88,10 @@ def test_the_last_checkpoint_that_was_written_to_the_end_is_found(folder):
 
 def test_progress_is_told_from_what_lies_there(folder):
     folder.path.mkdir()
-    base = {"total_steps": 300}
+    base = {"total_steps": 300, "cache": str(folder.path / "cache")}
     for state, told in (
         (FINISHED, "finished"),
-        (PRIOR_PASS, "did not finish its prior pass"),
+        (PRIOR_PASS, "did not finish its prior pass, of which nothing is cached yet"),
         (EVALUATING, "did not finish its evaluation"),
         (TRAINING, "got as far as step 0 of 300, and it has no checkpoint"),
     ):

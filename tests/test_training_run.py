@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from mixcd import training_run
+from mixcd import prior_pass, training_run
 from mixcd.cli import run
 from mixcd.config import read_config
 from mixcd.data_source import open_data
@@ -211,6 +211,26 @@ def test_a_second_signal_stops_at_once(workspace, whole, capfd):
     assert "stopping after this step, with a checkpoint; the same signal again stops at once" in err
     assert "got as far as step 9 of 30, and its last checkpoint is of step 7" in err.splitlines()[-1]
     assert call("train", "run/config.toml", "--resume", "--set", "training.logging_steps=3") == 0
+    assert contents(workspace / "run") == whole
+
+
+def test_a_run_stopped_in_its_prior_pass_says_how_many_parts_are_kept(workspace, whole, monkeypatch, capfd):
+    write, written = prior_pass.write_part, []
+
+    def stop_at_the_second(*given):
+        written.append(write(*given))
+        if len(written) == 2:
+            send(signal.SIGTERM)()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prior_pass, "write_part", stop_at_the_second)
+        assert call(*TRAIN) == 143
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "Stopped: the run in `run` did not finish its prior pass, of which 2 of 3 parts are cached. Go on with `mixcd "
+        "train run/config.toml --resume`."
+    )
+    assert record()["state"] == "prior pass"
+    assert call(*TRAIN, "--resume") == 0
     assert contents(workspace / "run") == whole
 
 

@@ -23,6 +23,7 @@ from mixcd.replace_file import naming_file
 LABEL = "label"
 """The column of class numbers in prepared rows."""
 ROWS_AT_ONCE = 1000
+_NO_LIMIT = 2**31 - 1
 _GIVEN_LABEL = "mixcd_given_label"
 _ClassOf = Callable[[Any], int | None]
 
@@ -106,32 +107,31 @@ def require_inputs(data: Dataset, *, name: str, token_count: int | None, longest
     Raises:
         DataError: If `input_ids` are no token numbers, or missing, too large or too many.
     """
-    inner = getattr(data.features["input_ids"], "feature", None)
+    kind = data.features["input_ids"]
+    inner = getattr(kind, "feature", None)
     if not isinstance(inner, Value) or "int" not in inner.dtype:
         raise DataError(
-            f"`{name}` has {_kind_of(data.features['input_ids'])} in its column `input_ids`, but a list of token numbers "
-            "is needed there. Rename the column, and name that of the texts as `columns.text`."
+            f"`{name}` has {_kind_of(kind)} in its column `input_ids`, but a list of token numbers is needed there. "
+            "Rename the column, and name that of the texts as `columns.text`."
         )
     for start, batch in _batches(data, "input_ids"):
         rows = batch.combine_chunks()
-        tokens, lengths = compute.list_flatten(rows), compute.list_value_length(rows).to_numpy(zero_copy_only=False)
-        beyond = (
-            compute.less(tokens, 0)
-            if token_count is None
-            else compute.not_equal(
-                compute.and_(compute.greater_equal(tokens, 0), compute.less(tokens, token_count)), True
-            )
-        )
-        unknown = compute.list_parent_indices(rows).filter(compute.fill_null(beyond, True)).to_numpy()
+        tokens, lengths = compute.list_flatten(rows), compute.list_value_length(rows)
+        unknown = compute.or_(compute.less(tokens, 0), compute.greater_equal(tokens, token_count or _NO_LIMIT))
+        with_unknown = compute.list_parent_indices(rows).filter(compute.fill_null(unknown, True))
         for found, fault in (
-            (np.isnan(lengths), "no tokens"),
-            (lengths > (longest or np.inf), f"more than the {longest} tokens that the model takes"),
-            (np.isin(np.arange(len(rows)), unknown), f"a token that is none of the model's {token_count}"),
+            (compute.indices_nonzero(rows.is_null()), "no tokens"),
+            (
+                compute.indices_nonzero(compute.greater(lengths, longest or _NO_LIMIT)),
+                f"more than the {longest} tokens that the model takes",
+            ),
+            (compute.unique(with_unknown), f"a token that is none of the model's {token_count}"),
         ):
-            if found.any():
+            if len(found):
+                samples = shorten(start + found.to_numpy().astype(np.int64))
                 raise DataError(
-                    f"`{name}` has {fault} on sample {shorten(start + np.flatnonzero(found))} (counted from 0). Use the "
-                    "tokenizer that the model was trained with, and a `model.max_length` that the model takes."
+                    f"`{name}` has {fault} on sample {samples} (counted from 0). Use the tokenizer that the model was "
+                    "trained with, and a `model.max_length` that the model takes."
                 )
 
 

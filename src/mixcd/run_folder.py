@@ -1,6 +1,7 @@
 """The run folder: what a run asked for, how far it got, and what came of it."""
 
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -17,6 +18,8 @@ import pyarrow.parquet as pq
 from mixcd.errors import RunFolderError, shorten
 from mixcd.evaluation import Evaluation, TaskChange
 from mixcd.lock_folder import LOCK
+from mixcd.prediction_cache import list_parts, read_manifest
+from mixcd.prior_pass import cached_count
 from mixcd.replace_file import UNFINISHED, replace_file
 from mixcd.step_record import read_steps, write_steps
 
@@ -136,7 +139,7 @@ class RunFolder:
         if record["state"] == FINISHED:
             return "finished"
         if record["state"] == PRIOR_PASS:
-            return "did not finish its prior pass"
+            return f"did not finish its prior pass, {_count_parts(Path(record['cache']))}"
         if record["state"] == EVALUATING:
             return "did not finish its evaluation"
         lines, checkpoint = read_steps(self.step_lines), self.find_checkpoint()
@@ -253,6 +256,14 @@ def change_to_json(change: TaskChange) -> dict[str, Any]:
 def _make_room(path: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
     return path
+
+
+def _count_parts(cache: Path) -> str:
+    manifest = read_manifest(cache)
+    if manifest is None:
+        return "of which nothing is cached yet"
+    part_count = math.ceil(cached_count(manifest) / manifest.part_size)
+    return f"of which {len(list_parts(cache, manifest))} of {part_count} parts are cached"
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -244,6 +244,7 @@ def describe_run(config: Config, setup: RunSetup) -> dict[str, Any]:
         "state": PRIOR_PASS,
         "go_on": f"mixcd train {config.run_folder / 'config.toml'} --resume",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cache": str(config.cache_folder),
         "steps_done": 0,
         "total_steps": None,
         "processes": trainer.args.world_size,
