@@ -6,7 +6,7 @@ import pytest
 
 from mixcd.errors import RunFolderError
 from mixcd.evaluation import DamagedSample, Evaluation, TaskChange
-from mixcd.run_folder import EVALUATING, FINISHED, PRIOR_PASS, TRAINING, RunFolder, step_of, write_evaluation
+from mixcd.run_folder import _RECORDED, EVALUATING, FINISHED, PRIOR_PASS, TRAINING, RunFolder, step_of, write_evaluation
 
 
 @pytest.fixture
@@ -51,7 +51,11 @@ def test_other_peoples_folders_are_refused(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "fault"),
-    [("{", "cannot be read"), ('{"format": 1}', "cannot be read: 'state'"), ('{"format": 9}', "has format 9.*Upgrade")],
+    [
+        ("{", "cannot be read"),
+        ('{"format": 1}', "cannot be read: it lacks .'state'"),
+        ('{"format": 9}', "has format 9.*Upgrade"),
+    ],
 )
 def test_a_broken_record_is_refused(folder, content, fault):
     folder.path.mkdir()
@@ -62,7 +66,7 @@ def test_a_broken_record_is_refused(folder, content, fault):
 
 def test_the_record_is_read_as_written(folder):
     folder.path.mkdir()
-    folder.write({"state": TRAINING, "total_steps": 3})
+    folder.write(dict.fromkeys(_RECORDED) | {"state": TRAINING})
     found = folder.read()
     assert found["state"] == TRAINING
     assert found["format"] == 1

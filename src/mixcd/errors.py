@@ -1,6 +1,19 @@
 """Every error that mixcd raises: which value, what was expected, what to do."""
 
+import errno
 from collections.abc import Iterable
+
+WRONG_PLACE = (
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+"""Faults of the system that mean that a file or folder was badly chosen."""
 
 
 class RehearsalError(Exception):

@@ -27,6 +27,8 @@ FORMAT = 1
 
 PRIOR_PASS, TRAINING, EVALUATING, STOPPED, FINISHED = "prior pass", "training", "evaluating", "stopped", "finished"
 """The states of a run. A run that was killed keeps the state it was in."""
+STATES = (PRIOR_PASS, TRAINING, EVALUATING, STOPPED, FINISHED)
+_RECORDED = ("state", "go_on", "cache", "steps_done", "total_steps", "processes", "batch_size", "counters")
 
 _JIT_SENTINEL = "checkpoint-is-incomplete.txt"
 
@@ -100,7 +102,9 @@ class RunFolder:
                     f"`{self.record}` has format {record['format']}, but this version of mixcd reads up to {FORMAT}. "
                     "Upgrade mixcd, or choose another run folder."
                 )
-            record["state"]
+            missing = [key for key in _RECORDED if key not in record]
+            if missing or record["state"] not in STATES:
+                raise ValueError(f"it lacks {missing}" if missing else f"its state is {record['state']!r}")
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, RunFolderError):
                 raise

@@ -16,7 +16,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from mixcd.config import Config, list_values, parse_partition, read_config, render
-from mixcd.errors import RehearsalError, RunFolderError, SettingError, shorten
+from mixcd.errors import WRONG_PLACE, RehearsalError, RunFolderError, SettingError, shorten
 from mixcd.lock_folder import lock_folder
 from mixcd.rehearsal import Rehearsal, attach
 from mixcd.replace_file import UNFINISHED, naming_file, replace_file
@@ -110,12 +110,14 @@ class _Run:
         """Predict, train, evaluate."""
         checkpoint = self._folder.find_checkpoint() if self._resumed else None
         self._setup.trainer.accelerator.wait_for_everyone()
-        if not replacing:
+        self._require_same_batch()
+        has_files = replacing or self._resumed  # of a run, which a refusal must leave as they are
+        if not has_files:
             self._begin()
         rehearsal = attach_rehearsal(self._config, self._setup)
-        if replacing:
-            if self._is_first:
-                self._folder.clear()
+        if replacing and self._is_first:
+            self._folder.clear()
+        if has_files:
             self._begin()
         self._count("prior_pass_forward_count", rehearsal.predictions.forward_count)
         trained = self._find_trained(checkpoint)
@@ -127,6 +129,15 @@ class _Run:
             if self._is_first and trained != self._folder.model:
                 _save_model(self._setup.trainer, self._folder.model)
         self._finish(rehearsal)
+
+    def _require_same_batch(self) -> None:
+        before, now = self._record["batch_size"], _rows_a_step(self._setup.trainer)
+        if before != now:
+            raise RunFolderError(
+                f"The run in `{self._folder.path}` was started with {before} rows a step, but this one has {now}. A "
+                "resumed run must draw as it began. Choose rows, processes and accumulation of the same product, or "
+                "set `batch_size`."
+            )
 
     def note(self, **changes: Any) -> None:
         """Change the record, in the run folder too."""
@@ -248,6 +259,7 @@ def describe_run(config: Config, setup: RunSetup) -> dict[str, Any]:
         "steps_done": 0,
         "total_steps": None,
         "processes": trainer.args.world_size,
+        "batch_size": _rows_a_step(trainer),
         "seeds": {"draws": setup.draw_seed, "trainer": trainer.args.seed},
         "samples": {
             "new": _count_rows(trainer.train_dataset),
@@ -284,8 +296,9 @@ def _holding(folder: RunFolder, is_new: bool) -> Iterator[None]:
     with lock_folder(folder.path):
         try:
             yield
-        except RehearsalError:
-            if is_new and not folder.step_lines.exists():
+        except (RehearsalError, OSError) as error:
+            is_refused = isinstance(error, RehearsalError) or error.errno in WRONG_PLACE
+            if is_new and is_refused and not folder.step_lines.exists():
                 folder.forget()
             raise
 
@@ -339,6 +352,10 @@ def _save_model(trainer: Trainer, folder: Path) -> None:
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
         os.replace(unfinished, folder)
+
+
+def _rows_a_step(trainer: Trainer) -> int:
+    return int(trainer.get_total_train_batch_size(trainer.args))
 
 
 def _last(rehearsal: Rehearsal) -> Any:

@@ -15,7 +15,9 @@ import real_run
 import transformers
 
 from mixcd import cli
+from mixcd.errors import PlanError
 from mixcd.lock_folder import lock_folder
+from mixcd.rehearsal_loop import RehearsalLoop
 from mixcd.run_folder import RunFolder
 
 STUBBED = "MIXCD_FAULT_STUB" in os.environ
@@ -342,3 +344,22 @@ def test_an_overwrite_killed_anywhere_leaves_no_run_that_passes_for_another(work
         shutil.rmtree("half")
     assert killed_count > 20
     print(f"\nkilled after each of {killed_count} deletions")  # noqa: T201
+
+
+@pytest.mark.slow
+def test_an_error_in_training_keeps_a_new_run(workspace, whole, monkeypatch, capfd):
+    commit = RehearsalLoop.commit
+
+    def fail_late(loop, *arguments):
+        if loop.steps_done == 30:
+            raise PlanError("Something was wrong. Do something.")
+        return commit(loop, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RehearsalLoop, "commit", fail_late)
+        assert train() == 2
+    assert capfd.readouterr().err.endswith("Something was wrong. Do something.\n")
+    assert train() == 2
+    assert "got as far as step 30 of 40, and its last checkpoint is of step 20" in capfd.readouterr().err
+    assert train("--resume") == 0
+    real_run.assert_same_outcome(real_run.read_outcome(workspace / "run", workspace / "cache"), whole)

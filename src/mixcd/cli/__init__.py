@@ -13,21 +13,11 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from mixcd import __version__
-from mixcd.errors import RehearsalError
+from mixcd.errors import WRONG_PLACE, RehearsalError
 from mixcd.stop_signals import Stopped
 
 FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_WRONG_PLACE = (
-    errno.EACCES,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-)
 
 app = typer.Typer(
     name="mixcd",
@@ -79,7 +69,7 @@ def _explain(error: Exception) -> tuple[int, str]:
             f"{_name_of(error)} cannot be written: {error.strerror}. What was written before is kept. Free some space, "
             "and go on with `--resume`."
         )
-    if isinstance(error, OSError) and error.errno in _WRONG_PLACE:
+    if isinstance(error, OSError) and error.errno in WRONG_PLACE:
         return WRONG_REQUEST, (
             f"{_name_of(error)} cannot be used: {error.strerror}. Choose a place that can be read and written."
         )
