@@ -39,7 +39,7 @@ training, `steps.jsonl`), `evaluation.json`, `damaged.parquet` (held-out prior s
 
 **Interruption.** Ctrl-C or SIGTERM finishes the step, saves a checkpoint and says how to go on; the same signal again stops at once. After a kill, `--resume` goes on from
 the last checkpoint that was written to the end. The result is the same, bit for bit, as of a run that was never interrupted, on the same number of processes;
-on another number, with the same `batch_size`, the draws are the same. With `training.enable_jit_checkpoint` SIGTERM is left to transformers, which may save with the random
+on another number, with the same `batch_size`, the draws are the same. With `training.enable_jit_checkpoint` SIGTERM is left to transformers while training, which may save with the random
 state of half a step: the draws go on the same, weights of a model with dropout differ.
 The prior pass goes on at its first missing part.
 """

@@ -58,6 +58,7 @@ LAYERS = {
         "demo",
         "demo_data",
         "demo_result",
+        "model_loading",
         "run_setup",
         "stop_signals",
         "training_arguments",

@@ -308,6 +308,21 @@ def test_a_refused_overwrite_keeps_the_run(workspace, whole, capfd):
     assert record("whole")["state"] == "finished"
 
 
+def test_a_signal_in_the_last_step_leaves_the_evaluation_for_later(workspace, whole):
+    with at_step(29, send(signal.SIGTERM)):
+        assert call(*TRAIN) == 143
+    assert record()["state"] == "evaluating"
+    assert (workspace / "run" / "model").exists()
+    assert not (workspace / "run" / "evaluation.json").exists()
+    assert call(*TRAIN, "--resume") == 0
+    assert contents(workspace / "run") == whole
+
+
+def test_a_refused_run_leaves_no_folder_above_its_own(workspace):
+    assert call(*TRAIN, "--set", "run=a/b/c", "--set", "rehearsal.mix_ratio=0.001") == 2
+    assert not (workspace / "a").exists()
+
+
 def test_jit_checkpoints_are_left_to_transformers(workspace):
     handlers = []
     with at_step(2, lambda: handlers.append(signal.getsignal(signal.SIGTERM))):

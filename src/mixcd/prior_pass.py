@@ -16,6 +16,7 @@ from mixcd.errors import CacheError
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.lock_folder import lock_folder
 from mixcd.prediction_cache import (
+    MANIFEST,
     Manifest,
     check_parts,
     list_parts,
@@ -114,6 +115,7 @@ class PriorPass:
                 found = read_manifest(folder)
                 if found is None or not list_parts(folder, found):
                     write_manifest(folder, wanted)
+                    stack.callback(_drop_empty, folder)
             wait()
             manifest = self._require_manifest(folder)
             require_match(folder, manifest, replace(wanted, share=manifest.share) if keep_share else wanted)
@@ -190,6 +192,12 @@ def _list_ids(manifest: Manifest) -> range | Ids:
         return range(manifest.sample_count)
     rng = keyed_generator(manifest.seed, 0, Stream.SHARES)
     return np.sort(rng.choice(manifest.sample_count, cached_count(manifest), replace=False, shuffle=False))
+
+
+def _drop_empty(folder: Path) -> None:
+    """Remove the manifest of a pass that was refused before it wrote a part."""
+    if not any(folder.glob("part-*")):
+        (folder / MANIFEST).unlink()
 
 
 def _is_complete(folder: Path, manifest: Manifest | None) -> bool:

@@ -1,6 +1,5 @@
 """Building what a config asks for: data, model, tokenizer, trainer."""
 
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -8,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedModel,
     Trainer,
@@ -23,14 +19,13 @@ from transformers import (
 )
 
 from mixcd.classification_output import require_known_labels
-from mixcd.config import Config, DataConfig, HeldOutConfig, ModelConfig, end_sentence, parse_partition
+from mixcd.config import Config, DataConfig, HeldOutConfig, parse_partition
 from mixcd.data_preparation import LABEL, ColumnNames, prepare_rows, require_inputs, split_held_out
-from mixcd.data_source import open_data, reach_hub
+from mixcd.data_source import open_data
 from mixcd.errors import DataError, SettingError, shorten
+from mixcd.model_loading import load_model, load_tokenizer, reason_of
 from mixcd.prior_dataset import SOURCE_COLUMN
-from mixcd.training_arguments import hold_back_warnings
 
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json")
 _NO_LIMIT = 10**9  # tokenizers without a limit say 10³⁰
 
 
@@ -51,7 +46,6 @@ class RunSetup:
     draw_seed: int
 
 
-@hold_back_warnings()
 def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
     """Build data, model, tokenizer and trainer; nothing is written to the run folder.
 
@@ -67,7 +61,7 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
         DataError: If data cannot be read or prepared.
     """
     model = load_model(config.model, config.model.path)
-    tokenizer = _load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model)
     draw_seed = _first(config.rehearsal.seed, arguments.data_seed, arguments.seed)
     max_length = _first(config.model.max_length, _longest(tokenizer, model))
     tokenizing = deepcopy(tokenizer)  # a call leaves its truncation in the tokenizer; the one that is saved has none
@@ -102,97 +96,6 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
     )
 
 
-@hold_back_warnings()
-def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") -> PreTrainedModel:
-    """Load a sequence classifier.
-
-    Args:
-        config: How; the base model's.
-        path: Folder or hub name.
-        name: What messages call it.
-
-    Returns:
-        The model.
-
-    Raises:
-        SettingError: If there is none, or it has no trained classification head for one class a sample.
-    """
-    place, choices = _locate(str(path), name)
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            place,
-            trust_remote_code=config.trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **choices,
-        )
-    except Exception as error:  # damaged files make the loaders raise almost anything
-        raise SettingError(
-            f"`{name}` is `{path}`, but no model can be loaded from there: {_why(error, choices)} Name a folder "
-            "written by `save_pretrained`, or a model on the hub that can be reached."
-        ) from error
-    if report["mismatched_keys"]:
-        key, stored, wanted = min(report["mismatched_keys"])
-        raise SettingError(
-            f"The model `{path}` has weights that do not fit its `config.json`: `{key}` is of shape {tuple(stored)} "
-            f"instead of {tuple(wanted)}. Restore the folder as `save_pretrained` wrote it."
-        )
-    if report["missing_keys"]:
-        raise SettingError(
-            f"The model `{path}` has no trained weights for {shorten(sorted(report['missing_keys']), 3)}, so it does "
-            "not know the prior task yet. Fine-tune it on the prior task first, and name that model."
-        )
-    problem = model.config.problem_type
-    if model.config.num_labels < 2 or problem not in (None, "single_label_classification"):
-        raise SettingError(
-            f"The model `{path}` has {model.config.num_labels} class(es) and the problem type `{problem}`, but every "
-            "sample needs one of several classes: `single_label_classification`. Name such a classifier."
-        )
-    return model  # type: ignore[no-any-return]
-
-
-def _load_tokenizer(config: ModelConfig) -> Any:
-    path, name = (config.tokenizer, "model.tokenizer") if config.tokenizer else (config.path, "model.path")
-    place, choices = _locate(path, name)
-    if Path(place).is_dir() and not any(any(Path(place).glob(pattern)) for pattern in _TOKENIZER_FILES):
-        raise SettingError(
-            f"The folder `{path}` has no tokenizer: none of {shorten(_TOKENIZER_FILES, 9)} is there. Inputs are made "
-            "and padded by the model's tokenizer. Set `model.tokenizer` to a folder or hub name that has it."
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=config.trust_remote_code, **choices)
-    except Exception as error:  # damaged files make the loaders raise almost anything
-        raise SettingError(
-            f"No tokenizer can be loaded from `{path}`: {_why(error, choices)} Set `model.tokenizer` to a folder or "
-            "hub name that has it."
-        ) from error
-    if tokenizer.pad_token is None:
-        raise SettingError(
-            f"The tokenizer `{path}` has no padding token, but samples of several lengths share a batch. Set its "
-            "`pad_token` and save it again."
-        )
-    return tokenizer
-
-
-def _locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
-    """The folder, or the hub name and whether to look for a downloaded copy only."""
-    place = Path(path).expanduser()
-    if place.is_dir():
-        return str(place), {}
-    if place.exists():
-        raise SettingError(f"`{name}` is `{path}`, which is a file, but a folder is needed there. Name the folder.")
-    depth = path.count("/")
-    if path[0] in "./~" or path[-1] == "/" or depth > 1 or (depth and place.parent.exists()):
-        raise SettingError(f"`{name}` is `{path}`, but there is no such folder. Correct the path.")
-    return path, {"local_files_only": datasets.config.HF_HUB_OFFLINE or not reach_hub()}
-
-
-def _why(error: Exception, choices: dict[str, bool]) -> str:
-    if isinstance(error, OSError) and choices.get("local_files_only"):
-        return "no such folder is here, no copy was downloaded, and the Hugging Face hub is not reached."
-    return _reason_of(error)
-
-
 @contextmanager
 def _refusing(what: str) -> Iterator[None]:
     try:
@@ -201,8 +104,8 @@ def _refusing(what: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers checks its arguments in many places, each in its own way
         raise SettingError(
-            f"transformers refuses to {what}: {_reason_of(error)} Correct the config's `training`."
-        ) from (error)
+            f"transformers refuses to {what}: {reason_of(error)} Correct the config's `training`."
+        ) from error
 
 
 def _try_optimizer(arguments: TrainingArguments, model: PreTrainedModel) -> None:
@@ -267,7 +170,7 @@ def _prepare(
             tokenizer=tokenizer,
             max_length=max_length,
         )
-        labels = np.asarray(rows.with_format(None)[LABEL][:])
+        labels = np.asarray(rows.with_format("numpy")[LABEL][:])
         require_known_labels(labels, np.arange(len(rows)), class_count, name)
         require_inputs(rows, name=name, token_count=_count_tokens(model), longest=_count_positions(model))
         return rows
@@ -313,8 +216,3 @@ def _count_positions(model: PreTrainedModel) -> int | None:
         if name.rpartition(".")[2] == "position_embeddings" and isinstance(module, torch.nn.Embedding)
     ]
     return min(counts, default=None)
-
-
-def _reason_of(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return end_sentence(textwrap.shorten(text, 300).rstrip("."))

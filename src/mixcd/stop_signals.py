@@ -33,16 +33,25 @@ class StopSignals:
         self.received: int | None = None
         self.ask: Callable[[], None] | None = None
         """Asks the run to stop by itself."""
+        self._before: dict[int, Any] = {}
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Handle the signals inside the block; the handlers of before are put back after it."""
-        before: dict[int, Any] = {number: signal.signal(number, self._handle) for number in self.numbers}
+        self._before = {number: signal.signal(number, self._handle) for number in self.numbers}
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in self.numbers:
+                self.give_back(number)
+
+    def give_back(self, number: signal.Signals) -> None:
+        """Put back the handler of before.
+
+        Args:
+            number: The signal.
+        """
+        signal.signal(number, self._before[number])
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.ask is None or self.received is not None:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from logging.handlers import BufferingHandler
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -70,18 +71,13 @@ def make_arguments(config: Config) -> TrainingArguments:
         The arguments, `output_dir` and, with a `batch_size`, `gradient_accumulation_steps` filled in.
 
     Raises:
-        SettingError: If an argument is unknown, of another type or refused by transformers; or if the
-            processes do not divide the batch.
+        SettingError: If an argument is unknown, of another type, out of range or refused by transformers; or
+            if the processes do not divide the batch.
     """
-    check_arguments(config.training)
-    settings = {**_DEFAULTS, **config.training, "output_dir": str(config.run_folder / "checkpoints")}
-    if "WORLD_SIZE" not in os.environ:
-        settings.pop("ddp_backend", None)  # transformers cannot build it for a process without a group
-    if config.batch_size is not None:
-        settings["gradient_accumulation_steps"] = _choose_accumulation(config.batch_size, config.training)
-    _require_ranges(config.training)
     try:
-        return TrainingArguments(**settings)
+        return TrainingArguments(**resolve_arguments(config))
+    except SettingError:
+        raise
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         reason = end_sentence(" ".join(str(error).split()))
         raise SettingError(
@@ -89,8 +85,31 @@ def make_arguments(config: Config) -> TrainingArguments:
         ) from error
 
 
+def resolve_arguments(config: Config) -> dict[str, Any]:
+    """Check what can be checked without building anything, which takes transformers seconds.
+
+    Args:
+        config: The config.
+
+    Returns:
+        What TrainingArguments is to be built of.
+
+    Raises:
+        SettingError: If an argument is unknown, of another type or out of range; or if the processes do not
+            divide the batch.
+    """
+    check_arguments(config.training)
+    _require_ranges(config.training)
+    settings = {**_DEFAULTS, **config.training, "output_dir": str(config.run_folder / "checkpoints")}
+    if "WORLD_SIZE" not in os.environ:
+        settings.pop("ddp_backend", None)  # transformers cannot build it for a process without a group
+    if config.batch_size is not None:
+        settings["gradient_accumulation_steps"] = _choose_accumulation(config.batch_size, config.training)
+    return settings
+
+
 def check_arguments(training: Mapping[str, Any]) -> None:
-    """Refuse unknown and ill-typed TrainingArguments, and those that `mixcd train` sets itself.
+    """Refuse unknown and ill-typed TrainingArguments, unlisted choices, and what `mixcd train` sets itself.
 
     Args:
         training: The arguments.
@@ -142,8 +161,11 @@ def _choose_accumulation(batch_size: int, training: Mapping[str, Any]) -> int:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a TOML value can be of a type; texts and tables that stand for other types are left to transformers."""
+    """Whether a TOML value can be of a type; types that TOML has no word for are left to transformers."""
     if get_origin(kind) in (Union, UnionType):
+        choices = _choices_of(kind)
+        if choices and isinstance(value, str):
+            return value in choices
         return any(_fits(value, inner) for inner in get_args(kind))
     if kind in (float, int):
         wanted = (int, float) if kind is float else int
@@ -153,10 +175,21 @@ def _fits(value: Any, kind: Any) -> bool:
     kind = get_origin(kind) or kind
     if kind in (list, dict):
         return isinstance(value, kind)
-    return kind is not NoneType
+    return kind is not NoneType and not _is_enum(kind)
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
+def _choices_of(kind: Any) -> list[str]:
+    """The texts that an argument may be, where transformers lists them."""
+    return [str(one.value) for inner in get_args(kind) if _is_enum(inner) for one in inner]
 
 
 def _name_of(kind: Any) -> str:
+    if choices := _choices_of(kind):
+        return f"one of {', '.join(choices)}"
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(_name_of(inner) for inner in get_args(kind) if inner is not type(None))
     names: dict[Any, str] = {

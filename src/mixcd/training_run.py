@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from mixcd.config import Config, list_values, parse_partition, read_config, render
 from mixcd.errors import WRONG_PLACE, RehearsalError, RunFolderError, SettingError, shorten
 from mixcd.lock_folder import lock_folder
+from mixcd.model_loading import load_model
 from mixcd.rehearsal import Rehearsal, attach
 from mixcd.replace_file import UNFINISHED, naming_file, replace_file
 from mixcd.run_folder import (
@@ -30,10 +31,10 @@ from mixcd.run_folder import (
     step_of,
     write_evaluation,
 )
-from mixcd.run_setup import RunSetup, load_model, set_up
+from mixcd.run_setup import RunSetup, set_up
 from mixcd.step_record import StepRecorder
 from mixcd.stop_signals import Stopped, StopSignals
-from mixcd.training_arguments import make_arguments
+from mixcd.training_arguments import hold_back_warnings, make_arguments
 
 Say = Callable[[str], None]
 
@@ -73,22 +74,21 @@ def run_training(config: Config, *, resume: bool, overwrite: bool, say: Say) -> 
     if record and resume and record["state"] == FINISHED:
         say(f"The run in `{folder.path}` is finished already.")
         return
-    arguments = make_arguments(config)
-    watched = (signal.SIGINT,) if arguments.enable_jit_checkpoint else (signal.SIGINT, signal.SIGTERM)
-    signals = StopSignals(watched)
-    with signals.watch():
+    with hold_back_warnings():
+        arguments = make_arguments(config)
         setup = set_up(config, arguments)
-        with ExitStack() as stack:
-            if arguments.process_index == 0:
-                stack.enter_context(_holding(folder, is_new=record is None))
-            setup.trainer.accelerator.wait_for_everyone()
-            record = _require_allowed(folder, config, resume, overwrite)
-            setup.trainer.accelerator.wait_for_everyone()
-            run = _Run(config, folder, setup, signals, say, record if resume else None)
-            try:
-                run.run(replacing=overwrite)
-            except Stopped as stopped:
-                raise Stopped(stopped.signal_number, _tell(folder)) from None
+    signals = StopSignals((signal.SIGINT, signal.SIGTERM))
+    with signals.watch(), ExitStack() as stack:
+        if arguments.process_index == 0:
+            stack.enter_context(_holding(folder, is_new=record is None))
+        setup.trainer.accelerator.wait_for_everyone()
+        record = _require_allowed(folder, config, resume, overwrite)
+        setup.trainer.accelerator.wait_for_everyone()
+        run = _Run(config, folder, setup, signals, say, record if resume else None)
+        try:
+            run.run(replacing=overwrite)
+        except Stopped as stopped:
+            raise Stopped(stopped.signal_number, _tell(folder)) from None
 
 
 class _Run:
@@ -172,6 +172,8 @@ class _Run:
             self._say(
                 f"resuming from {checkpoint.name}" if checkpoint else "no checkpoint yet: training from the start"
             )
+        if trainer.args.enable_jit_checkpoint:
+            self._signals.give_back(signal.SIGTERM)  # from here on it is transformers' own
         self._signals.ask = rehearsal.stop
         with naming_file(self._folder.checkpoints):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -183,6 +185,9 @@ class _Run:
             raise Stopped(self._signals.received or signal.SIGTERM, "Stopped.")
         if self._is_first:
             _save_model(trainer, self._folder.model)
+        if self._signals.received:  # too late to stop a step, but not to leave the evaluation for later
+            self.note(state=EVALUATING)
+            raise Stopped(self._signals.received, "Stopped.")
 
     def _finish(self, rehearsal: Rehearsal) -> None:
         self.note(state=EVALUATING)
@@ -293,6 +298,7 @@ def best_checkpoint(checkpoint: Path, arguments: TrainingArguments) -> Path:
 @contextmanager
 def _holding(folder: RunFolder, is_new: bool) -> Iterator[None]:
     """Lock the folder; a new run that is refused before it trains leaves nothing behind but its prediction cache."""
+    made = [path for path in folder.path.parents if not path.exists()]
     with lock_folder(folder.path):
         try:
             yield
@@ -300,6 +306,9 @@ def _holding(folder: RunFolder, is_new: bool) -> Iterator[None]:
             is_refused = isinstance(error, RehearsalError) or error.errno in WRONG_PLACE
             if is_new and is_refused and not folder.step_lines.exists():
                 folder.forget()
+                with suppress(OSError):  # not empty
+                    for path in made:
+                        path.rmdir()
             raise
 
 

@@ -134,9 +134,9 @@ def train(
 
     resolved = read_config(config, setting or [])
     if dry_run:
-        from mixcd.training_arguments import make_arguments
+        from mixcd.training_arguments import resolve_arguments
 
-        make_arguments(resolved)
+        resolve_arguments(resolved)
         sys.stdout.write(render(resolved))
         return
     from mixcd.cli.calm import calm_libraries

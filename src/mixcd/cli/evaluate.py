@@ -7,8 +7,9 @@ from mixcd.config import parse_partition, read_config
 from mixcd.errors import RunFolderError, SettingError, shorten
 from mixcd.evaluation import Evaluation
 from mixcd.held_out import collect_held_out, evaluate_held_out, predict_held_out
+from mixcd.model_loading import load_model
 from mixcd.run_folder import RunFolder, write_evaluation
-from mixcd.run_setup import load_model, set_up
+from mixcd.run_setup import set_up
 from mixcd.training_arguments import make_arguments
 
 

@@ -1,0 +1,127 @@
+"""Loading a model and its tokenizer: from a folder or the Hugging Face hub, refused unless they are a classifier's."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from mixcd.config import ModelConfig, end_sentence
+from mixcd.data_source import reach_hub
+from mixcd.errors import SettingError, shorten
+from mixcd.training_arguments import hold_back_warnings
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json")
+
+
+@hold_back_warnings()
+def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") -> PreTrainedModel:
+    """Load a sequence classifier.
+
+    Args:
+        config: How; the base model's.
+        path: Folder or hub name.
+        name: What messages call it.
+
+    Returns:
+        The model.
+
+    Raises:
+        SettingError: If there is none, or it has no trained classification head for one class a sample.
+    """
+    place, choices = _locate(str(path), name)
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            place,
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **choices,
+        )
+    except Exception as error:  # damaged files make the loaders raise almost anything
+        raise SettingError(
+            f"`{name}` is `{path}`, but no model can be loaded from there: {_why(error, choices)} Name a folder "
+            "written by `save_pretrained`, or a model on the hub that can be reached."
+        ) from error
+    if report["mismatched_keys"]:
+        key, stored, wanted = min(report["mismatched_keys"])
+        raise SettingError(
+            f"The model `{path}` has weights that do not fit its `config.json`: `{key}` is of shape {tuple(stored)} "
+            f"instead of {tuple(wanted)}. Restore the folder as `save_pretrained` wrote it."
+        )
+    if report["missing_keys"]:
+        raise SettingError(
+            f"The model `{path}` has no trained weights for {shorten(sorted(report['missing_keys']), 3)}, so it does "
+            "not know the prior task yet. Fine-tune it on the prior task first, and name that model."
+        )
+    problem = model.config.problem_type
+    if model.config.num_labels < 2 or problem not in (None, "single_label_classification"):
+        raise SettingError(
+            f"The model `{path}` has {model.config.num_labels} class(es) and the problem type `{problem}`, but every "
+            "sample needs one of several classes: `single_label_classification`. Name such a classifier."
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """Load the tokenizer of a model.
+
+    Args:
+        config: Which model, and which tokenizer when it has none of its own.
+
+    Returns:
+        The tokenizer; it can pad.
+
+    Raises:
+        SettingError: If there is none, or it cannot pad.
+    """
+    path, name = (config.tokenizer, "model.tokenizer") if config.tokenizer else (config.path, "model.path")
+    place, choices = _locate(path, name)
+    if Path(place).is_dir() and not any(any(Path(place).glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise SettingError(
+            f"The folder `{path}` has no tokenizer: none of {shorten(_TOKENIZER_FILES, 9)} is there. Inputs are made "
+            "and padded by the model's tokenizer. Set `model.tokenizer` to a folder or hub name that has it."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=config.trust_remote_code, **choices)
+    except Exception as error:  # damaged files make the loaders raise almost anything
+        raise SettingError(
+            f"No tokenizer can be loaded from `{path}`: {_why(error, choices)} Set `model.tokenizer` to a folder or "
+            "hub name that has it."
+        ) from error
+    if tokenizer.pad_token is None:
+        raise SettingError(
+            f"The tokenizer `{path}` has no padding token, but samples of several lengths share a batch. Set its "
+            "`pad_token` and save it again."
+        )
+    return tokenizer
+
+
+def _locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
+    """The folder, or the hub name and whether to look for a downloaded copy only."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return str(place), {}
+    if place.exists():
+        raise SettingError(f"`{name}` is `{path}`, which is a file, but a folder is needed there. Name the folder.")
+    depth = path.count("/")
+    if path[0] in "./~" or path[-1] == "/" or depth > 1 or (depth and place.parent.exists()):
+        raise SettingError(f"`{name}` is `{path}`, but there is no such folder. Correct the path.")
+    return path, {"local_files_only": datasets.config.HF_HUB_OFFLINE or not reach_hub()}
+
+
+def _why(error: Exception, choices: dict[str, bool]) -> str:
+    if isinstance(error, OSError) and choices.get("local_files_only"):
+        return "no such folder is here, no copy was downloaded, and the Hugging Face hub is not reached."
+    return reason_of(error)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error of a library says, short and on one line.
+
+    Args:
+        error: The error.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return end_sentence(textwrap.shorten(text, 300).rstrip("."))
