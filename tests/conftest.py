@@ -2,6 +2,7 @@ import datasets
 import pytest
 import torch
 
+from mixcd import prior_pass
 from tiny import make_model, make_rows, train_base_model
 from workspace import make_workspace
 
@@ -39,5 +40,6 @@ def workspace(base_weights, tmp_path, monkeypatch):
     """A user's folder, which is the working directory; the data sets' cache lies in it, too."""
     make_workspace(tmp_path, base_weights)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prior_pass, "LEAST_PART_SIZE", 256)  # so that small data have several parts
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-datasets")
     return tmp_path

@@ -29,6 +29,8 @@ LAYERS = {
         "data_preparation",
         "data_source",
         "fingerprint",
+        "flat_array",
+        "head_features",
         "prediction_cache",
         "prediction_observer",
         "lock_folder",

@@ -54,7 +54,7 @@ def runs(base_weights, tmp_path_factory):
     folders = {}
     for name, launcher in (("alone", None), ("two", TORCHRUN)):
         folder = folders[name] = tmp_path_factory.mktemp(name)
-        make_workspace(folder, base_weights, dropout=0.0)
+        make_workspace(folder, base_weights, prior_count=3000, dropout=0.0)
         config = folder / "config.toml"
         config.write_text("batch_size = 16\n" + config.read_text() + 'ddp_backend = "gloo"\n')
         done = launch(launcher, folder)

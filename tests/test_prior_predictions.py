@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mixcd.errors import CacheError, DataError, FolderInUseError, SettingError, UnsupportedTrainerError
+from mixcd.head_features import pool_head_input
 from mixcd.lock_folder import lock_folder
 from mixcd.prior_pass import Processes
 from mixcd.prior_predictions import predict_prior
@@ -342,3 +343,122 @@ def test_outputs_that_are_no_single_label_classification_are_refused(predict, ba
     base_model.classifier = torch.nn.Linear(16, 3)
     with pytest.raises(UnsupportedTrainerError, match=r"for labels of shape \(\d+, 3\) and torch.float32"):
         predict(collate_fn=lambda rows: {**collate(rows), "labels": torch.zeros(len(rows), 3)})
+
+
+# --- logits and features ------------------------------------------------------------------------------------------
+
+
+def test_logits_and_features_are_cached_in_the_same_pass(predict, base_model, prior_data, tmp_path):
+    found = predict(features=8)
+    expected = make_trainer(base_model, prior_data, tmp_path).predict(prior_data).predictions
+    np.testing.assert_allclose(found.arrays["logits"], expected, atol=2e-3, rtol=2e-3)
+    features = found.arrays["features"]
+    assert features.shape == (600, 8)
+    assert features.dtype == np.float16
+    assert isinstance(features, np.memmap)
+    np.testing.assert_allclose(features.astype(float).mean(0), 0, atol=0.01)
+    np.testing.assert_allclose(features[:, 0].astype(float).std(), 1, atol=0.01)
+    plain = predict(folder=tmp_path / "plain")
+    np.testing.assert_array_equal(found.loss, plain.loss)
+    assert plain.arrays == {}
+
+
+def test_features_separate_what_the_head_separates(predict, prior_data):
+    found = predict(features=16)
+    features = np.column_stack([found.arrays["features"].astype(float), np.ones(600)])
+    logits = found.arrays["logits"].astype(float)
+    fitted = features @ np.linalg.lstsq(features, logits, rcond=None)[0]
+    assert np.corrcoef(fitted.ravel(), logits.ravel())[0, 1] > 0.99  # all components: the head is linear in them
+
+
+def test_logits_and_features_cost_what_is_promised(predict, tmp_path):
+    data = make_rows(20_000, seed=1, task="prior")
+    predict(data=data, features=8, part_size=None, batch_size=256)
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
+    assert size / 20_000 <= 2 * 8 + 2 * 3 + 16
+
+
+def test_features_survive_interruptions_and_are_shared_by_processes(predict, base_weights, tmp_path):
+    whole = predict(folder=tmp_path / "whole", features=8, batch_size=25)
+    with pytest.raises(KeyboardInterrupt):
+        predict(collate_fn=Interrupting(30), batch_size=25, features=8)
+    assert list((tmp_path / "cache").glob("part-*.parquet"))
+    resumed = predict(batch_size=25, features=8)
+    assert 0 < resumed.forward_count < whole.forward_count
+    barrier = threading.Barrier(2)
+
+    def run(rank):
+        model = make_model()
+        model.load_state_dict(base_weights)
+        processes = Processes(rank, 2, lambda: barrier.wait(60))
+        return predict(model=model, folder=tmp_path / "two", processes=processes, batch_size=25, features=8)
+
+    with ThreadPoolExecutor(2) as pool:
+        shared, _ = pool.map(run, (0, 1))
+    for found in (resumed, shared):
+        for name in ("logits", "features"):
+            np.testing.assert_array_equal(found.arrays[name], whole.arrays[name])
+
+
+@pytest.mark.parametrize("name", ["logits.safetensors", "features.safetensors"])
+@pytest.mark.parametrize("fault", ["flip", "cut", "header", "delete"])
+def test_altered_arrays_are_refused_by_name(predict, tmp_path, name, fault):
+    predict(features=8)
+    path = tmp_path / "cache" / name
+    content = path.read_bytes()
+    broken = {
+        "flip": content[:-7] + bytes([content[-7] ^ 4]) + content[-6:],
+        "cut": content[:-100],
+        "header": bytes([255]) * 8 + content[8:],
+        "delete": None,
+    }[fault]
+    path.unlink()
+    if broken is not None:
+        path.write_bytes(broken)
+    with pytest.raises(CacheError, match=name):
+        predict(features=8)
+
+
+def test_a_pass_killed_before_its_manifest_starts_again(predict, tmp_path):
+    (tmp_path / "cache").mkdir()
+    for name in ("basis.safetensors", "features.safetensors", "logits.safetensors"):
+        (tmp_path / "cache" / name).write_bytes(b"half")
+    assert predict(features=8).arrays["features"].shape == (600, 8)
+
+
+def test_an_altered_basis_is_refused_before_the_pass_goes_on(predict, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        predict(collate_fn=Interrupting(30), batch_size=25, features=8)
+    basis = tmp_path / "cache" / "basis.safetensors"
+    basis.write_bytes(basis.read_bytes()[:-1] + b"x")
+    with pytest.raises(CacheError, match=r"`.*basis.safetensors` is missing, or was altered"):
+        predict(batch_size=25, features=8)
+
+
+def test_a_cache_without_features_is_refused_and_one_with_them_serves_all(predict, tmp_path):
+    predict()
+    with pytest.raises(CacheError, match="holds no features and logits, which the drift estimator needs"):
+        predict(features=8)
+    predict(features=8, folder=tmp_path / "rich")
+    assert predict(folder=tmp_path / "rich").forward_count == 0
+
+
+def test_features_of_a_model_without_a_linear_head_are_refused(predict, base_model):
+    class Bilinear(torch.nn.Module):
+        def forward(self, input_ids, attention_mask=None):
+            return {"logits": torch.nn.functional.one_hot(input_ids[:, 0] % 3, 3).float()}
+
+    model = Bilinear()
+    model.register_parameter("unused", torch.nn.Parameter(torch.zeros(1)))
+    with pytest.raises(UnsupportedTrainerError, match="The model has no linear layer"):
+        predict(model=model, features=8)
+    model.layer = torch.nn.Linear(2, 3)
+    with pytest.raises(UnsupportedTrainerError, match="last linear layer took no part in its forward pass"):
+        predict(model=model, features=8)
+
+
+def test_the_head_of_a_model_that_scores_every_token_is_averaged_over_tokens():
+    seen = [torch.arange(12, dtype=torch.float32).reshape(2, 3, 2)]
+    pooled = pool_head_input(seen, {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])})
+    assert pooled.tolist() == [[1.0, 2.0], [8.0, 9.0]]
+    assert seen == []

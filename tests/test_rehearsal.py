@@ -22,6 +22,8 @@ from mixcd.errors import (
 )
 from mixcd.lift import permute_bins
 from mixcd.partition_strategy import ByColumn, ByPriorLoss
+from mixcd.prior_dataset import PriorDataset
+from mixcd.trainer_predictions import predict_now, prior_pass_of
 from mixcd.vocabulary import Partition
 from tiny import assert_same_weights, make_model, make_rows, make_trainer, record_blocks, weights_of
 
@@ -717,8 +719,8 @@ def test_a_trainer_built_from_a_checkpoint_is_refused(base_weights, new_data, pr
 
 
 def test_an_unknown_estimator_is_refused(trainer, prior_data):
-    with pytest.raises(SettingError, match='`estimator` is \'drift\', but only "auto", "counts", "paper"'):
-        attach(trainer, prior_data, estimator="drift")
+    with pytest.raises(SettingError, match='`estimator` is \'magic\', but only "auto", "counts", "drift", "paper"'):
+        attach(trainer, prior_data, estimator="magic")
     assert not list(Path(trainer.args.output_dir).rglob("manifest.json"))
 
 
@@ -929,3 +931,59 @@ def test_ways_of_splitting_the_model_are_warned_of_once(trainer, prior_data, cap
     warnings = [entry.message for entry in caplog.records if "untested" in entry.message]
     assert len(warnings) == 1
     assert name in warnings[0].lower()
+
+
+# --- the drift estimator ----------------------------------------------------------------------------------------
+
+
+def test_drift_needs_no_forward_pass_more(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path)
+    rehearsal = attach(trainer, prior_data, estimator="drift")
+    forwards = count_forwards(base_model)
+    trainer.train()
+    assert len(forwards) == 10
+    gram = rehearsal._loop.state.estimator_state.gram
+    assert gram.shape == (17, 17)  # this model hands 16 numbers to its head
+    assert gram[-1, -1] == pytest.approx(sum(2 * 0.98**step for step in range(10)))  # two rehearsed samples a step
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_drift_run_resumes_bit_for_bit(base_weights, new_data, prior_data, tmp_path, share):
+    def run(folder, steps, resume=None):
+        model = make_model()
+        model.load_state_dict(base_weights)
+        trainer = make_trainer(model, new_data, tmp_path / folder, max_steps=steps, save_strategy="steps", save_steps=7)
+        cache = tmp_path / "cache"
+        trainer_pass = prior_pass_of(trainer, PriorDataset(prior_data))
+        mixcd.predict_prior(
+            trainer.model,
+            prior_data,
+            cache,
+            collate_fn=trainer_pass.collate_fn,
+            share=share,
+            features=64,
+            progress=False,
+        )
+        rehearsal = attach(trainer, prior_data, estimator="drift", cache_dir=cache)
+        blocks = record_blocks(rehearsal, steps)
+        trainer.train(resume_from_checkpoint=resume)
+        return weights_of(trainer), blocks, rehearsal._loop.state.estimator_state
+
+    weights, blocks, state = run("whole", 14)
+    again, later, restored = run("whole", 14, resume=str(tmp_path / "whole" / "checkpoint-7"))
+    assert_same_weights(again, weights)
+    assert later == {step: block for step, block in blocks.items() if step >= 7}
+    for one, other in zip(vars(restored).values(), vars(state).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_drift_forecasts_which_samples_are_damaged(base_model, new_data, tmp_path):
+    prior = make_rows(3000, seed=1, task="prior")
+    trainer = make_trainer(base_model, new_data, tmp_path, max_steps=100, per_device_train_batch_size=32)
+    rehearsal = attach(trainer, prior, mix_ratio=0.5, estimator="drift")
+    trainer.train()
+    loop, found = rehearsal._loop, predict_now(trainer, PriorDataset(prior))
+    damaged = rehearsal.predictions.correct & ~found["correct"]
+    chance = loop.estimator.damage_probability(loop.state.beliefs[100], np.arange(3000))
+    lift = chance[damaged].sum() / chance.sum() / damaged.mean()
+    assert lift > 1.5

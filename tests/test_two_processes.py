@@ -44,6 +44,18 @@ def test_two_processes_draw_as_one_with_accumulation(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_forecast_drift_as_one_with_accumulation(tmp_path):
+    (alone,) = launch(1, tmp_path / "one", "--accumulation=2", "--estimator=drift")
+    first, second = launch(2, tmp_path / "two", "--accumulation=1", "--estimator=drift")
+    assert first["beliefs"] == second["beliefs"]  # to the bit: the first process's, broadcast
+    assert first["blocks"] == second["blocks"] == alone["blocks"]
+    assert first["gather_count"] == second["gather_count"] == 12
+    for name in ("features.safetensors", "logits.safetensors", "basis.safetensors"):
+        one, two = ((tmp_path / run / "_mixcd_cache" / name).read_bytes() for run in ("one", "two"))
+        assert one == two, name
+
+
+@pytest.mark.slow
 def test_two_processes_resume_bit_for_bit_and_as_one_process(tmp_path):
     whole, _ = launch(2, tmp_path / "run", "--accumulation=1")
     later = {step: block for step, block in whole["blocks"].items() if int(step) >= 6}

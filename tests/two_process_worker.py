@@ -44,6 +44,7 @@ def main():
     parser.add_argument("--accumulation", type=int)
     parser.add_argument("--resume", type=int)
     parser.add_argument("--stop", type=int, help="ask one process to stop while this step is planned")
+    parser.add_argument("--estimator", default="auto")
     args = parser.parse_args()
     torch.set_num_threads(1)
     trainer = make_trainer(
@@ -58,7 +59,11 @@ def main():
         ddp_backend="gloo",
     )
     rehearsal = mixcd.attach(
-        trainer, make_rows(600, seed=1, task="prior"), mix_ratio=0.25, partition=mixcd.ByPriorLoss(5)
+        trainer,
+        make_rows(2500, seed=1, task="prior"),
+        mix_ratio=0.25,
+        partition=mixcd.ByPriorLoss(5),
+        estimator=args.estimator,
     )
     blocks = record_blocks(rehearsal, STEPS)
     gathers = count_gathered_tables(trainer.accelerator)
@@ -68,7 +73,9 @@ def main():
     result = {
         "blocks": blocks,
         "observed_count": rehearsal.counts.observed_count.tolist(),
-        "beliefs": {step: belief[0].tolist() for step, belief in rehearsal._loop.state.beliefs.items()},
+        "beliefs": {
+            step: [array.tolist() for array in belief] for step, belief in rehearsal._loop.state.beliefs.items()
+        },
         "prior_pass_forward_count": rehearsal.predictions.forward_count,
         "gather_count": len(gathers),
         "steps_done": trainer.state.global_step,

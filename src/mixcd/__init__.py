@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixcd.collateral_damage_estimator import CountEstimator as CountEstimator
+    from mixcd.collateral_damage_estimator import DriftEstimator as DriftEstimator
     from mixcd.errors import RehearsalError as RehearsalError
     from mixcd.partition_strategy import ByColumn as ByColumn
     from mixcd.partition_strategy import ByPriorLoss as ByPriorLoss
@@ -19,6 +20,7 @@ _HOMES = {
     "ByPriorLoss": "partition_strategy",
     "Combined": "partition_strategy",
     "CountEstimator": "collateral_damage_estimator",
+    "DriftEstimator": "collateral_damage_estimator",
     "RehearsalError": "errors",
     "attach": "rehearsal",
     "predict_prior": "prior_predictions",

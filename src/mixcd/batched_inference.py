@@ -1,7 +1,7 @@
 """Batched inference: a classifier's predictions on rows of mixed length, without gradients."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from mixcd.classification_output import (
 )
 from mixcd.correctness import is_class_correct
 from mixcd.errors import UnsupportedTrainerError
+from mixcd.head_features import pool_head_input, watch_head
 from mixcd.vocabulary import Ids
 
 Collate = Callable[[list[Any]], Mapping[str, Any]]
@@ -31,6 +32,7 @@ def predict_rows(
     batch_size: int,
     data_name: str,
     advance: Callable[[int], object] = lambda _: None,
+    with_head_input: bool = False,
 ) -> tuple[dict[str, NDArray[Any]], int]:
     """Predict some rows, sorted by length so that little is spent on padding.
 
@@ -42,21 +44,23 @@ def predict_rows(
         batch_size: Rows a batch at the length of the longest row.
         data_name: Whose rows they are, for messages.
         advance: Called with the number of rows done after each batch.
+        with_head_input: Whether logits and the input of the classification head are wanted, too.
 
     Returns:
         Arrays `loss`, `correct`, `prediction` and `token_count`, each of shape (rows,) in the order of the
-        rows; and the number of forward passes.
+        rows, and if wanted `logits` and `head_input`, shape (rows, …); and the number of forward passes.
 
     Raises:
         DataError: If the rows have no labels, or labels outside the model's classes.
         UnsupportedTrainerError: If the model's output shows no class logits.
     """
     parts, positions = [], []
-    for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
-        batch = collate(collate_fn, [rows[position] for position in batch_positions])
-        parts.append(_predict_batch(model, batch, sample_ids[batch_positions], data_name))
-        positions.append(batch_positions)
-        advance(batch_positions.size)
+    with watch_head(model) if with_head_input else nullcontext() as head_inputs:
+        for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
+            batch = collate(collate_fn, [rows[position] for position in batch_positions])
+            parts.append(_predict_batch(model, batch, sample_ids[batch_positions], data_name, head_inputs))
+            positions.append(batch_positions)
+            advance(batch_positions.size)
     order = np.argsort(np.concatenate(positions))
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}, len(parts)
 
@@ -124,7 +128,11 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _predict_batch(
-    model: torch.nn.Module, batch: Mapping[str, Any], sample_ids: Ids, data_name: str
+    model: torch.nn.Module,
+    batch: Mapping[str, Any],
+    sample_ids: Ids,
+    data_name: str,
+    head_inputs: list[torch.Tensor] | None,
 ) -> dict[str, NDArray[Any]]:
     device = next(model.parameters()).device
     tensors = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
@@ -132,11 +140,15 @@ def _predict_batch(
     logits = read_class_logits(model(**{key: value for key, value in tensors.items() if key not in LABEL_KEYS}), labels)
     require_known_labels(labels.cpu().numpy(), sample_ids, logits.shape[1], data_name)
     attention_mask = tensors.get("attention_mask", torch.ones(len(labels), 1))
+    wanted = {}
+    if head_inputs is not None:
+        wanted = {"head_input": pool_head_input(head_inputs, tensors), "logits": logits.float().cpu().numpy()}
     return {
         "loss": classification_losses(logits, labels).cpu().numpy(),
         "correct": is_class_correct(logits, labels).cpu().numpy(),
         "prediction": logits.argmax(-1).to(torch.int32).cpu().numpy(),
         "token_count": attention_mask.sum(-1).to(torch.int32).cpu().numpy(),
+        **wanted,
     }
 
 

@@ -88,7 +88,7 @@ class RehearsalConfig(Section):
         min_length=1,
         description='What the prior data are cut by: "loss:10", "column:topic"; several are combined.',
     )
-    estimator: Literal["auto", "counts", "paper", "uniform"] = Field(
+    estimator: Literal["auto", "counts", "drift", "paper", "uniform"] = Field(
         "auto", description='"auto" for what measured best so far; "uniform" for plain rehearsal.'
     )
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")

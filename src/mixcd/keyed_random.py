@@ -13,6 +13,7 @@ class Stream(IntEnum):
     SHARES = 2
     CONTROLS = 3
     HELD_OUT = 4
+    FEATURES = 5
 
 
 def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generator:

@@ -2,20 +2,30 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
 from mixcd.errors import CacheError
+from mixcd.flat_array import read_rows, write_rows
+from mixcd.head_features import FeatureBasis
 from mixcd.lock_folder import LOCK
 from mixcd.replace_file import UNFINISHED, replace_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+BASIS = "basis.safetensors"
+BESIDE = (BASIS, "features.safetensors", "logits.safetensors")
+"""What may lie beside the parts; a pass that was killed before its manifest leaves some of it behind."""
 
 _CURES = {
     "model": "If this is a resumed run, build the trainer from the base model, not from the checkpoint",
@@ -37,6 +47,8 @@ class Manifest:
         seed: Which samples make up the share.
         columns: The columns of the prior data stored beside the predictions.
         part_size: Samples in a part.
+        arrays: Numbers a sample in each flat array beside the parts: `logits`, `features`.
+        basis: The checksum of the file that maps head inputs to features, when there are features.
         parts: The checksum of each part, by file name; those of an unfinished pass lie beside the parts.
         format: The version of this format.
     """
@@ -47,6 +59,8 @@ class Manifest:
     seed: int
     columns: tuple[str, ...]
     part_size: int
+    arrays: Mapping[str, int] = field(default_factory=dict)
+    basis: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -142,7 +156,13 @@ def require_match(folder: Path, found: Manifest, wanted: Manifest) -> None:
         )
 
 
-def write_part(folder: Path, manifest: Manifest, number: int, table: pa.Table) -> None:
+def write_part(
+    folder: Path,
+    manifest: Manifest,
+    number: int,
+    table: pa.Table,
+    arrays: Mapping[str, NDArray[np.floating]] = MappingProxyType({}),
+) -> None:
     """Write one part, then its checksum beside it; each appears whole or not at all.
 
     Processes may write different parts at the same time.
@@ -152,14 +172,71 @@ def write_part(folder: Path, manifest: Manifest, number: int, table: pa.Table) -
         manifest: Its manifest.
         number: The part's number, from 0.
         table: The part's rows.
+        arrays: Its rows of the flat arrays, by their names in the manifest.
 
     Raises:
         OSError: If it cannot be written.
     """
     path = folder / part_name(number)
+    start = number * manifest.part_size
+    flat = [write_rows(array_path(folder, name), start, arrays[name]) for name in sorted(manifest.arrays)]
     replace_file(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
-    checksum = _checksum(manifest, path.name, path.read_bytes())
+    checksum = _checksum(manifest, path.name, path.read_bytes() + b"".join(flat))
     replace_file(path.with_suffix(".sha256"), lambda unfinished: unfinished.write_text(checksum, "ascii"))
+
+
+def array_path(folder: Path, name: str) -> Path:
+    """Return the file of a flat array.
+
+    Args:
+        folder: The cache's folder.
+        name: Its name in the manifest.
+    """
+    return folder / f"{name}.safetensors"
+
+
+def write_basis(folder: Path, basis: FeatureBasis) -> str:
+    """Write what maps head inputs to features.
+
+    Args:
+        folder: The cache's folder.
+        basis: The basis.
+
+    Returns:
+        The file's checksum, for the manifest.
+    """
+    values = {"mean": basis.mean, "components": np.ascontiguousarray(basis.components)}
+    replace_file(folder / BASIS, lambda path: path.write_bytes(save(values)))
+    return hashlib.sha256((folder / BASIS).read_bytes()).hexdigest()
+
+
+def read_basis(folder: Path, manifest: Manifest) -> FeatureBasis:
+    """Read what maps head inputs to features.
+
+    Args:
+        folder: The cache's folder.
+        manifest: Its manifest.
+
+    Returns:
+        The basis.
+
+    Raises:
+        CacheError: If the file is missing or was altered.
+    """
+    path = folder / BASIS
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != manifest.basis:
+        raise CacheError(f"The cache file `{path}` is missing, or was altered after it was written. {_PART_CURE}")
+    return FeatureBasis(**load(content))
+
+
+def cached_count(manifest: Manifest) -> int:
+    """Return how many samples a cache covers when it is complete.
+
+    Args:
+        manifest: The cache's manifest.
+    """
+    return math.ceil(manifest.share * manifest.sample_count)
 
 
 def list_parts(folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -239,9 +316,27 @@ def _read_checked(folder: Path, manifest: Manifest, name: str, checksum: str) ->
     if not path.is_file():
         raise CacheError(f"The cache part `{path}` is missing. {_PART_CURE}")
     content = path.read_bytes()
-    if _checksum(manifest, name, content) != checksum:
-        raise CacheError(f"The cache part `{path}` was truncated or altered after it was written. {_PART_CURE}")
+    flat = _read_flat(folder, manifest, int(path.stem.removeprefix("part-")))
+    if _checksum(manifest, name, content + flat) != checksum:
+        beside = (
+            f", or its rows of {' and '.join(f'`{one}`' for one in _files_of(manifest))}" if manifest.arrays else ""
+        )
+        raise CacheError(f"The cache part `{path}`{beside} was truncated or altered after it was written. {_PART_CURE}")
     return content
+
+
+def _read_flat(folder: Path, manifest: Manifest, number: int) -> bytes:
+    start = number * manifest.part_size
+    stop = min(start + manifest.part_size, cached_count(manifest))
+    try:
+        return b"".join(read_rows(array_path(folder, name), start, stop) for name in sorted(manifest.arrays))
+    except (OSError, ValueError, KeyError) as error:
+        files = " and ".join(f"`{folder / one}`" for one in _files_of(manifest))
+        raise CacheError(f"{files} cannot be read: {error}. {_PART_CURE}") from error
+
+
+def _files_of(manifest: Manifest) -> list[str]:
+    return [array_path(Path(), name).name for name in sorted(manifest.arrays)]
 
 
 def _render(manifest: Manifest) -> bytes:
@@ -254,9 +349,9 @@ def _render(manifest: Manifest) -> bytes:
 def _checksum(manifest: Manifest, name: str, content: bytes) -> str:
     """A part's SHA-256, keyed by its place: parts do not pass for each other, nor for another cache's."""
     shape = [manifest.sample_count, manifest.share, manifest.seed, list(manifest.columns), manifest.part_size]
-    place = [dict(manifest.sources), *shape, name]
+    place = [dict(manifest.sources), *shape, dict(manifest.arrays), manifest.basis, name]
     return hashlib.sha256(json.dumps(place, sort_keys=True).encode() + content).hexdigest()
 
 
 def _is_foreign(path: Path) -> bool:
-    return path.name != LOCK and not path.name.endswith(UNFINISHED)
+    return path.name not in (LOCK, *BESIDE) and not path.name.endswith(UNFINISHED)

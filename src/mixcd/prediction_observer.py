@@ -22,10 +22,14 @@ class PredictionObserver:
     No inference happens here, and nothing leaves the device until `take`.
 
     Paper: fine-tuned model f'; its predictions on rehearsed samples fall out of training.
+
+    Args:
+        with_logits: Whether to keep the class logits, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, with_logits: bool = False) -> None:
         self.forward_count = 0
+        self.with_logits = with_logits
         self._seen: list[torch.Tensor] = []
 
     @contextmanager
@@ -61,9 +65,9 @@ class PredictionObserver:
         """Return what was seen since the last call, and forget it.
 
         Returns:
-            One row a trained sample, on the model's device, shape (rows, 3), integers: its prior sample
-            id, whether it was right, and the bits of its single-precision loss. Integers, so that one
-            gather over processes moves all three exactly.
+            One row a trained sample, on the model's device, shape (rows, 3) or (rows, 3 + classes),
+            integers: its prior sample id, whether it was right, and the bits of its single-precision loss
+            and logits. Integers, so that one gather over processes moves all exactly.
 
         Raises:
             PlanError: If no forward pass was seen.
@@ -81,7 +85,9 @@ class PredictionObserver:
         logits = read_class_logits(output, labels).detach()
         labels = labels.to(logits.device)
         loss_bits = classification_losses(logits, labels).view(torch.int32)
-        columns = (sample_ids.to(logits.device), is_class_correct(logits, labels), loss_bits)
+        columns = [sample_ids.to(logits.device), is_class_correct(logits, labels), loss_bits]
+        if self.with_logits:
+            columns += logits.float().view(torch.int32).unbind(dim=1)
         self._seen.append(torch.stack([column.to(torch.int64) for column in columns], dim=1))
 
 
@@ -89,13 +95,19 @@ def read_rows(rows: torch.Tensor) -> Observation:
     """Read some observed rows, new samples included.
 
     Args:
-        rows: What `PredictionObserver.take` returned, possibly of several processes; shape (rows, 3).
+        rows: What `PredictionObserver.take` returned, possibly of several processes.
 
     Returns:
         One row a trained sample; the id of new samples is `NEW_SAMPLE`.
     """
-    sample_ids, correct, loss_bits = rows.cpu().numpy().T
-    return Observation(sample_ids, correct.astype(bool), loss_bits.astype(np.int32).view(np.float32).astype(np.float64))
+    seen = rows.cpu().numpy()
+    numbers = np.ascontiguousarray(seen[:, 2:].astype(np.int32)).view(np.float32).astype(np.float64)
+    return Observation(
+        sample_ids=seen[:, 0],
+        correct=seen[:, 1].astype(bool),
+        loss=numbers[:, 0],
+        logits=numbers[:, 1:] if numbers.shape[1] > 1 else None,
+    )
 
 
 def keep_rehearsed(trained: Observation) -> Observation:
@@ -108,4 +120,5 @@ def keep_rehearsed(trained: Observation) -> Observation:
         The observation of the rehearsed samples among them.
     """
     rehearsed = trained.sample_ids != NEW_SAMPLE
-    return Observation(trained.sample_ids[rehearsed], trained.correct[rehearsed], trained.loss[rehearsed])
+    logits = None if trained.logits is None else trained.logits[rehearsed]
+    return Observation(trained.sample_ids[rehearsed], trained.correct[rehearsed], trained.loss[rehearsed], logits)

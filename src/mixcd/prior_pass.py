@@ -5,32 +5,41 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mixcd.batched_inference import Collate, evaluating, predict_rows
 from mixcd.errors import CacheError
+from mixcd.flat_array import create_array
+from mixcd.head_features import FITTED_ROWS, FeatureBasis, fit_basis
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.lock_folder import lock_folder
 from mixcd.prediction_cache import (
+    BESIDE,
     MANIFEST,
     Manifest,
+    array_path,
+    cached_count,
     check_parts,
     list_parts,
     part_name,
+    read_basis,
     read_manifest,
     require_match,
     seal,
+    write_basis,
     write_manifest,
     write_part,
 )
 from mixcd.prior_dataset import PriorDataset
 from mixcd.vocabulary import Ids, require_finite_losses
 
-LEAST_PART_SIZE, MOST_PART_SIZE = 256, 16_384
+LEAST_PART_SIZE, MOST_PART_SIZE = 1024, 16_384
 """Samples in one part: what an interruption can cost."""
 _USUAL_PART_COUNT = 16
 _ROWS_AT_ONCE = 4096
@@ -66,7 +75,7 @@ def choose_part_size(cached_count: int) -> int:
 
     Example:
         >>> choose_part_size(100), choose_part_size(30_000), choose_part_size(10**6)
-        (256, 1875, 16384)
+        (1024, 1875, 16384)
     """
     return min(max(math.ceil(cached_count / _USUAL_PART_COUNT), LEAST_PART_SIZE), MOST_PART_SIZE)
 
@@ -82,6 +91,7 @@ class PriorPass:
         batch_size: Rows a batch at the length of the longest row.
         progress: Whether to show a progress bar with the time left.
         processes: Who shares the pass.
+        feature_count: Features to cache, with the logits; 0 for neither.
     """
 
     model: torch.nn.Module
@@ -90,6 +100,7 @@ class PriorPass:
     batch_size: int
     progress: bool
     processes: Processes = ALONE
+    feature_count: int = 0
 
     def fill(self, folder: Path, wanted: Manifest, keep_share: bool) -> tuple[Manifest, int]:
         """Predict what a cache lacks; each process writes its own parts, and the first one the manifest.
@@ -114,13 +125,14 @@ class PriorPass:
                 stack.enter_context(lock_folder(folder))
                 found = read_manifest(folder)
                 if found is None or not list_parts(folder, found):
-                    write_manifest(folder, wanted)
                     stack.callback(_drop_empty, folder)
+                    write_manifest(folder, self._create_arrays(folder, wanted))
             wait()
             manifest = self._require_manifest(folder)
             require_match(folder, manifest, replace(wanted, share=manifest.share) if keep_share else wanted)
             if not _is_complete(folder, manifest):
                 check_parts(folder, manifest)
+            self._require_features(folder, manifest)
             with evaluating(self.model):
                 forward_count = self._predict_missing(folder, manifest)
             wait()
@@ -138,12 +150,38 @@ class PriorPass:
             )
         return manifest
 
+    def _create_arrays(self, folder: Path, wanted: Manifest) -> Manifest:
+        """Fit the features on some of the samples, and create the flat arrays; return the manifest with them."""
+        if not self.feature_count:
+            return wanted
+        covered = _list_ids(wanted)
+        rng = keyed_generator(wanted.seed, 0, Stream.FEATURES)
+        chosen = np.sort(rng.choice(len(covered), min(len(covered), FITTED_ROWS), replace=False, shuffle=False))
+        ids = np.asarray(covered)[chosen]
+        with evaluating(self.model):
+            predicted, _ = self._predict(self.prior.rows(ids.tolist()), ids, lambda _: None)
+        basis = fit_basis(predicted["head_input"], self.feature_count)
+        folder.mkdir(parents=True, exist_ok=True)
+        checksum = write_basis(folder, basis)
+        arrays = {"features": basis.components.shape[1], "logits": predicted["logits"].shape[1]}
+        for name, width in arrays.items():
+            create_array(array_path(folder, name), cached_count(wanted), width)
+        return replace(wanted, arrays=arrays, basis=checksum)
+
+    def _require_features(self, folder: Path, manifest: Manifest) -> None:
+        if self.feature_count and not manifest.arrays:
+            raise CacheError(
+                f"The cache `{folder}` holds no features and logits, which the drift estimator needs. They are cached "
+                "when the base model predicts. Choose a new folder for the cache to predict again."
+            )
+
     def _predict_missing(self, folder: Path, manifest: Manifest) -> int:
         """Predict and write this process's parts that the cache lacks; return the forward passes made."""
         finished, size, count = list_parts(folder, manifest), manifest.part_size, cached_count(manifest)
         covered = _list_ids(manifest)
         own = range(self.processes.rank * size, count, self.processes.count * size)
         hidden = not (self.progress and self.processes.rank == 0) or None
+        basis = read_basis(folder, manifest) if manifest.arrays else None
         forward_count = 0
         with tqdm(total=sum(min(size, count - start) for start in own), desc="prior pass", disable=hidden) as bar:
             for start in own:
@@ -152,18 +190,34 @@ class PriorPass:
                     bar.update(ids.size)
                     continue
                 chunks = [ids[first : first + _ROWS_AT_ONCE] for first in range(0, ids.size, _ROWS_AT_ONCE)]
-                tables, forward_counts = zip(
-                    *(self._predict_chunk(chunk, manifest.columns, bar.update) for chunk in chunks), strict=True
+                tables, arrays, forward_counts = zip(
+                    *(self._predict_chunk(chunk, manifest.columns, basis, bar.update) for chunk in chunks), strict=True
                 )
-                write_part(folder, manifest, start // size, pa.concat_tables(tables))
+                flat = {name: np.concatenate([chunk[name] for chunk in arrays]) for name in manifest.arrays}
+                write_part(folder, manifest, start // size, pa.concat_tables(tables), flat)
                 forward_count += sum(forward_counts)
         return forward_count
 
     def _predict_chunk(
-        self, sample_ids: Ids, columns: tuple[str, ...], advance: Callable[[int], object]
-    ) -> tuple[pa.Table, int]:
+        self,
+        sample_ids: Ids,
+        columns: tuple[str, ...],
+        basis: FeatureBasis | None,
+        advance: Callable[[int], object],
+    ) -> tuple[pa.Table, dict[str, NDArray[Any]], int]:
         rows = self.prior.rows(sample_ids.tolist())
-        predicted, forward_count = predict_rows(
+        predicted, forward_count = self._predict(rows, sample_ids, advance, basis is not None)
+        require_finite_losses(sample_ids, predicted["loss"])
+        arrays = {}
+        if basis is not None:
+            arrays = {"features": basis.apply(predicted.pop("head_input")), "logits": predicted.pop("logits")}
+        stored = {name: self.prior.read_column(name, sample_ids, rows) for name in columns}
+        return pa.table({"sample_id": sample_ids, **predicted, **stored}), arrays, forward_count
+
+    def _predict(
+        self, rows: list[Any], sample_ids: Ids, advance: Callable[[int], object], with_head_input: bool = True
+    ) -> tuple[dict[str, NDArray[Any]], int]:
+        return predict_rows(
             self.model,
             rows,
             sample_ids,
@@ -171,19 +225,8 @@ class PriorPass:
             batch_size=self.batch_size,
             data_name=self.prior.name,
             advance=advance,
+            with_head_input=with_head_input,
         )
-        require_finite_losses(sample_ids, predicted["loss"])
-        stored = {name: self.prior.read_column(name, sample_ids, rows) for name in columns}
-        return pa.table({"sample_id": sample_ids, **predicted, **stored}), forward_count
-
-
-def cached_count(manifest: Manifest) -> int:
-    """Return how many samples a cache covers when it is complete.
-
-    Args:
-        manifest: The cache's manifest.
-    """
-    return math.ceil(manifest.share * manifest.sample_count)
 
 
 def _list_ids(manifest: Manifest) -> range | Ids:
@@ -195,9 +238,10 @@ def _list_ids(manifest: Manifest) -> range | Ids:
 
 
 def _drop_empty(folder: Path) -> None:
-    """Remove the manifest of a pass that was refused before it wrote a part."""
+    """Remove what a pass began that was refused before it wrote a part."""
     if not any(folder.glob("part-*")):
-        (folder / MANIFEST).unlink()
+        for name in (MANIFEST, *BESIDE):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _is_complete(folder: Path, manifest: Manifest | None) -> bool:

@@ -15,7 +15,8 @@ from mixcd.batched_inference import Collate, collate
 from mixcd.correctness import CLASSIFICATION_RULE
 from mixcd.errors import DataError, SettingError
 from mixcd.fingerprint import fingerprint_batch, fingerprint_rows, fingerprint_tokenizer, fingerprint_weights
-from mixcd.prediction_cache import Manifest, read_parts
+from mixcd.flat_array import open_array
+from mixcd.prediction_cache import Manifest, array_path, read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import ALONE, PriorPass, Processes, choose_part_size
 from mixcd.vocabulary import UNCACHED_BIN, Flags, Floats, Ids, Partition, PartitionStrategy, PriorTable
@@ -40,6 +41,8 @@ class PriorPredictions:
         columns: Columns of the prior data stored beside them, each of shape (cached,).
         sources: Fingerprints of what the predictions were made from.
         forward_count: Forward passes made to get them in this call; 0 when all came from the cache.
+        arrays: `logits`, shape (cached, classes), and `features`, shape (cached, features), 16-bit and
+            memory-mapped; empty when they were not cached.
     """
 
     sample_count: int
@@ -51,6 +54,7 @@ class PriorPredictions:
     columns: Mapping[str, NDArray[Any]]
     sources: Mapping[str, str]
     forward_count: int
+    arrays: Mapping[str, NDArray[np.float16]]
 
     @property
     def base_correct(self) -> Flags:
@@ -75,6 +79,7 @@ def predict_prior(
     part_size: int | None = None,
     least_share_right: float = LEAST_SHARE_RIGHT,
     processes: Processes = ALONE,
+    features: int = 0,
 ) -> PriorPredictions:
     """Run the base model once over the prior data, or read what an earlier run cached.
 
@@ -97,9 +102,12 @@ def predict_prior(
         seed: Which samples make up the share of a new cache.
         progress: Whether to show a progress bar with the time left.
         part_size: Samples in a part of a new cache: what an interruption can cost. A sixteenth of the
-            samples by default, from 256 to 16,384.
+            samples by default, from 1,024 to 16,384.
         least_share_right: The share of right predictions below which the predictions are refused.
         processes: The processes that share the pass, each predicting its own parts.
+        features: Principal components of the classification head's input to cache beside the logits, as
+            `DriftEstimator` needs them; 0 for neither. Fitting them takes up to 4,096 forward passes of one
+            sample more.
 
     Returns:
         The predictions.
@@ -115,7 +123,7 @@ def predict_prior(
     """
     prior = prior_data if isinstance(prior_data, PriorDataset) else PriorDataset(prior_data)
     manifest, forward_count = cache_predictions(
-        PriorPass(model, prior, collate_fn, batch_size, progress, processes),
+        PriorPass(model, prior, collate_fn, batch_size, progress, processes, features),
         Path(cache_dir),
         tokenizer=tokenizer,
         columns=columns,
@@ -243,4 +251,5 @@ def _load(folder: Path, manifest: Manifest, forward_count: int) -> PriorPredicti
         columns={name: table[name].to_numpy() for name in manifest.columns},
         sources=manifest.sources,
         forward_count=forward_count,
+        arrays={name: open_array(array_path(folder, name)) for name in manifest.arrays},
     )

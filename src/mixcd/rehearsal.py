@@ -10,7 +10,8 @@ import numpy as np
 from transformers import Trainer
 
 from mixcd.batch_plan import require_mix_ratio
-from mixcd.collateral_damage_estimator import CountEstimator
+from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
+from mixcd.collateral_damage_estimator.drift_estimator import UNCACHED_ROW
 from mixcd.errors import SettingError
 from mixcd.evaluation import Evaluation
 from mixcd.held_out import HeldOut, collect_held_out, evaluate_held_out, predict_held_out
@@ -34,7 +35,9 @@ from mixcd.vocabulary import (
 
 logger = logging.getLogger(__name__)
 
-EstimatorName = Literal["auto", "counts", "paper", "uniform"]
+EstimatorName = Literal["auto", "counts", "drift", "paper", "uniform"]
+FEATURES = 64
+"""Features that the drift estimator is given."""
 MakeEstimator = Callable[[Partition, Flags], CollateralDamageEstimator[Any]]
 
 
@@ -67,9 +70,10 @@ def attach(
             map-style dataset, or a dict of them, whose keys become the column `prior_set`.
         mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
         partition: How the prior data are cut into bins; `ByPriorLoss(10)` by default.
-        estimator: "auto" for what measured best so far, which is "counts" (smoothed counts a bin); "paper" for the
-            paper's raw u / n without a floor; "uniform" for plain rehearsal; or a function from
-            (partition, base_correct) to an estimator.
+        estimator: "auto" for what measured best so far, which is "counts" (smoothed counts a bin); "drift" for our
+            own forecast of every sample's damage (`DriftEstimator`, not judged yet: features and logits are
+            cached, too); "paper" for the paper's raw u / n without a floor; "uniform" for plain rehearsal; or a
+            function from (partition, base_correct) to an estimator.
         held_out: Prior samples that are never rehearsed, for `evaluate()`.
         cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
         cache_columns: Columns of the prior data to store in a new cache besides those of the partition.
@@ -101,7 +105,8 @@ def attach(
     seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag)
     held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, strategy.column_names)
     columns = tuple(dict.fromkeys((*strategy.column_names, *cache_columns)))
-    predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT)
+    features = FEATURES if estimator == "drift" else 0
+    predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT, features)
     held_out_predictions = predict_held_out(trainer, held_out_data, folder)
     loop = _make_loop(estimator, assign_bins(strategy, prior, predictions), predictions, lag)
     seam.install(loop)
@@ -199,19 +204,31 @@ def _make_loop(
     base_correct = predictions.base_correct
     if estimator == "uniform":
         bins = Partition(np.minimum(bins.bin_ids, 0), ("all",))
+    made: CollateralDamageEstimator[Any]
     if callable(estimator):
         made = estimator(bins, base_correct)
+    elif estimator == "drift":
+        made = _make_drift_estimator(predictions)
     else:
         made = CountEstimator(bins, base_correct, smoothing="raw" if estimator == "paper" else "beta")
     floor = 0.0 if estimator == "paper" else FLOOR
     return RehearsalLoop(made, bins, base_correct, sources=predictions.sources, floor=floor, lag=lag)
 
 
+def _make_drift_estimator(predictions: PriorPredictions) -> DriftEstimator:
+    rows = None
+    if predictions.sample_ids.size < predictions.sample_count:
+        rows = np.full(predictions.sample_count, UNCACHED_ROW)
+        rows[predictions.sample_ids] = np.arange(predictions.sample_ids.size)
+    logits, features = predictions.arrays["logits"], predictions.arrays["features"]
+    return DriftEstimator(logits, features, predictions.prediction, predictions.correct, rows)
+
+
 def _require_estimator(estimator: EstimatorName | MakeEstimator) -> None:
     if not callable(estimator) and estimator not in get_args(EstimatorName):
         raise SettingError(
-            f'`estimator` is {estimator!r}, but only "auto", "counts", "paper" and "uniform" have names. Pass one of '
-            "them, or a function from (partition, base_correct) to an estimator."
+            f'`estimator` is {estimator!r}, but only "auto", "counts", "drift", "paper" and "uniform" have names. Pass '
+            "one of them, or a function from (partition, base_correct) to an estimator."
         )
 
 

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from mixcd.errors import RunFolderError, shorten
 from mixcd.evaluation import Evaluation, TaskChange
 from mixcd.lock_folder import LOCK
-from mixcd.prediction_cache import list_parts, read_manifest
-from mixcd.prior_pass import cached_count
+from mixcd.prediction_cache import cached_count, list_parts, read_manifest
 from mixcd.replace_file import UNFINISHED, replace_file
 from mixcd.step_record import read_steps, write_steps
 

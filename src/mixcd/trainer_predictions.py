@@ -16,7 +16,12 @@ from mixcd.trainer_support import collator_of
 
 
 def predict_with_trainer(
-    trainer: Trainer, data: PriorDataset, folder: Path, columns: tuple[str, ...], least_share_right: float
+    trainer: Trainer,
+    data: PriorDataset,
+    folder: Path,
+    columns: tuple[str, ...],
+    least_share_right: float,
+    features: int = 0,
 ) -> PriorPredictions:
     """Predict with the trainer's model as it is, or read the cache; the trainer's processes share the work.
 
@@ -26,6 +31,7 @@ def predict_with_trainer(
         folder: The cache's folder.
         columns: Columns of the data to store beside the predictions.
         least_share_right: The share of right predictions below which they are refused.
+        features: Features to cache beside the logits; 0 for neither.
 
     Returns:
         The predictions.
@@ -46,6 +52,7 @@ def predict_with_trainer(
             progress=prior_pass.progress,
             least_share_right=least_share_right,
             processes=prior_pass.processes,
+            features=features,
         )
 
 

@@ -68,6 +68,7 @@ class TrainerSeam:
             loop: Plans its steps and learns from them.
         """
         self._loop = loop
+        self.observer = self._make_observer()
         self._sampler = PlanSampler(loop)
         self._callback = RehearsalCallback(self._trainer, loop, self)
         loop.shape(self._plan(), self._look_ahead())
@@ -124,7 +125,7 @@ class TrainerSeam:
 
     def begin(self, steps_done: int, stored: Any, ignore_data_skip: bool) -> None:
         """Start or resume: forget what was learnt, or take it over from the checkpoint."""
-        self.observer = PredictionObserver()
+        self.observer = self._make_observer()
         self._sampler.skipped_steps = 0
         self._loop.reset()
         if self._trainer.model_init is not None and not steps_done:
@@ -149,6 +150,9 @@ class TrainerSeam:
         trained = read_rows(rows)
         counts = self._loop.commit(keep_rehearsed(trained), self._share_belief)
         self.last_step = summarise_step(self._loop.steps_done, trained, counts)
+
+    def _make_observer(self) -> PredictionObserver:
+        return PredictionObserver(with_logits=getattr(self._loop.estimator, "reads_logits", False))
 
     def _require_base_model(self) -> None:
         if fingerprint_weights(cast(torch.nn.Module, self._trainer.model)) != self._loop.sources["model"]:

@@ -29,11 +29,13 @@ class Observation:
         sample_ids: The rehearsed prior samples, shape (observed,).
         correct: Whether the fine-tuned model got each right, shape (observed,).
         loss: The fine-tuned model's loss on each, in nats, shape (observed,).
+        logits: Its class logits, shape (observed, classes), for estimators that read them; else None.
     """
 
     sample_ids: Ids
     correct: Flags
     loss: Floats
+    logits: Floats | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,182 @@
+"""`DriftEstimator`: how far the model has moved, forecast for every prior sample. Ours, not the paper's."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from mixcd.errors import DataError, SettingError, UnknownSampleError, shorten
+from mixcd.vocabulary import Belief, Flags, Floats, Ids, Observation
+
+UNCACHED_ROW = -1
+"""The row of a prior sample whose base prediction is not in the cache."""
+
+
+@dataclass(frozen=True)
+class DriftState:
+    """What the rehearsed samples have shown of the model's drift, older steps discounted.
+
+    Args:
+        gram: G = Σ φ φᵀ, shape (features + 1, features + 1).
+        cross: H = Σ φ δᵀ, shape (features + 1, classes).
+        squared_error: Sum of squared forecast errors over classes, divided by their number, shape (1,).
+        weight: How many samples that sum rests on, shape (1,).
+    """
+
+    gram: Floats
+    cross: Floats
+    squared_error: Floats
+    weight: Floats
+
+
+@dataclass(frozen=True)
+class DriftEstimator:
+    """Forecast which prior samples are damaged by regressing the drift of the logits on cached features.
+
+    Each rehearsed sample reveals its drift δ = z_f' − z_f. A discounted ridge regression δ ≈ φ A forecasts it for
+    every prior sample, and with it the chance that another class now beats the label. While nothing is known, the
+    forecast leans on the base model's own margins.
+
+    Paper: in the place of α_k, a rate for each sample instead of each bin.
+
+    Args:
+        base_logits: The base model's logits z_f, shape (cached, classes); may be memory-mapped 16-bit floats.
+        features: φ, standardised, shape (cached, features); likewise.
+        prediction: The class that the base model predicts, shape (cached,): the label, where it is right.
+        base_correct: Whether the base model got each sample right, shape (cached,).
+        rows: The row of each prior sample in these arrays, −1 for one that is not cached, shape (samples,);
+            None when all are cached, in order.
+        discount: γ in (0, 1], applied to everything learnt before at each step.
+        ridge: λ > 0, the weight of the belief that nothing drifts.
+
+    Raises:
+        SettingError: If discount or ridge make no sense.
+        DataError: If the arrays cover different numbers of samples.
+
+    Example:
+        >>> estimator = DriftEstimator(
+        ...     base_logits=np.array([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]]),
+        ...     features=np.array([[1.0], [1.0], [-1.0]]),
+        ...     prediction=np.array([0, 0, 1]),
+        ...     base_correct=np.array([True, True, True]),
+        ... )
+        >>> moved = Observation(np.array([0]), np.array([False]), np.array([3.0]), np.array([[-1.0, 3.0]]))
+        >>> state = estimator.init()
+        >>> for _ in range(20):
+        ...     state = estimator.update(state, moved)
+        >>> estimator.damage_probability(estimator.belief(state), np.array([1, 2])).round(2).tolist()
+        [1.0, 0.11]
+    """
+
+    base_logits: NDArray[np.floating]
+    features: NDArray[np.floating]
+    prediction: Ids
+    base_correct: Flags
+    rows: Ids | None = None
+    discount: float = 0.98
+    ridge: float = 3.0
+
+    reads_logits: ClassVar[bool] = True
+    """Observations must bring the fine-tuned model's logits."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.discount <= 1:
+            raise SettingError(
+                f"`discount` is {self.discount}, but it must lie in (0, 1]. Pass such as 0.98; 1 forgets nothing."
+            )
+        if not 0 < self.ridge < np.inf:
+            raise SettingError(f"`ridge` is {self.ridge}, but it must be positive and finite. Pass such as 3.")
+        counts = {len(self.base_logits), len(self.features), len(self.prediction), len(self.base_correct)}
+        if len(counts) > 1:
+            raise DataError(
+                f"Logits, features, predictions and correctness cover {shorten(sorted(counts))} samples. They must "
+                "cover the same prior samples. Read all of them from one cache."
+            )
+
+    def init(self) -> DriftState:
+        """Return the state before any observation: no drift, and a doubt of one nat² that weighs one sample."""
+        width, class_count = self.features.shape[1] + 1, self.base_logits.shape[1]
+        return DriftState(np.zeros((width, width)), np.zeros((width, class_count)), np.ones(1), np.ones(1))
+
+    def update(self, state: DriftState, observation: Observation) -> DriftState:
+        """Add one step's observation.
+
+        No inference happens here: the logits are those of the forward pass that trained on these samples.
+
+        Args:
+            state: The state so far. It is left as it was.
+            observation: The prior samples of one step, with the fine-tuned model's logits.
+
+        Returns:
+            The state with this observation, everything before it discounted.
+
+        Raises:
+            DataError: If the observation brings no logits.
+            UnknownSampleError: If an observed sample lies outside the prior data.
+        """
+        if observation.logits is None:
+            raise DataError(
+                "The observation has no logits, but drift is read off them. Let the observer collect logits: an "
+                "estimator says so by `reads_logits = True`."
+            )
+        rows = self._rows_of(observation.sample_ids)
+        logits, rows = observation.logits[rows != UNCACHED_ROW], rows[rows != UNCACHED_ROW]
+        phi = self._features(rows)  # φ
+        drift = logits - self.base_logits[rows].astype(np.float64)  # δ = z_f' − z_f
+        error = drift - phi @ self._coefficients(state)  # before this step is learnt: an honest residual
+        kept = self.discount if rows.size else 1.0  # γ
+        return DriftState(
+            gram=kept * state.gram + phi.T @ phi,  # G ← γ G + Σ φ φᵀ
+            cross=kept * state.cross + phi.T @ drift,  # H ← γ H + Σ φ δᵀ
+            squared_error=kept * state.squared_error + np.square(error).mean(axis=1).sum(),
+            weight=kept * state.weight + rows.size,
+        )
+
+    def belief(self, state: DriftState) -> Belief:
+        """Return A, (G + λ I)⁻¹ and s²: shapes (features + 1, classes), (features + 1, features + 1), (1,)."""
+        inverse = np.linalg.inv(self._ridged(state)).astype(np.float64)
+        return inverse @ state.cross, (inverse + inverse.T) / 2, state.squared_error / state.weight
+
+    def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
+        """Return the chance that each sample was right and no longer is, shape (samples,).
+
+        A sample without a cached base prediction gets the mean of the cached ones among those asked for.
+        """
+        coefficients, inverse, squared_error = belief
+        rows = self._rows_of(sample_ids)
+        known = rows != UNCACHED_ROW
+        rows, positions = rows[known], np.arange(known.sum())
+        phi, labels = self._features(rows), self.prediction[rows]
+        logits = self.base_logits[rows].astype(np.float64) + phi @ coefficients  # ẑ = z_f + φ A
+        own = logits[positions, labels]
+        logits[positions, labels] = -np.inf
+        margin = logits.max(axis=1) - own  # m = max_{c ≠ y} ẑ_c − ẑ_y
+        leverage = np.einsum("ij,ij->i", phi @ inverse, phi)  # φᵀ (G + λ I)⁻¹ φ
+        spread = np.sqrt(2 * squared_error * (1 + leverage))  # σ² = 2 s² (1 + φᵀ (G + λ I)⁻¹ φ)
+        chance: Floats = self.base_correct[rows] * ndtr(margin / spread)  # 1[f right] · Φ(m / σ)
+        chances: Floats = np.full(sample_ids.size, chance.mean() if rows.size else 1.0)
+        chances[known] = chance
+        return chances
+
+    def _features(self, rows: Ids) -> Floats:
+        phi = np.ones((rows.size, self.features.shape[1] + 1))
+        phi[:, :-1] = self.features[rows]
+        return phi
+
+    def _coefficients(self, state: DriftState) -> Floats:
+        return np.linalg.solve(self._ridged(state), state.cross).astype(np.float64)  # A = (G + λ I)⁻¹ H
+
+    def _ridged(self, state: DriftState) -> Floats:
+        return state.gram + self.ridge * np.eye(len(state.gram))
+
+    def _rows_of(self, sample_ids: Ids) -> Ids:
+        sample_count = len(self.prediction) if self.rows is None else len(self.rows)
+        unknown = sample_ids[(sample_ids < 0) | (sample_ids >= sample_count)]
+        if unknown.size:
+            raise UnknownSampleError(
+                f"`observation` names sample {shorten(unknown)}, but the cache covers samples 0 to {sample_count - 1}. "
+                "Predict the same prior dataset that training draws from."
+            )
+        return sample_ids if self.rows is None else self.rows[sample_ids]

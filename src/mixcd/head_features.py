@@ -1,0 +1,110 @@
+"""Head features: what the base model hands to its classification head, reduced to a few numbers a sample."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from mixcd.errors import UnsupportedTrainerError
+
+FITTED_ROWS = 4096
+"""Samples that the reduction is fitted on."""
+_LEAST_SCALE = 1e-4
+"""Components that vary less than this share of the first are not blown up to the same size."""
+
+
+@dataclass(frozen=True)
+class FeatureBasis:
+    """Maps head inputs to features: principal components, each of unit variance.
+
+    Args:
+        mean: Shape (inputs,).
+        components: Shape (inputs, features).
+    """
+
+    mean: NDArray[np.float32]
+    components: NDArray[np.float32]
+
+    def apply(self, head_inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the features, shape (samples, features), of head inputs, shape (samples, inputs)."""
+        return ((head_inputs - self.mean) @ self.components).astype(np.float32)
+
+
+def fit_basis(head_inputs: NDArray[np.float32], feature_count: int) -> FeatureBasis:
+    """Fit the principal components of some samples' head inputs.
+
+    Args:
+        head_inputs: Shape (samples, inputs), at least two samples.
+        feature_count: How many components to keep, at most as many as there are.
+
+    Returns:
+        The basis.
+
+    Example:
+        >>> basis = fit_basis(np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32), 2)
+        >>> basis.components.shape
+        (3, 2)
+    """
+    count = min(feature_count, *head_inputs.shape)
+    reduction = PCA(n_components=count, svd_solver="full").fit(head_inputs.astype(np.float64))
+    scale: NDArray[np.float64] = np.sqrt(reduction.explained_variance_)
+    scale = np.maximum(scale, _LEAST_SCALE * max(scale[0], np.finfo(np.float32).tiny))
+    components = (reduction.components_ / scale[:, None]).T
+    return FeatureBasis(reduction.mean_.astype(np.float32), components.astype(np.float32))
+
+
+@contextmanager
+def watch_head(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collect what the classification head is given by the forward passes inside the block.
+
+    Args:
+        model: The model; its head is its last linear layer.
+
+    Yields:
+        A list that grows by one tensor, shape (rows, inputs) or (rows, tokens, inputs), a forward pass.
+
+    Raises:
+        UnsupportedTrainerError: If there is no linear layer.
+    """
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    if not layers:
+        raise UnsupportedTrainerError(f"The model has no linear layer. {_CURE}")
+    seen: list[torch.Tensor] = []
+    hook = layers[-1].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+_CURE = (
+    "The features that drift is forecast with are the input of the classification head, which must be the model's last "
+    '`torch.nn.Linear`. Use `estimator="counts"`, or such a model.'
+)
+
+
+def pool_head_input(seen: list[torch.Tensor], batch: Any) -> NDArray[np.float32]:
+    """Make one vector a sample: a head that is given every token is averaged over those that are not padding.
+
+    Args:
+        seen: What `watch_head` collected; the last one is taken out.
+        batch: The batch, with `attention_mask` when tokens are padded.
+
+    Returns:
+        Shape (rows, inputs).
+
+    Raises:
+        UnsupportedTrainerError: If the forward pass did not use the head.
+    """
+    if not seen:
+        raise UnsupportedTrainerError(f"The model's last linear layer took no part in its forward pass. {_CURE}")
+    head_input = seen.pop().float()
+    if head_input.ndim == 3:
+        mask = batch.get("attention_mask", torch.ones(head_input.shape[:2]))[..., None].to(head_input)
+        head_input = (head_input * mask).sum(1) / mask.sum(1).clamp(min=1)
+    return head_input.cpu().numpy()
