@@ -25,7 +25,7 @@ from mixcd.partition_strategy import ByColumn, ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
 from mixcd.trainer_predictions import predict_now, prior_pass_of
 from mixcd.vocabulary import Partition
-from tiny import assert_same_weights, make_model, make_rows, make_trainer, record_blocks, weights_of
+from tiny import StopAt, assert_same_weights, make_model, make_rows, make_trainer, record_blocks, weights_of
 
 MIX_RATIO = 0.25
 
@@ -884,16 +884,6 @@ def test_a_stop_that_is_asked_for_saves_and_resumes_bit_for_bit(base_weights, ne
     resumed = run("run", resume=True)
     assert resumed.state.global_step == 10
     assert_same_weights(weights_of(resumed), weights_of(whole))
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, rehearsal, step):
-        self._rehearsal = rehearsal
-        self._step = step
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == self._step:
-            self._rehearsal.stop()
 
 
 def test_a_stop_does_not_outlive_the_training_it_was_asked_of(trainer, prior_data):

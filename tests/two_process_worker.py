@@ -5,25 +5,12 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
 
 import mixcd
 from mixcd.fingerprint import fingerprint_weights
-from tiny import make_model, make_rows, make_trainer, record_blocks
+from tiny import StopAt, make_model, make_rows, make_trainer, record_blocks
 
 STEPS = 12
-
-
-class StopAt(TrainerCallback):
-    """Asks for a stop while a step is in progress, as a signal on this process would."""
-
-    def __init__(self, rehearsal, step):
-        self._rehearsal = rehearsal
-        self._step = step
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == self._step:
-            self._rehearsal.stop()
 
 
 def count_gathered_tables(accelerator):
