@@ -160,7 +160,10 @@ def has(line, *parts):
         ("rehearsal.lag=0", "`rehearsal.lag` is 0: input should be greater than or equal to 1"),
         ("rehearsal.lag=1.5", "`rehearsal.lag` is 1.5: input should be a valid integer"),
         ("rehearsal.seed=-1", "`rehearsal.seed` is -1"),
-        ("rehearsal.estimator=best", "`rehearsal.estimator` is 'best': input should be 'auto', 'counts', 'paper' or"),
+        (
+            "rehearsal.estimator=best",
+            "`rehearsal.estimator` is 'best': input should be 'auto', 'counts', 'drift', 'paper' or",
+        ),
         ("rehearsal.partition=[]", "`rehearsal.partition` is []: list should have at least 1 item"),
         ("rehearsal.partition=loss:10", "`rehearsal.partition` is 'loss:10': input should be a valid list"),
         ("rehearsal.partition=['loss:0']", "`rehearsal.partition`: `bins` is 0, but a partition needs at least 1"),
