@@ -120,13 +120,15 @@ class PriorPass:
             OSError: If the cache cannot be written.
         """
         is_first, wait = self.processes.rank == 0, self.processes.wait
+        fit_count = 0
         with ExitStack() as stack:
             if is_first and not _is_complete(folder, read_manifest(folder)):
                 stack.enter_context(lock_folder(folder))
                 found = read_manifest(folder)
                 if found is None or not list_parts(folder, found):
                     stack.callback(_drop_empty, folder)
-                    write_manifest(folder, self._create_arrays(folder, wanted))
+                    created, fit_count = self._create_arrays(folder, wanted)
+                    write_manifest(folder, created)
             wait()
             manifest = self._require_manifest(folder)
             require_match(folder, manifest, replace(wanted, share=manifest.share) if keep_share else wanted)
@@ -139,7 +141,7 @@ class PriorPass:
             if is_first and not _is_complete(folder, manifest):
                 seal(folder, manifest)
             wait()
-        return self._require_manifest(folder), forward_count
+        return self._require_manifest(folder), forward_count + fit_count
 
     def _require_manifest(self, folder: Path) -> Manifest:
         manifest = read_manifest(folder)
@@ -150,23 +152,23 @@ class PriorPass:
             )
         return manifest
 
-    def _create_arrays(self, folder: Path, wanted: Manifest) -> Manifest:
-        """Fit the features on some of the samples, and create the flat arrays; return the manifest with them."""
+    def _create_arrays(self, folder: Path, wanted: Manifest) -> tuple[Manifest, int]:
+        """Fit the features on some samples, and create the flat arrays; return the manifest, and the forward passes."""
         if not self.feature_count:
-            return wanted
+            return wanted, 0
         covered = _list_ids(wanted)
         rng = keyed_generator(wanted.seed, 0, Stream.FEATURES)
         chosen = np.sort(rng.choice(len(covered), min(len(covered), FITTED_ROWS), replace=False, shuffle=False))
         ids = np.asarray(covered)[chosen]
         with evaluating(self.model):
-            predicted, _ = self._predict(self.prior.rows(ids.tolist()), ids, lambda _: None)
+            predicted, forward_count = self._predict(self.prior.rows(ids.tolist()), ids, lambda _: None)
         basis = fit_basis(predicted["head_input"], self.feature_count)
         folder.mkdir(parents=True, exist_ok=True)
         checksum = write_basis(folder, basis)
         arrays = {"features": basis.components.shape[1], "logits": predicted["logits"].shape[1]}
         for name, width in arrays.items():
             create_array(array_path(folder, name), cached_count(wanted), width)
-        return replace(wanted, arrays=arrays, basis=checksum)
+        return replace(wanted, arrays=arrays, basis=checksum), forward_count
 
     def _require_features(self, folder: Path, manifest: Manifest) -> None:
         if self.feature_count and not manifest.arrays:

@@ -37,6 +37,14 @@ def test_predict_fills_the_cache_that_train_then_reads(workspace, call):
     assert counters["prior_pass_forward_count"] == 0
 
 
+def test_predict_caches_what_the_drift_estimator_needs(workspace, call):
+    drift = ("config.toml", "--set", "rehearsal.estimator=drift")
+    call("predict", *drift)
+    call("train", *drift)
+    counters = json.loads((workspace / "run" / "run.json").read_text())["counters"]
+    assert counters["prior_pass_forward_count"] == 0
+
+
 def test_a_share_of_the_prior_data_is_enough_to_train(workspace, call):
     printed = call("predict", "config.toml", "--share", "0.5")
     assert "holds predictions for 270 of 540 prior samples" in printed

@@ -1,6 +1,7 @@
 """`mixcd predict`: the prior pass alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -9,6 +10,7 @@ from mixcd.config import Config, parse_partition
 from mixcd.prediction_cache import read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import LEAST_SHARE_RIGHT, cache_predictions, require_enough_right
+from mixcd.rehearsal import FEATURES
 from mixcd.run_folder import RunFolder
 from mixcd.run_setup import set_up
 from mixcd.trainer_predictions import prior_pass_of
@@ -34,7 +36,8 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     folder.drop_empty()
     trainer, wanted = setup.trainer, config.rehearsal
     columns = dict.fromkeys((*parse_partition(wanted.partition).column_names, *wanted.cache_columns))
-    prior_pass = prior_pass_of(trainer, PriorDataset(setup.prior))
+    features = FEATURES if wanted.estimator == "drift" else 0
+    prior_pass = replace(prior_pass_of(trainer, PriorDataset(setup.prior)), feature_count=features)
     with trainer.accelerator.autocast():
         manifest, forward_count = cache_predictions(
             prior_pass, config.cache_folder, tokenizer=trainer.processing_class, columns=tuple(columns), share=share
