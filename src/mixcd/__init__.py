@@ -6,21 +6,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mixcd.collateral_damage_estimator import CountEstimator as CountEstimator
     from mixcd.collateral_damage_estimator import DriftEstimator as DriftEstimator
+    from mixcd.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
     from mixcd.errors import RehearsalError as RehearsalError
     from mixcd.partition_strategy import ByColumn as ByColumn
+    from mixcd.partition_strategy import ByFeatures as ByFeatures
     from mixcd.partition_strategy import ByPriorLoss as ByPriorLoss
     from mixcd.partition_strategy import Combined as Combined
     from mixcd.prior_predictions import predict_prior as predict_prior
+    from mixcd.probe import Probe as Probe
     from mixcd.rehearsal import attach as attach
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ByColumn": "partition_strategy",
+    "ByFeatures": "partition_strategy",
     "ByPriorLoss": "partition_strategy",
     "Combined": "partition_strategy",
     "CountEstimator": "collateral_damage_estimator",
     "DriftEstimator": "collateral_damage_estimator",
+    "FactoredEstimator": "collateral_damage_estimator",
+    "Probe": "probe",
     "RehearsalError": "errors",
     "attach": "rehearsal",
     "predict_prior": "prior_predictions",

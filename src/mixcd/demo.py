@@ -26,9 +26,10 @@ from transformers.utils import logging as transformers_logging
 from mixcd.demo_data import LABELS, Tweets, find_minilm, load_tweets
 from mixcd.demo_result import CorrectFlags, DemoResult, DemoRun, JudgedRun, draw_picture, judge
 from mixcd.errors import SettingError
+from mixcd.estimator_choice import EstimatorName
 from mixcd.evaluation import compare_correctness
 from mixcd.prior_dataset import PriorDataset
-from mixcd.rehearsal import EstimatorName, Rehearsal, attach
+from mixcd.rehearsal import Rehearsal, attach
 from mixcd.trainer_predictions import predict_now
 
 LAYERS = 3

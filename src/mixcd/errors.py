@@ -56,6 +56,10 @@ class PlanError(RehearsalError, RuntimeError):
     """A step was planned, observed or committed out of turn."""
 
 
+class SweepError(RehearsalError, RuntimeError):
+    """Runs of a sweep failed."""
+
+
 class ResumeError(RehearsalError, RuntimeError):
     """A checkpoint does not fit the run that wants to continue from it."""
 

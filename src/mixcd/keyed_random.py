@@ -14,6 +14,7 @@ class Stream(IntEnum):
     CONTROLS = 3
     HELD_OUT = 4
     FEATURES = 5
+    PROBES = 6
 
 
 def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generator:

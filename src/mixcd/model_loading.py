@@ -7,9 +7,10 @@ from typing import Any
 import datasets
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from mixcd.config import ModelConfig, end_sentence
+from mixcd.config import ModelConfig
 from mixcd.data_source import reach_hub
 from mixcd.errors import SettingError, shorten
+from mixcd.toml_file import end_sentence
 from mixcd.training_arguments import hold_back_warnings
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json")

@@ -202,7 +202,7 @@ def assign_bins(strategy: PartitionStrategy, prior: PriorDataset, predictions: P
     """
     cached = predictions.sample_ids
     columns = {name: prior.column(name)[cached] for name in strategy.column_names}
-    partition = strategy.assign(PriorTable(predictions.loss, columns))
+    partition = strategy.assign(PriorTable(predictions.loss, columns, predictions.arrays.get("features")))
     if len(partition.bin_ids) != cached.size:
         raise DataError(
             f"The partition covers {len(partition.bin_ids)} samples, but the base model's predictions cover "

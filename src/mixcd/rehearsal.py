@@ -2,43 +2,39 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
+import torch
 from transformers import Trainer
 
+from mixcd.audit import Audit, compare_rates
 from mixcd.batch_plan import require_mix_ratio
-from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
-from mixcd.collateral_damage_estimator.drift_estimator import UNCACHED_ROW
 from mixcd.errors import SettingError
+from mixcd.estimator_choice import (
+    EstimatorName,
+    MakeEstimator,
+    choose_feature_count,
+    choose_floor,
+    make_estimator,
+    require_estimator,
+)
 from mixcd.evaluation import Evaluation
 from mixcd.held_out import HeldOut, collect_held_out, evaluate_held_out, predict_held_out
 from mixcd.partition_strategy import ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
-from mixcd.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions, assign_bins
+from mixcd.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions
+from mixcd.probe import Probe
 from mixcd.rehearsal_health import Vitals
 from mixcd.rehearsal_loop import RehearsalLoop
-from mixcd.sampling_scheduler import FLOOR
 from mixcd.step_record import StepRecord
 from mixcd.trainer_predictions import predict_with_trainer
 from mixcd.trainer_seam import TrainerSeam
 from mixcd.trainer_support import require_alike, require_supported, warn_if_untested
-from mixcd.vocabulary import (
-    CollateralDamageEstimator,
-    DamageCounts,
-    Flags,
-    Partition,
-    PartitionStrategy,
-)
+from mixcd.vocabulary import DamageCounts, Partition, PartitionStrategy
 
 logger = logging.getLogger(__name__)
-
-EstimatorName = Literal["auto", "counts", "drift", "paper", "uniform"]
-FEATURES = 64
-"""Features that the drift estimator is given."""
-MakeEstimator = Callable[[Partition, Flags], CollateralDamageEstimator[Any]]
 
 
 def attach(
@@ -51,6 +47,9 @@ def attach(
     held_out: Any = None,
     cache_dir: str | Path | None = None,
     cache_columns: Sequence[str] = (),
+    features: int | None = None,
+    floor: float | None = None,
+    probe: Probe | None = None,
     lag: int | None = None,
     seed: int | None = None,
 ) -> "Rehearsal":
@@ -70,13 +69,19 @@ def attach(
             map-style dataset, or a dict of them, whose keys become the column `prior_set`.
         mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
         partition: How the prior data are cut into bins; `ByPriorLoss(10)` by default.
-        estimator: "auto" for what measured best so far, which is "counts" (smoothed counts a bin); "drift" for our
-            own forecast of every sample's damage (`DriftEstimator`, not judged yet: features and logits are
-            cached, too); "paper" for the paper's raw u / n without a floor; "uniform" for plain rehearsal; or a
-            function from (partition, base_correct) to an estimator.
+        estimator: "auto" for what measured best so far, which is "counts" (smoothed counts a bin); "shrunk" for
+            counts of thin bins pulled towards the overall rate; "factored" for one table a part of a combined
+            partition; "drift" for our own forecast of every sample's damage (`DriftEstimator`, not judged yet:
+            features and logits are cached, too); "paper" for the paper's raw u / n without a floor; "uniform" for
+            plain rehearsal; or a function from (partition, predictions) to an estimator.
         held_out: Prior samples that are never rehearsed, for `evaluate()`.
         cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
         cache_columns: Columns of the prior data to store in a new cache besides those of the partition.
+        features: Features a sample to cache with the base model's logits; 64 by default when the estimator or
+            the partition reads features, else none.
+        floor: ε in [0, 1], the share of the draws that ignores the belief; 0.05 by default, 0 for "paper".
+        probe: Extra inference on uniformly drawn prior samples while training, for `audit()` or in the place of
+            the free observations; none by default.
         lag: How many steps old the belief is that a step is planned with; the larger of 8 and the data
             loader's look-ahead by default.
         seed: The seed of the draws; the trainer's `data_seed` or `seed` by default.
@@ -85,7 +90,7 @@ def attach(
         The handle: `evaluate()`, `vitals()`, `detach()` and what is known of the prior data.
 
     Raises:
-        SettingError: If the mix ratio, the lag, the seed or the estimator make no sense.
+        SettingError: If the mix ratio, the lag, the seed, the floor or the estimator make no sense.
         DataError: If the prior or new data are empty, not map-style, lack labels or columns, have other
             model inputs than each other, or labels outside the model's classes.
         CacheError: If the cache was made from something else, or was altered.
@@ -93,7 +98,8 @@ def attach(
         UnsupportedTrainerError: If the trainer does something that rehearsal cannot follow.
     """
     require_mix_ratio(mix_ratio)
-    _require_estimator(estimator)
+    require_estimator(estimator)
+    chosen_floor = choose_floor(estimator, floor)
     require_supported(trainer)
     warn_if_untested(trainer)
     prior = PriorDataset(prior_data)
@@ -102,13 +108,22 @@ def attach(
     strategy = partition if partition is not None else ByPriorLoss()
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
-    seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag)
+    seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)
     held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, strategy.column_names)
     columns = tuple(dict.fromkeys((*strategy.column_names, *cache_columns)))
-    features = FEATURES if estimator == "drift" else 0
-    predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT, features)
+    feature_count = choose_feature_count(estimator, strategy) if features is None else features
+    predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT, feature_count)
     held_out_predictions = predict_held_out(trainer, held_out_data, folder)
-    loop = _make_loop(estimator, assign_bins(strategy, prior, predictions), predictions, lag)
+    made, bins = make_estimator(estimator, strategy, prior, predictions)
+    loop = RehearsalLoop(
+        made,
+        bins,
+        predictions.base_correct,
+        sources=predictions.sources,
+        floor=chosen_floor,
+        probe_feeds_estimator=probe is not None and probe.use == "estimate",
+        lag=lag,
+    )
     seam.install(loop)
     _log_epoch(loop)
     return Rehearsal(trainer, seam, loop, strategy, predictions, held_out_predictions)
@@ -158,6 +173,29 @@ class Rehearsal:
         """Forward passes of the model in training since the last start: one a micro-batch."""
         return self._seam.observer.forward_count
 
+    @property
+    def batch_sample_ids(self) -> torch.Tensor:
+        """The batch in training, for losses of one's own: prior sample ids, −1 for new rows; shape (rows,)."""
+        return self._seam.batch_sample_ids
+
+    @property
+    def probe_forward_count(self) -> int:
+        """Forward passes that the probe made since the last start."""
+        return self._seam.probe_forward_count
+
+    def audit(self) -> Audit:
+        """Compare the free damage rates of the bins with the probe's, which are unbiased.
+
+        Raises:
+            SettingError: If `attach` was given no probe.
+        """
+        if self._seam.probe is None:
+            raise SettingError(
+                "`audit()` compares the free damage rates with those of extra inference, but `attach` was given no "
+                "probe. Pass `probe=mixcd.Probe(64)`."
+            )
+        return compare_rates(self._loop.state.history, self._loop.state.probed, self.partition.bin_sizes)
+
     def vitals(self) -> Vitals:
         """Measure how rehearsal is doing: damage rate, yield, lift, and how uneven the draws are."""
         return self._loop.vitals()
@@ -196,40 +234,6 @@ class Rehearsal:
                 "samples that are never rehearsed. Pass `held_out=` to `attach`."
             )
         return evaluate_held_out(self._trainer, self._held_out, self._strategy)
-
-
-def _make_loop(
-    estimator: EstimatorName | MakeEstimator, bins: Partition, predictions: PriorPredictions, lag: int | None
-) -> RehearsalLoop:
-    base_correct = predictions.base_correct
-    if estimator == "uniform":
-        bins = Partition(np.minimum(bins.bin_ids, 0), ("all",))
-    made: CollateralDamageEstimator[Any]
-    if callable(estimator):
-        made = estimator(bins, base_correct)
-    elif estimator == "drift":
-        made = _make_drift_estimator(predictions)
-    else:
-        made = CountEstimator(bins, base_correct, smoothing="raw" if estimator == "paper" else "beta")
-    floor = 0.0 if estimator == "paper" else FLOOR
-    return RehearsalLoop(made, bins, base_correct, sources=predictions.sources, floor=floor, lag=lag)
-
-
-def _make_drift_estimator(predictions: PriorPredictions) -> DriftEstimator:
-    rows = None
-    if predictions.sample_ids.size < predictions.sample_count:
-        rows = np.full(predictions.sample_count, UNCACHED_ROW)
-        rows[predictions.sample_ids] = np.arange(predictions.sample_ids.size)
-    logits, features = predictions.arrays["logits"], predictions.arrays["features"]
-    return DriftEstimator(logits, features, predictions.prediction, predictions.correct, rows)
-
-
-def _require_estimator(estimator: EstimatorName | MakeEstimator) -> None:
-    if not callable(estimator) and estimator not in get_args(EstimatorName):
-        raise SettingError(
-            f'`estimator` is {estimator!r}, but only "auto", "counts", "drift", "paper" and "uniform" have names. Pass '
-            "one of them, or a function from (partition, base_correct) to an estimator."
-        )
 
 
 def _log_epoch(loop: RehearsalLoop) -> None:

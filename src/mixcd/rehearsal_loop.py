@@ -28,7 +28,7 @@ from mixcd.vocabulary import (
 LEAST_LAG = 8
 """The default lag, in steps, unless the data loader reads further ahead."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,14 @@ class LoopState:
         estimator_state: The estimator's state after them.
         beliefs: The beliefs that coming steps are planned with, by the number of steps they rest on.
         history: What was observed and damaged, for the metrics and the failure signs.
+        probed: What a probe observed and found damaged on uniformly drawn prior samples.
     """
 
     steps_done: int
     estimator_state: Any
     beliefs: Mapping[int, Belief]
     history: DamageHistory
+    probed: DamageHistory
 
 
 def choose_lag(wanted: int | None, look_ahead: int) -> int:
@@ -86,6 +88,7 @@ class RehearsalLoop:
         base_correct: Whether the base model got each prior sample right, shape (samples,).
         sources: What the base predictions were made from; a checkpoint with other sources is refused.
         floor: ε of the sampling scheduler.
+        probe_feeds_estimator: Whether the estimator learns from a probe's observations instead of the free ones.
         lag: L in steps; None for the larger of 8 and the loader's look-ahead.
     """
 
@@ -97,12 +100,14 @@ class RehearsalLoop:
         *,
         sources: Mapping[str, str],
         floor: float = FLOOR,
+        probe_feeds_estimator: bool = False,
         lag: int | None = None,
     ) -> None:
         self.estimator = estimator
         self.partition = partition
         self.floor = floor
         self._base_correct = base_correct
+        self._probe_feeds_estimator = probe_feeds_estimator
         self.sources = dict(sources)
         self._wanted_lag = lag
         self.look_ahead = 0
@@ -113,7 +118,7 @@ class RehearsalLoop:
         self.lag = choose_lag(self._wanted_lag, self.look_ahead)
         state = self.estimator.init()
         history = empty_history(self.partition.bin_count)
-        self.state = LoopState(0, state, {0: self.estimator.belief(state)}, history)
+        self.state = LoopState(0, state, {0: self.estimator.belief(state)}, history, history)
         self._planned: dict[int, Ids] = {}
 
     def shape(self, plan: BatchPlan, look_ahead: int) -> None:
@@ -163,18 +168,23 @@ class RehearsalLoop:
             seed=self.plan.seed,
             step=step,
             floor=self.floor,
+            candidates=self._candidates(belief),
         )
         self._planned[step] = prior_ids
         return self.plan.block(step, prior_ids)
 
     def commit(
-        self, observation: Observation, share_belief: Callable[[Belief], Belief] = lambda belief: belief
+        self,
+        observation: Observation,
+        share_belief: Callable[[Belief], Belief] = lambda belief: belief,
+        probed: Observation | None = None,
     ) -> DamageCounts:
         """Complete one step with what its forward passes observed.
 
         Args:
             observation: The rehearsed samples of the step, in any order.
             share_belief: Makes all processes hold the same belief.
+            probed: What a probe observed after the step; None when there was no probe in it.
 
         Returns:
             The step's own counts, shape (bins,).
@@ -190,12 +200,18 @@ class RehearsalLoop:
                 "nothing between the data loader and the model drops, repeats or replaces rows."
             )
         done = self.steps_done + 1
-        estimator_state = self.estimator.update(self.state.estimator_state, observation)
+        estimator_state, learnt = self.state.estimator_state, probed if self._probe_feeds_estimator else observation
+        if learnt is not None:
+            estimator_state = self.estimator.update(estimator_state, learnt)
         belief = share_belief(self.estimator.belief(estimator_state))
         beliefs = {step: kept for step, kept in self.state.beliefs.items() if step >= done - self.lag}
         step_counts = count_damage(self.partition, self._base_correct, observation)
         history = add_step(self.state.history, step_counts, self.partition.bin_sizes)
-        self.state = LoopState(done, estimator_state, {**beliefs, done: belief}, history)
+        probed_history = self.state.probed
+        if probed is not None:
+            probed_counts = count_damage(self.partition, self._base_correct, probed)
+            probed_history = add_step(probed_history, probed_counts, self.partition.bin_sizes)
+        self.state = LoopState(done, estimator_state, {**beliefs, done: belief}, history, probed_history)
         return step_counts
 
     def vitals(self) -> Vitals:
@@ -207,6 +223,7 @@ class RehearsalLoop:
             self.plan.prior_row_count(self.steps_done),
             rng=keyed_generator(self.plan.seed, self.steps_done, Stream.DRAWS),
             floor=self.floor,
+            candidates=self._candidates(belief),
         )
         return measure_vitals(self.state.history, self.partition, candidates, weights)
 
@@ -220,6 +237,7 @@ class RehearsalLoop:
             "estimator_state": encode(self.state.estimator_state),
             "beliefs": {str(step): encode(belief) for step, belief in self.state.beliefs.items()},
             "history": encode(self.state.history),
+            "probed": encode(self.state.probed),
         }
 
     def restore(self, stored: Mapping[str, Any], steps_done: int) -> None:
@@ -233,10 +251,10 @@ class RehearsalLoop:
             ResumeError: If the checkpoint belongs to a run of another shape, or its lag is too short for
                 this data loader.
         """
-        if stored["format"] > _FORMAT:
+        if stored["format"] != _FORMAT:
             raise ResumeError(
-                f"The checkpoint's rehearsal state has format {stored['format']}, but this version of mixcd reads up "
-                f"to {_FORMAT}. Upgrade mixcd, or start afresh."
+                f"The checkpoint's rehearsal state has format {stored['format']}, but this version of mixcd reads "
+                f"format {_FORMAT}. Resume with the version of mixcd that wrote it, or start afresh."
             )
         before, now = stored["identity"], self._identity()
         for name in {**now, **before}:
@@ -265,7 +283,14 @@ class RehearsalLoop:
             decode(like.estimator_state, stored["estimator_state"]),
             {int(step): decode(like.beliefs[0], belief) for step, belief in stored["beliefs"].items()},
             decode(like.history, stored["history"]),
+            decode(like.probed, stored["probed"]),
         )
+
+    def _candidates(self, belief: Belief) -> Ids | None:
+        """The only samples that an estimator has a belief about, when it knows but some; None for all."""
+        list_candidates = getattr(self.estimator, "candidates", None)
+        found: Ids | None = list_candidates(belief) if list_candidates else None
+        return found
 
     @cached_property
     def _partition_fingerprint(self) -> str:
@@ -282,6 +307,7 @@ class RehearsalLoop:
             "estimator": _describe(self.estimator),
             "floor": self.floor,
             "partition": self._partition_fingerprint,
+            "source of the belief": "probe" if self._probe_feeds_estimator else "training",
             **{f"{name} fingerprint": value for name, value in self.sources.items()},
         }
 

@@ -22,6 +22,7 @@ def draw(
     seed: int,
     step: int,
     floor: float = FLOOR,
+    candidates: Ids | None = None,
 ) -> Ids:
     """Draw the prior samples of one step, each in proportion to its damage probability.
 
@@ -39,6 +40,7 @@ def draw(
         seed: The run's seed.
         step: The optimizer step the samples are for, from 0.
         floor: ε, the share of the draws that ignores the belief.
+        candidates: The samples to choose from, when the belief covers only these; None for a uniform selection.
 
     Returns:
         Sample ids, shape (draw_count,).
@@ -48,7 +50,9 @@ def draw(
         array([7])
     """
     rng = keyed_generator(seed, step, Stream.DRAWS)
-    candidates, weights = weigh_candidates(damage_probability, sample_count, draw_count, rng=rng, floor=floor)
+    candidates, weights = weigh_candidates(
+        damage_probability, sample_count, draw_count, rng=rng, floor=floor, candidates=candidates
+    )
     whole_count, rest_count = divmod(draw_count, candidates.size)
     # Gumbel-top-k, as the race it is equal to: the first to arrive are drawn, without replacement.
     arrivals = rng.standard_exponential(candidates.size) / np.maximum(weights, _LEAST_WEIGHT)
@@ -64,6 +68,7 @@ def weigh_candidates(
     *,
     rng: np.random.Generator,
     floor: float = FLOOR,
+    candidates: Ids | None = None,
 ) -> tuple[Ids, Floats]:
     """Draw distinct candidates uniformly, all samples when there are few, and weigh them.
 
@@ -73,15 +78,18 @@ def weigh_candidates(
         draw_count: How many samples the step will take; there are at least eight candidates for each.
         rng: The generator to draw with.
         floor: ε, the share of the draws that ignores the belief.
+        candidates: The samples to choose from, when the belief covers only these.
 
     Returns:
         Sample ids and drawing weights that sum to one, both of shape (candidates,).
     """
     candidate_count = max(CANDIDATE_COUNT, CANDIDATES_A_DRAW * draw_count)
-    if sample_count <= candidate_count:
-        candidates = np.arange(sample_count)
-    else:
-        candidates = rng.choice(sample_count, candidate_count, replace=False, shuffle=False)
+    if candidates is None:
+        candidates = (
+            np.arange(sample_count)
+            if sample_count <= candidate_count
+            else rng.choice(sample_count, candidate_count, replace=False, shuffle=False)
+        )
     return candidates, mix_with_floor(damage_probability(candidates), floor)
 
 

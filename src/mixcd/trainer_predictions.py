@@ -13,6 +13,7 @@ from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import PriorPass, Processes
 from mixcd.prior_predictions import PriorPredictions, predict_prior
 from mixcd.trainer_support import collator_of
+from mixcd.vocabulary import Ids, Observation
 
 
 def predict_with_trainer(
@@ -98,6 +99,34 @@ def predict_now(trainer: Trainer, data: PriorDataset) -> dict[str, NDArray[Any]]
             data_name=data.name,
         )
     return predicted
+
+
+def observe_now(trainer: Trainer, data: PriorDataset, sample_ids: Ids, with_logits: bool) -> tuple[Observation, int]:
+    """Observe some samples by fresh inference with the trainer's model as it is.
+
+    Args:
+        trainer: The trainer.
+        data: Prepared rows.
+        sample_ids: Which of them, shape (observed,).
+        with_logits: Whether the class logits are wanted, too.
+
+    Returns:
+        The observation, and the number of forward passes.
+    """
+    model = _model_of(trainer)
+    with evaluating(model), trainer.accelerator.autocast():
+        predicted, forward_count = predict_rows(
+            model,
+            data.rows(sample_ids.tolist()),
+            sample_ids,
+            collate_fn=collator_of(trainer, data),
+            batch_size=trainer.args.eval_batch_size,
+            data_name=data.name,
+            with_head_input=with_logits,
+        )
+    logits = predicted["logits"].astype(np.float64) if with_logits else None
+    observation = Observation(sample_ids, predicted["correct"], predicted["loss"].astype(np.float64), logits)
+    return observation, forward_count
 
 
 def _model_of(trainer: Trainer) -> Module:

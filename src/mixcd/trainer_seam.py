@@ -17,11 +17,13 @@ from mixcd.fingerprint import fingerprint_weights
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, PlanSampler, TaggingCollator
 from mixcd.prediction_observer import PredictionObserver, keep_rehearsed, read_rows
 from mixcd.prior_dataset import PriorDataset
+from mixcd.probe import Probe, choose_probed
 from mixcd.rehearsal_health import find_failure_signs
 from mixcd.rehearsal_loop import RehearsalLoop, choose_lag
 from mixcd.step_record import StepRecord, summarise_step
+from mixcd.trainer_predictions import observe_now
 from mixcd.trainer_support import SHADOWED
-from mixcd.vocabulary import Belief
+from mixcd.vocabulary import Belief, Observation
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +42,27 @@ class TrainerSeam:
         mix_ratio: β.
         seed: The seed of the draws.
         lag: The lag asked for, or None.
+        probe: Extra inference while training, or None.
 
     Raises:
         SettingError: If the mix ratio or the lag does not fit the trainer's batch and data loader.
         UnsupportedTrainerError: If its data loader draws in a way that rehearsal cannot follow.
     """
 
-    def __init__(self, trainer: Trainer, prior: PriorDataset, *, mix_ratio: float, seed: int, lag: int | None) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        prior: PriorDataset,
+        *,
+        mix_ratio: float,
+        seed: int,
+        lag: int | None,
+        probe: Probe | None = None,
+    ) -> None:
         self.observer = PredictionObserver()
+        self.probe = probe
+        self.probe_forward_count = 0
+        self.batch_sample_ids = torch.zeros(0, dtype=torch.int64)
         self.last_step: StepRecord | None = None
         self._stop_asked = self._stopping = False
         self._trainer = trainer
@@ -55,6 +70,7 @@ class TrainerSeam:
         self._seed = seed
         self._new_data: Any = trainer.train_dataset
         self._mixed_data = MixedDataset(self._new_data, prior)
+        self._prior = prior
         self._prior_count = len(prior)
         self._make_loader = trainer.get_train_dataloader
         self._step = trainer.training_step
@@ -120,12 +136,14 @@ class TrainerSeam:
                 "loader as rehearsal made it. Let the trainer draw its own batches, or `detach()` first."
             )
         sample_ids = inputs.pop(SAMPLE_IDS)
+        self.batch_sample_ids = sample_ids
         with self.observer.watch(model, sample_ids, inputs):
             return self._step(model, inputs, *rest, **named)
 
     def begin(self, steps_done: int, stored: Any, ignore_data_skip: bool) -> None:
         """Start or resume: forget what was learnt, or take it over from the checkpoint."""
         self.observer = self._make_observer()
+        self.probe_forward_count = 0
         self._sampler.skipped_steps = 0
         self._loop.reset()
         if self._trainer.model_init is not None and not steps_done:
@@ -148,11 +166,26 @@ class TrainerSeam:
                 "and the model keep the rows of a batch together."
             )
         trained = read_rows(rows)
-        counts = self._loop.commit(keep_rehearsed(trained), self._share_belief)
+        counts = self._loop.commit(keep_rehearsed(trained), self._share_belief, self._observe_probe())
         self.last_step = summarise_step(self._loop.steps_done, trained, counts)
 
+    def _observe_probe(self) -> Observation | None:
+        """Predict the probe's samples with the model as it is now, in the steps in which it is due."""
+        ids = None
+        if self.probe is not None:
+            ids = choose_probed(self.probe, self._prior_count, self._seed, self._loop.steps_done)
+        if ids is None:
+            return None
+        observation, forward_count = observe_now(self._trainer, self._prior, ids, self._reads_logits)
+        self.probe_forward_count += forward_count
+        return observation
+
     def _make_observer(self) -> PredictionObserver:
-        return PredictionObserver(with_logits=getattr(self._loop.estimator, "reads_logits", False))
+        return PredictionObserver(with_logits=self._reads_logits)
+
+    @property
+    def _reads_logits(self) -> bool:
+        return getattr(self._loop.estimator, "reads_logits", False)
 
     def _require_base_model(self) -> None:
         if fingerprint_weights(cast(torch.nn.Module, self._trainer.model)) != self._loop.sources["model"]:

@@ -14,8 +14,9 @@ from typing import Any, Union, get_args, get_origin
 
 from transformers import TrainingArguments
 
-from mixcd.config import Config, end_sentence, nearest_name
+from mixcd.config import Config
 from mixcd.errors import SettingError
+from mixcd.toml_file import end_sentence, nearest_name
 
 _REFUSED = {
     "output_dir": "the trainer writes to the folder `run`, so set that",

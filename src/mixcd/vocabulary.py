@@ -45,10 +45,12 @@ class PriorTable:
     Args:
         loss: The base model's loss, in nats, shape (samples,).
         columns: Other columns of the prior data by name, each of shape (samples,).
+        features: The base model's features, shape (samples, features); None when none are cached.
     """
 
     loss: Floats
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    features: NDArray[np.floating[Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -173,4 +173,6 @@ def test_a_discount_outside_zero_to_one_is_refused(discount):
 def test_an_unknown_smoothing_is_refused():
     with pytest.raises(SettingError) as failure:
         estimate(smoothing="laplace")
-    assert str(failure.value) == '`smoothing` is \'laplace\', but only "beta" and "raw" exist. Pass one of them.'
+    assert str(failure.value) == (
+        '`smoothing` is \'laplace\', but only "beta", "shrunk" and "raw" exist. Pass one of them.'
+    )

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from mixcd import __version__
-from mixcd.errors import WRONG_PLACE, RehearsalError
+from mixcd.errors import WRONG_PLACE, RehearsalError, SweepError
 from mixcd.stop_signals import Stopped
 
 FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 def _explain(error: Exception) -> tuple[int, str]:
     """The exit code and the line that tell of an error."""
     if isinstance(error, RehearsalError):
-        return WRONG_REQUEST, str(error)
+        return FAILED if isinstance(error, SweepError) else WRONG_REQUEST, str(error)
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return FAILED, (
             f"{_name_of(error)} cannot be written: {error.strerror}. What was written before is kept. Free some space, "
@@ -184,6 +184,35 @@ def evaluate(
 
     with calm_libraries():
         _say(str(evaluate_run(run, model, output)))
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(metavar="SWEEP", help="A TOML file: task, methods, mix ratios, seeds.")],
+    setting: Settings = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.", min=1)] = None,
+) -> None:
+    """Compare methods over mix ratios and seeds; goes on where an earlier call stopped."""
+    from mixcd.cli.sweep import sweep_and_show
+
+    sweep_and_show(config, setting or [], workers)
+
+
+@app.command()
+def frontier(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Results of `mixcd sweep`, of one task.")],
+    half: Annotated[str, typer.Option(help="The half of the held-out data: test or validation.")] = "test",
+    against: Annotated[str, typer.Option(help="The method to compare with.")] = "uniform",
+    oracle: Annotated[str | None, typer.Option(help="The oracle; oracle-hard by default, if it was run.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw an interactive page.")] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that are there.")] = False,
+) -> None:
+    """Compare the methods of a sweep: prior against new score, seed by seed, with 95 % intervals."""
+    from mixcd.cli.frontier import Pictures, show_frontier
+
+    show_frontier(results, half, against, oracle, Pictures(png, html, overwrite), output_format)
 
 
 @app.command()

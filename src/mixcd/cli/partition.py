@@ -9,7 +9,8 @@ from rich.table import Table
 
 from mixcd.config import parse_partition
 from mixcd.errors import CacheError, SettingError, shorten
-from mixcd.prediction_cache import Manifest, read_manifest, read_parts
+from mixcd.flat_array import open_array
+from mixcd.prediction_cache import Manifest, array_path, read_manifest, read_parts
 from mixcd.vocabulary import PriorTable
 
 
@@ -40,7 +41,8 @@ def make_partition_table(cache: Path, texts: Sequence[str]) -> Table:
     rows = pa.concat_tables(part.select(names) for part in read_parts(cache, manifest))
     loss, correct = rows["loss"].to_numpy(), rows["correct"].to_numpy()
     columns = {name: rows[name].to_numpy() for name in strategy.column_names}
-    bins = strategy.assign(PriorTable(loss.astype(np.float64), columns))
+    features = open_array(array_path(cache, "features")) if "features" in manifest.arrays else None
+    bins = strategy.assign(PriorTable(loss.astype(np.float64), columns, features))
     sizes = bins.bin_sizes
     table = Table("bin", title=f"{' × '.join(texts)}: {sizes.sum():,} samples in {bins.bin_count} bins")
     for heading in ("size", "mean loss", "share right"):

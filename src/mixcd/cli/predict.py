@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mixcd.config import Config, parse_partition
+from mixcd.estimator_choice import choose_feature_count
 from mixcd.prediction_cache import read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import LEAST_SHARE_RIGHT, cache_predictions, require_enough_right
-from mixcd.rehearsal import FEATURES
 from mixcd.run_folder import RunFolder
 from mixcd.run_setup import set_up
 from mixcd.trainer_predictions import prior_pass_of
@@ -35,9 +35,10 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     setup = set_up(config, make_arguments(config))
     folder.drop_empty()
     trainer, wanted = setup.trainer, config.rehearsal
-    columns = dict.fromkeys((*parse_partition(wanted.partition).column_names, *wanted.cache_columns))
-    features = FEATURES if wanted.estimator == "drift" else 0
-    prior_pass = replace(prior_pass_of(trainer, PriorDataset(setup.prior)), feature_count=features)
+    partition = parse_partition(wanted.partition)
+    columns = dict.fromkeys((*partition.column_names, *wanted.cache_columns))
+    feature_count = choose_feature_count(wanted.estimator, partition)
+    prior_pass = replace(prior_pass_of(trainer, PriorDataset(setup.prior)), feature_count=feature_count)
     with trainer.accelerator.autocast():
         manifest, forward_count = cache_predictions(
             prior_pass, config.cache_folder, tokenizer=trainer.processing_class, columns=tuple(columns), share=share

@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.special import betaincinv
 
 from mixcd.errors import SettingError
 from mixcd.vocabulary import Belief, DamageCounts, Flags, Floats, Ids, Observation, Partition, count_damage
+
+_MOST_STRENGTH = 1e6
+"""The weight, in observations, of a prior that bins show no departure from."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class CountEstimator:
         base_correct: Whether the base model got each prior sample right, shape (samples,).
         discount: γ in [0, 1], applied to a bin's earlier counts whenever the bin is observed again:
             1 counts everything (cumulative), 0 keeps only the last step that observed the bin.
-        smoothing: "beta" for the posterior mean under Beta(½, ½), which never reaches 0;
+        smoothing: "beta" for the posterior mean under Beta(½, ½), which never reaches 0; "shrunk" for the one
+            under a Beta prior fitted to all bins (empirical Bayes), which pulls thin bins to the overall rate;
             "raw" for the paper's u_k / n_k, under which a bin whose first draws come out clean is
             never drawn again unless the scheduler's floor draws it.
 
@@ -39,7 +44,7 @@ class CountEstimator:
     partition: Partition
     base_correct: Flags
     discount: float = 1.0
-    smoothing: Literal["beta", "raw"] = "beta"
+    smoothing: Literal["beta", "shrunk", "raw"] = "beta"
 
     def __post_init__(self) -> None:
         if not 0 <= self.discount <= 1:
@@ -47,8 +52,10 @@ class CountEstimator:
                 f"`discount` is {self.discount}, but it must lie between 0 and 1. Pass 1 to count all steps alike, "
                 "0 to count only the last, or a value such as 0.98 between them."
             )
-        if self.smoothing not in ("beta", "raw"):
-            raise SettingError(f'`smoothing` is {self.smoothing!r}, but only "beta" and "raw" exist. Pass one of them.')
+        if self.smoothing not in ("beta", "shrunk", "raw"):
+            raise SettingError(
+                f'`smoothing` is {self.smoothing!r}, but only "beta", "shrunk" and "raw" exist. Pass one of them.'
+            )
 
     def init(self) -> DamageCounts:
         """Return empty counts, shape (bins,)."""
@@ -84,6 +91,9 @@ class CountEstimator:
         observed, damaged = state.observed_count, state.damaged_count
         if self.smoothing == "beta":
             return ((damaged + 0.5) / (observed + 1.0),)  # (u_k + ½) / (n_k + 1)
+        if self.smoothing == "shrunk":
+            mean, strength = _fit_prior(state)
+            return ((damaged + strength * mean) / (observed + strength),)
         return (np.divide(damaged, observed, out=np.full_like(damaged, 0.5), where=observed > 0),)  # u_k / n_k
 
     def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
@@ -97,3 +107,37 @@ class CountEstimator:
         mean_rate = float(sizes @ damage_rate / sizes.sum())
         rates: Floats = np.append(damage_rate, mean_rate)  # bin −1 is the appended one
         return np.take(rates, self.partition.bin_ids[sample_ids])
+
+
+def damage_intervals(counts: DamageCounts, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Return an interval for each bin's damage rate: that of the Beta(½, ½) posterior, with equal tails.
+
+    Args:
+        counts: Observed and damaged counts, shape (bins,).
+        level: The interval's probability.
+
+    Returns:
+        Lower and upper bounds, shape (bins,) each.
+
+    Example:
+        >>> low, high = damage_intervals(DamageCounts(np.array([0.0, 100.0]), np.array([0.0, 10.0])))
+        >>> low.round(2).tolist(), high.round(2).tolist()
+        ([0.0, 0.05], [1.0, 0.17])
+    """
+    a, b = counts.damaged_count + 0.5, counts.observed_count - counts.damaged_count + 0.5
+    return betaincinv(a, b, (1 - level) / 2), betaincinv(a, b, (1 + level) / 2)
+
+
+def _fit_prior(counts: DamageCounts) -> tuple[float, float]:
+    """Mean and weight of a Beta prior over bins, by moments: what the bins' rates vary beyond chance."""
+    observed, damaged = counts.observed_count, counts.damaged_count
+    total = observed.sum()
+    mean = float((damaged.sum() + 0.5) / (total + 1.0))
+    chance = mean * (1 - mean)
+    seen = observed > 0
+    rate = np.divide(damaged, observed, out=np.zeros_like(damaged), where=seen)
+    weighted = float((observed * (rate - mean) ** 2)[seen].sum())
+    width = float(total - (observed**2).sum() / total) if total else 0.0
+    beyond_chance = (weighted - (seen.sum() - 1) * chance) / width if width > 0 else 0.0  # τ²
+    strength = chance / beyond_chance - 1 if beyond_chance > 0 else _MOST_STRENGTH
+    return mean, float(np.clip(strength, 1.0, _MOST_STRENGTH))

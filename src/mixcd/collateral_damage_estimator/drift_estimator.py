@@ -1,11 +1,11 @@
 """`DriftEstimator`: how far the model has moved, forecast for every prior sample. Ours, not the paper's."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, softmax
 
 from mixcd.errors import DataError, SettingError, UnknownSampleError, shorten
 from mixcd.vocabulary import Belief, Flags, Floats, Ids, Observation
@@ -50,9 +50,13 @@ class DriftEstimator:
             None when all are cached, in order.
         discount: γ in (0, 1], applied to everything learnt before at each step.
         ridge: λ > 0, the weight of the belief that nothing drifts.
+        noise: How much of the residual spread s² counts beside the doubt about A: 1 for the chance of a single
+            sample, 0 for the chance that its mean forecast is damaged, which is sharper.
+        score: What is drawn in proportion to: "chance" of damage; expected "drop" in the label's probability;
+            or their "product".
 
     Raises:
-        SettingError: If discount or ridge make no sense.
+        SettingError: If discount, ridge, noise or score make no sense.
         DataError: If the arrays cover different numbers of samples.
 
     Example:
@@ -77,6 +81,8 @@ class DriftEstimator:
     rows: Ids | None = None
     discount: float = 0.98
     ridge: float = 3.0
+    noise: float = 1.0
+    score: Literal["chance", "drop", "product"] = "chance"
 
     reads_logits: ClassVar[bool] = True
     """Observations must bring the fine-tuned model's logits."""
@@ -88,6 +94,12 @@ class DriftEstimator:
             )
         if not 0 < self.ridge < np.inf:
             raise SettingError(f"`ridge` is {self.ridge}, but it must be positive and finite. Pass such as 3.")
+        if not 0 <= self.noise < np.inf:
+            raise SettingError(f"`noise` is {self.noise}, but it must be finite and not negative. Pass such as 1 or 0.")
+        if self.score not in ("chance", "drop", "product"):
+            raise SettingError(
+                f'`score` is {self.score!r}, but only "chance", "drop" and "product" exist. Pass one of them.'
+            )
         counts = {len(self.base_logits), len(self.features), len(self.prediction), len(self.base_correct)}
         if len(counts) > 1:
             raise DataError(
@@ -140,25 +152,27 @@ class DriftEstimator:
         return inverse @ state.cross, (inverse + inverse.T) / 2, state.squared_error / state.weight
 
     def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
-        """Return the chance that each sample was right and no longer is, shape (samples,).
+        """Return the chance that each sample was right and no longer is, or what `score` asks for; shape (samples,).
 
         A sample without a cached base prediction gets the mean of the cached ones among those asked for.
         """
         coefficients, inverse, squared_error = belief
         rows = self._rows_of(sample_ids)
         known = rows != UNCACHED_ROW
-        rows, positions = rows[known], np.arange(known.sum())
+        rows = rows[known]
         phi, labels = self._features(rows), self.prediction[rows]
-        logits = self.base_logits[rows].astype(np.float64) + phi @ coefficients  # ẑ = z_f + φ A
-        own = logits[positions, labels]
-        logits[positions, labels] = -np.inf
-        margin = logits.max(axis=1) - own  # m = max_{c ≠ y} ẑ_c − ẑ_y
-        leverage = np.einsum("ij,ij->i", phi @ inverse, phi)  # φᵀ (G + λ I)⁻¹ φ
-        spread = np.sqrt(2 * squared_error * (1 + leverage))  # σ² = 2 s² (1 + φᵀ (G + λ I)⁻¹ φ)
-        chance: Floats = self.base_correct[rows] * ndtr(margin / spread)  # 1[f right] · Φ(m / σ)
-        chances: Floats = np.full(sample_ids.size, chance.mean() if rows.size else 1.0)
-        chances[known] = chance
-        return chances
+        base_logits = self.base_logits[rows].astype(np.float64)
+        logits = base_logits + phi @ coefficients  # ẑ = z_f + φ A
+        weight = self.base_correct[rows].astype(np.float64)  # 1[f right]
+        if self.score != "drop":
+            leverage = np.einsum("ij,ij->i", phi @ inverse, phi)  # φᵀ (G + λ I)⁻¹ φ
+            spread = np.sqrt(2 * squared_error * (self.noise + leverage))  # σ² = 2 s² (1 + φᵀ (G + λ I)⁻¹ φ)
+            weight = weight * ndtr(_margin(logits, labels) / spread)  # Φ(m / σ)
+        if self.score != "chance":
+            weight = weight * np.maximum(0.0, _probability(base_logits, labels) - _probability(logits, labels))
+        weights: Floats = np.full(sample_ids.size, weight.mean() if rows.size else 1.0)
+        weights[known] = weight
+        return weights
 
     def _features(self, rows: Ids) -> Floats:
         phi = np.ones((rows.size, self.features.shape[1] + 1))
@@ -180,3 +194,19 @@ class DriftEstimator:
                 "Predict the same prior dataset that training draws from."
             )
         return sample_ids if self.rows is None else self.rows[sample_ids]
+
+
+def _margin(logits: Floats, labels: Ids) -> Floats:
+    """How far the best other class is ahead of the label: m = max_{c ≠ y} ẑ_c − ẑ_y."""
+    positions = np.arange(labels.size)
+    own = logits[positions, labels]
+    others = logits.copy()
+    others[positions, labels] = -np.inf
+    margin: Floats = others.max(axis=1) - own
+    return margin
+
+
+def _probability(logits: Floats, labels: Ids) -> Floats:
+    """The label's softmax probability."""
+    probability: Floats = softmax(logits, axis=1)[np.arange(labels.size), labels]
+    return probability

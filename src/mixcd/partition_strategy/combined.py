@@ -47,6 +47,11 @@ class Combined:
         """The columns that any part reads."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.column_names))
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether any part reads the base model's features."""
+        return any(getattr(part, "reads_features", False) for part in self.parts)
+
     def assign(self, table: PriorTable) -> Partition:
         """Give every row the cell in which its bins of all parts meet.
 

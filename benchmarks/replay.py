@@ -1,0 +1,293 @@
+"""The replay bench: judge estimators offline, in seconds, on what recorded runs showed.
+
+    python benchmarks/replay.py tweets vitaminc_covid --seeds 0 1 2 3 4
+
+A run with uniform rehearsal (fast lane, β = 1/8) is recorded once a task and seed: the logits and losses of all
+rehearsed samples, and full predictions on a pool of 3,000 prior samples at a few steps. Then each estimator is fed
+the observations, and its weights over the pool are held against the truth, with the belief of `LAG` steps before.
+
+Selectivity: (mean damage under its weights − mean damage) / (the same for the oracle − mean damage), where damage is
+the drop in the label's probability and the oracle draws in proportion to it. Lift: share of damaged samples under its
+weights over their share in the pool. Both say how well draws are aimed, not what they gain; training says that.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from scipy.special import softmax
+from scipy.stats import t as student
+from transformers import TrainerCallback
+
+from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
+from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.partition_strategy import ByPriorLoss
+from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import PriorPredictions
+from mixcd.rehearsal import attach
+from mixcd.replace_file import replace_file
+from mixcd.rival_estimators import FixedWeights, NothingLearnt
+from mixcd.sampling_scheduler import FLOOR, mix_with_floor
+from mixcd.sweep_config import load_function
+from mixcd.sweep_run import make_plain_trainer, trainer_arguments
+from mixcd.trainer_predictions import observe_now
+from mixcd.vocabulary import Belief, Floats, Ids, Observation, Partition, PriorTable
+
+HERE = Path(__file__).parent
+MIX_RATIO = 1 / 8
+LAG = 8
+POOL_SIZE = 3000
+POOL_STEPS = (20, 50, 100, 200, 299)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded run.
+
+    Args:
+        arrays: The base model's `base_logits`, `features`, `base_loss`, `prediction`, `base_correct` on all prior
+            samples; `ids`, `logits`, `loss`, `correct`, `step` of the rehearsed ones; `pool_ids`, and `pool_logits`
+            at each of `POOL_STEPS`.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+
+    def observations(self, last_step: int) -> Sequence[Observation]:
+        """Return what was observed in the first steps, one observation a step."""
+        step = self.arrays["step"]
+        columns = [self.arrays[name] for name in ("ids", "correct", "loss", "logits")]
+        return [Observation(*(column[step == one] for column in columns)) for one in range(last_step)]
+
+    def damage(self, number: int) -> Floats:
+        """Return the drop in the label's probability of the pool's samples that f had right, at a pool step."""
+        pool = self.arrays["pool_ids"]
+        rows, labels = np.arange(pool.size), self.arrays["prediction"][pool]
+        before = softmax(self.arrays["base_logits"][pool].astype(np.float64), axis=1)[rows, labels]
+        after = softmax(self.arrays["pool_logits"][number].astype(np.float64), axis=1)[rows, labels]
+        return np.where(self.arrays["base_correct"][pool], before - after, 0.0)
+
+    def damaged(self, number: int) -> NDArray[np.bool_]:
+        """Return which of the pool's samples are damaged at a pool step."""
+        pool = self.arrays["pool_ids"]
+        wrong = self.arrays["pool_logits"][number].argmax(1) != self.arrays["prediction"][pool]
+        return self.arrays["base_correct"][pool] & wrong
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Uniform rehearsal that keeps what it observes."""
+
+    sample_count: int
+    seen: list[Observation]
+
+    reads_logits = True
+
+    def init(self) -> NothingLearnt:
+        """Return the only state."""
+        return NothingLearnt()
+
+    def update(self, state: NothingLearnt, observation: Observation) -> NothingLearnt:
+        """Keep the observation."""
+        self.seen.append(observation)
+        return state
+
+    def belief(self, state: NothingLearnt) -> Belief:
+        """Return nothing."""
+        del state
+        return ()
+
+    def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
+        """Return equal weights."""
+        del belief
+        return np.ones(sample_ids.size)
+
+
+class PoolWatcher(TrainerCallback):
+    """Predicts the pool at `POOL_STEPS`."""
+
+    def __init__(self, trainer: Any, prior: PriorDataset, pool_ids: Ids) -> None:
+        self._trainer, self._prior, self._pool_ids = trainer, prior, pool_ids
+        self.logits: list[Floats] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Predict when it is time."""
+        if state.global_step in POOL_STEPS:
+            observation, _count = observe_now(self._trainer, self._prior, self._pool_ids, with_logits=True)
+            assert observation.logits is not None  # noqa: S101
+            self.logits.append(observation.logits)
+
+
+def record(lane: str, task_name: str, seed: int) -> Recording:
+    """Record a run, or read the recording."""
+    path = HERE / "work" / "replay" / f"{lane}-{task_name}-{seed}.safetensors"
+    if path.exists():
+        return Recording(load_file(path))
+    folder = HERE / "work" / f"{lane.removesuffix('_lane')}-{task_name}" / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    task = load_function(f"{HERE / 'tasks' / lane}.py:{task_name}")(seed, folder)
+    trainer = make_plain_trainer(task, {}, trainer_arguments(task, folder, {}, int(task.training["max_steps"]), seed))
+    seen: list[Observation] = []
+    prior = PriorDataset(task.prior)
+    rehearsal = attach(
+        trainer,
+        task.prior,
+        mix_ratio=MIX_RATIO,
+        estimator=lambda _, predictions: Recorder(predictions.sample_count, seen),
+        cache_dir=folder / "cache-plain-64",
+        features=64,
+        seed=seed,
+    )
+    rng = keyed_generator(seed, 0, Stream.CONTROLS)
+    watcher = PoolWatcher(trainer, prior, rng.choice(len(prior), min(POOL_SIZE, len(prior)), replace=False))
+    trainer.add_callback(watcher)
+    trainer.train()
+    arrays = _collect(rehearsal.predictions, seen)
+    arrays["pool_ids"], arrays["pool_logits"] = watcher._pool_ids, np.stack(watcher.logits)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    replace_file(path, lambda unfinished: save_file(whole, unfinished))
+    return Recording(whole)
+
+
+def _collect(predictions: PriorPredictions, seen: Sequence[Observation]) -> dict[str, NDArray[Any]]:
+    return {
+        "base_logits": np.asarray(predictions.arrays["logits"]),
+        "features": np.asarray(predictions.arrays["features"]),
+        "base_loss": predictions.loss,
+        "prediction": predictions.prediction.astype(np.int64),
+        "base_correct": predictions.correct,
+        "ids": np.concatenate([one.sample_ids for one in seen]),
+        "logits": np.concatenate([one.logits for one in seen]),
+        "loss": np.concatenate([one.loss for one in seen]),
+        "correct": np.concatenate([one.correct for one in seen]),
+        "step": np.repeat(np.arange(len(seen)), [one.sample_ids.size for one in seen]),
+    }
+
+
+MakeEstimator = Callable[[Mapping[str, NDArray[Any]]], Any]
+
+
+def _drift(
+    features: Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]] = lambda arrays: arrays["features"], **settings: Any
+) -> MakeEstimator:
+    return lambda arrays: DriftEstimator(
+        arrays["base_logits"], features(arrays), arrays["prediction"], arrays["base_correct"], **settings
+    )
+
+
+def _with_logits(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    logits = arrays["base_logits"].astype(np.float32)
+    return np.hstack([arrays["features"], (logits - logits.mean(0)) / logits.std(0)])
+
+
+def _with_labels(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    return np.hstack([arrays["features"], np.eye(arrays["base_logits"].shape[1])[arrays["prediction"]]])
+
+
+def _with_confidence(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """One-hot labels, alone and times the base model's probability of the label."""
+    probability = softmax(arrays["base_logits"].astype(np.float64), axis=1)
+    one_hot = np.eye(probability.shape[1])[arrays["prediction"]]
+    return np.hstack([arrays["features"], one_hot, one_hot * probability])
+
+
+def _bins(arrays: Mapping[str, NDArray[Any]], count: int) -> Partition:
+    return ByPriorLoss(count).assign(PriorTable(arrays["base_loss"]))
+
+
+def _counts(count: int, **settings: Any) -> MakeEstimator:
+    return lambda arrays: CountEstimator(_bins(arrays, count), arrays["base_correct"], **settings)
+
+
+ESTIMATORS: Mapping[str, MakeEstimator] = {
+    "uniform": lambda arrays: FixedWeights(np.ones(arrays["prediction"].size)),
+    "right-only": lambda arrays: FixedWeights(arrays["base_correct"].astype(np.float64)),
+    "loss bins, 10": _counts(10),
+    "loss bins, 40": _counts(40),
+    "loss bins, 10, γ .98": _counts(10, discount=0.98),
+    "drift": _drift(),
+    "drift, noise 0": _drift(noise=0.0),
+    "drift, noise .3": _drift(noise=0.3),
+    "drift, product": _drift(score="product"),
+    "drift, product, noise 0": _drift(score="product", noise=0.0),
+    "drift, drop": _drift(score="drop"),
+    "drift, γ .95": _drift(discount=0.95),
+    "drift, γ .99": _drift(discount=0.99),
+    "drift, γ 1": _drift(discount=1.0),
+    "drift, λ .3": _drift(ridge=0.3),
+    "drift, λ 1": _drift(ridge=1.0),
+    "drift, λ 10": _drift(ridge=10.0),
+    "drift, λ 30": _drift(ridge=30.0),
+    "drift, 16 features": _drift(lambda arrays: arrays["features"][:, :16]),
+    "drift, 32 features": _drift(lambda arrays: arrays["features"][:, :32]),
+    "drift, + logits": _drift(_with_logits),
+    "drift, + labels": _drift(_with_labels),
+    "drift, + labels × confidence": _drift(_with_confidence),
+    "drift, logits only": _drift(lambda arrays: _with_logits(arrays)[:, 64:]),
+    "drift, + logits, noise 0": _drift(_with_logits, noise=0.0),
+    "drift, + logits, product": _drift(_with_logits, score="product"),
+}
+
+
+def judge(recording: Recording, make: MakeEstimator) -> list[dict[str, float]]:
+    """Return selectivity and lift of an estimator at each of `POOL_STEPS`."""
+    estimator = make(recording.arrays)
+    state, pool, judged = estimator.init(), recording.arrays["pool_ids"], []
+    beliefs = [estimator.belief(state)]
+    for observation in recording.observations(max(POOL_STEPS)):
+        state = estimator.update(state, observation)
+        beliefs.append(estimator.belief(state))
+    for number, step in enumerate(POOL_STEPS):
+        weights = mix_with_floor(estimator.damage_probability(beliefs[max(0, step - LAG)], pool), FLOOR)
+        damage, damaged = recording.damage(number), recording.damaged(number)
+        oracle = np.maximum(damage, 0) / np.maximum(damage, 0).sum()
+        judged.append(
+            {
+                "step": step,
+                "selectivity": float((weights @ damage - damage.mean()) / (oracle @ damage - damage.mean())),
+                "lift": float(weights @ damaged / damaged.mean()),
+                "oracle_lift": float(oracle @ damaged / damaged.mean()),
+            }
+        )
+    return judged
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Record, judge, print, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="+", help="functions of the lane's file, such as tweets")
+    parser.add_argument("--lane", default="fast_lane", help="fast_lane or slow_lane")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    for task in given.tasks:
+        recordings = [record(given.lane, task, seed) for seed in given.seeds]
+        result = {name: [judge(one, make) for one in recordings] for name, make in ESTIMATORS.items()}
+        path = HERE / "results" / f"replay-{given.lane.removesuffix('_lane')}-{task}.json"
+        replace_file(path, lambda unfinished, made=result: unfinished.write_text(json.dumps(made), "utf-8"))
+        _print(task, result, len(recordings))
+
+
+def _print(task: str, result: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], seed_count: int) -> None:
+    print(f"\n{task}, {seed_count} seeds: mean at steps {POOL_STEPS}; ± 95 % t interval of the mean over steps")
+    for name, seeds in result.items():
+        cells = []
+        for quantity in ("selectivity", "lift"):
+            values = np.array([[step[quantity] for step in one] for one in seeds])
+            of_seed = values.mean(1)
+            half = student.ppf(0.975, len(of_seed) - 1) * of_seed.std(ddof=1) / len(of_seed) ** 0.5
+            steps = " ".join(f"{value:5.2f}" for value in values.mean(0))
+            cells.append(f"{quantity} {steps} | {of_seed.mean():5.2f} ± {half:.2f}")
+        print(f"  {name:30} " + "   ".join(cells))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,153 @@
+"""The slow lane: a small transformer fine-tuned in full, which confirms what the fast lane found; a run takes minutes.
+
+The model is MiniLM's first three layers with a classification head; the embeddings are frozen, all else is trained.
+The base model is trained on the prior rows, and each run trains it for 300 steps more.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import task_data
+from datasets import Dataset
+from filelock import FileLock
+from task_data import RawTask, TextPool
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from mixcd.demo_data import find_minilm
+from mixcd.sweep_task import SweepTask
+from mixcd.vocabulary import Ids
+
+LAYERS = 3
+TRAINING: Mapping[str, Any] = MappingProxyType(
+    {
+        "max_steps": 300,
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 32,
+        "learning_rate": 2e-4,
+        "lr_scheduler_type": "linear",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on a task.
+
+    Args:
+        max_tokens: Tokens of a row, at most.
+        base_steps: Steps that make the base model.
+    """
+
+    max_tokens: int
+    base_steps: int
+
+
+TWEETS = Effort(max_tokens=28, base_steps=600)
+VITAMINC = Effort(max_tokens=48, base_steps=1000)
+
+
+def tweets(seed: int, folder: Path) -> SweepTask:
+    """Sentiment: tweets about airlines and deflategate, then about other topics."""
+    return make_task(task_data.tweets(), TWEETS, seed, folder)
+
+
+def vitaminc_covid(seed: int, folder: Path) -> SweepTask:
+    """Fact verification: VitaminC's other pages, then its pages about COVID."""
+    return make_task(task_data.vitaminc_covid(), VITAMINC, seed, folder)
+
+
+def vitaminc_multirc(seed: int, folder: Path) -> SweepTask:
+    """Fact verification on VitaminC's other pages, then MultiRC: does the sentence answer the question?"""
+    return make_task(task_data.vitaminc_multirc(), VITAMINC, seed, folder)
+
+
+def make_task(raw: RawTask, effort: Effort, seed: int, folder: Path) -> SweepTask:
+    """Make the task of one seed: the splits, tokenised, and the base model.
+
+    Args:
+        raw: Texts and labels.
+        effort: How much to spend.
+        seed: The seed of the splits and of the base model.
+        folder: Where the base model is kept, and found again.
+
+    Returns:
+        The task.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(find_minilm())
+    prior, held_out_prior, new, held_out_new = (
+        tokenize(tokenizer, pool, row_numbers, effort.max_tokens)
+        for pool in (raw.prior, raw.new)
+        for row_numbers in pool.split(seed)
+    )
+    collate_fn = DataCollatorWithPadding(tokenizer)
+    place = folder / f"base-slow-{raw.name}-{seed}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):
+        if not place.is_dir():
+            settings = {**TRAINING, "max_steps": effort.base_steps, "seed": seed}
+            _train_base_model(place, prior, collate_fn, raw.class_count, settings)
+    return SweepTask(
+        model=_load_model(place, raw.class_count),
+        new=new,
+        prior=prior,
+        held_out_new=held_out_new,
+        held_out_prior=held_out_prior,
+        training=dict(TRAINING),
+        collate_fn=collate_fn,
+        processing_class=tokenizer,
+    )
+
+
+def tokenize(tokenizer: Any, pool: TextPool, row_numbers: Ids, max_tokens: int) -> Dataset:
+    """Prepare some rows of a pool.
+
+    Args:
+        tokenizer: The tokenizer.
+        pool: Texts and labels.
+        row_numbers: Which rows, in which order.
+        max_tokens: Tokens of a row, at most.
+
+    Returns:
+        The model's inputs, and `label`.
+    """
+    columns = zip(*(pool.texts[number] for number in row_numbers), strict=True)
+    inputs = tokenizer(*map(list, columns), truncation=True, max_length=max_tokens)
+    return Dataset.from_dict({**inputs, "label": pool.labels[row_numbers].tolist()})
+
+
+def _train_base_model(
+    place: Path, prior: Dataset, collate_fn: Any, class_count: int, settings: Mapping[str, Any]
+) -> None:
+    set_seed(settings["seed"])
+    model = _load_model(find_minilm(), class_count)
+    with tempfile.TemporaryDirectory(dir=place.parent) as unfinished:
+        args = TrainingArguments(output_dir=f"{unfinished}/trainer", **settings)
+        trainer = Trainer(model=model, args=args, train_dataset=prior, data_collator=collate_fn)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        model.save_pretrained(f"{unfinished}/model")
+        Path(unfinished, "model").rename(place)
+
+
+def _load_model(folder: Path, class_count: int) -> PreTrainedModel:
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_hidden_layers=LAYERS, num_labels=class_count)
+    model.base_model.embeddings.requires_grad_(False)
+    return model

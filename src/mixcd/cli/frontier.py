@@ -1,0 +1,205 @@
+"""`mixcd frontier`: what a sweep found, as tables and pictures."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mixcd.errors import DataError, SettingError
+from mixcd.frontier_comparison import MatchedGain
+from mixcd.frontier_report import FrontierReport, plain_name, report_frontier
+from mixcd.frontier_runs import join_results, require_half
+from mixcd.seed_interval import Estimate, Headroom
+from mixcd.sweep_results import read_results
+from mixcd.toml_file import end_sentence, nearest_name
+
+FORMATS = ("table", "json")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures that are wanted.
+
+    Args:
+        png: A PNG file.
+        html: An HTML file.
+        overwrite: Whether files that are there may be replaced.
+    """
+
+    png: Path | None
+    html: Path | None
+    overwrite: bool
+
+
+def show_frontier(
+    files: Sequence[Path], half: str, against: str, oracle: str | None, pictures: Pictures, output_format: str
+) -> None:
+    """Print what the results of a sweep say, and draw the pictures that are wanted.
+
+    Args:
+        files: Results files of one task.
+        half: "test" or "validation".
+        against: The reference method.
+        oracle: The oracle; None for the default.
+        pictures: Where to draw.
+        output_format: "table" or "json".
+
+    Raises:
+        SettingError: If a name is unknown, or a picture would replace a file.
+        DataError: If the results do not fit together.
+        OSError: If a picture cannot be written.
+    """
+    if output_format not in FORMATS:
+        told = f"`--format` is `{output_format}`, which is no format{nearest_name(output_format, FORMATS)}"
+        raise SettingError(end_sentence(told))
+    chosen = require_half(half)
+    _check_outputs(files, pictures)
+    report = report_frontier(join_results(map(_read, files)), chosen, against, oracle)
+    _draw(report, pictures)
+    if output_format == "json":
+        sys.stdout.write(json.dumps(asdict(report), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+        return
+    console = Console()
+    for table in make_tables(report):
+        console.print(table)
+    for note in report.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def make_tables(report: FrontierReport) -> Iterator[Table]:
+    """Lay a report out as three tables: scores, comparison with the reference method, volumes.
+
+    Args:
+        report: What was found.
+    """
+    against = plain_name(report.against)
+    yield _make_table(
+        f"{plain_name(report.task)}, {report.half} half: scores in %, 95 % intervals over seeds; * on the frontier",
+        ("method", "β", "seeds", "prior", "new", "damaged", "yield", "extra\ncompute"),
+        (
+            (
+                plain_name(method.name),
+                f"{point.mix_ratio:g}{'*' if point.is_pareto else ''}",
+                str(point.new.seed_count),
+                *(_percent(one) for one in (point.prior, point.new, point.damaged_share)),
+                "–" if point.yield_rate is None else f"{100 * point.yield_rate:.1f}",
+                f"{100 * point.extra_compute:.0f} %{'' if point.is_charged else ', free'}",
+            )
+            for method in report.methods
+            for point in method.points
+        ),
+    )
+    yield _make_table(
+        f"Less {against}, in points, seed by seed; † new score beyond {against}'s: less its highest",
+        ("method", "β", "pairs", "prior", "new", "prior at\nequal new", "headroom\ncaptured"),
+        (
+            (
+                plain_name(method.name),
+                f"{point.mix_ratio:g}",
+                str(point.prior_difference.seed_count if point.prior_difference else 0),
+                _percent(point.prior_difference, "+"),
+                _percent(point.new_difference, "+"),
+                _matched(point.matched),
+                _captured(point.headroom),
+            )
+            for method in report.methods
+            if method.name != report.against
+            for point in method.points
+        ),
+    )
+    yield _make_table(
+        "Hypervolume ×10⁴ above the base model's new score and plain fine-tuning's prior score",
+        ("method", "mix ratios", "seeds", "volume", f"less {against}", "pairs"),
+        (
+            (
+                plain_name(method.name),
+                str(len(method.points)),
+                str(method.volume.seed_count if method.volume else 0),
+                _scaled(method.volume, 1e4, ""),
+                _scaled(method.volume_difference, 1e4, "+"),
+                str(method.volume_difference.seed_count if method.volume_difference else 0),
+            )
+            for method in report.methods
+        ),
+    )
+
+
+def _make_table(title: str, headings: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 0, 0, 1))
+    for heading in headings:
+        table.add_column(Text(heading), justify="left" if heading == "method" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _percent(one: Estimate | None, sign: str = "") -> str:
+    return _scaled(one, 100, sign)
+
+
+def _scaled(one: Estimate | None, scale: float, sign: str) -> str:
+    """The value, and its interval below it."""
+    if one is None:
+        return "–"
+    value, *bounds = (
+        f"{round(scale * number, 1) + 0.0:{sign}.1f}" for number in (one.value, *(one.interval or ()))
+    )  # no "-0.0"
+    return f"{value}\n{'…'.join(bounds)}" if bounds else value
+
+
+def _matched(matched: MatchedGain | None) -> str:
+    if matched is None:
+        return "–"
+    if matched.gain is None:
+        return "no match"
+    value, *rest = _percent(matched.gain, "+").split("\n")
+    return "\n".join([value + ("†" if matched.match == "clamped" else ""), *rest])
+
+
+def _captured(headroom: Headroom | None) -> str:
+    if headroom is None or headroom.is_there is None:
+        return "–"
+    if headroom.captured is None:
+        return "no headroom"
+    return _scaled(headroom.captured, 100, "").replace("\n", " %\n")
+
+
+def _read(path: Path) -> list[dict[str, object]]:
+    rows = read_results(path)
+    if not rows:
+        raise DataError(f"`{path}` holds no runs, but a frontier needs at least one. Run `mixcd sweep` first.")
+    return rows
+
+
+def _check_outputs(files: Sequence[Path], pictures: Pictures) -> None:
+    outputs = [path for path in (pictures.png, pictures.html) if path is not None]
+    taken = {path.resolve() for path in files}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise SettingError(f"`{path}` is named twice, but each picture needs a file of its own. Name another file.")
+        taken.add(path.resolve())
+        if path.is_dir():
+            raise SettingError(f"`{path}` is a folder, but a picture is a file. Name a file.")
+        if path.exists() and not pictures.overwrite:
+            raise SettingError(
+                f"`{path}` exists already, and nothing is overwritten unasked. Name another file, or pass "
+                "`--overwrite`."
+            )
+        if not path.parent.is_dir():
+            raise SettingError(f"`{path}` cannot be written: there is no folder `{path.parent}`. Make it first.")
+
+
+def _draw(report: FrontierReport, pictures: Pictures) -> None:
+    if pictures.png is not None:
+        from mixcd.frontier_picture import draw_png
+
+        draw_png(report, pictures.png)
+    if pictures.html is not None:
+        from mixcd.frontier_picture import write_html
+
+        write_html(report, pictures.html)

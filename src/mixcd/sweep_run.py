@@ -1,0 +1,263 @@
+"""One run of a sweep: fine-tune the task's base model by one method, and judge it on held-out data."""
+
+import copy
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+
+from mixcd.errors import SettingError
+from mixcd.evaluation import TaskChange, compare_correctness
+from mixcd.prior_dataset import PriorDataset
+from mixcd.probe import Probe, probe_cost
+from mixcd.rehearsal import Rehearsal, attach
+from mixcd.sweep_method import Method, ProbeSettings, choose_estimator
+from mixcd.sweep_task import SweepTask
+from mixcd.trainer_predictions import predict_now
+from mixcd.vocabulary import Flags
+from mixcd.wise_ft import average_weights
+
+MakeTrainer = Callable[[SweepTask, Mapping[str, Any], dict[str, Any]], Trainer]
+"""Makes a trainer of the task, the method's `trainer_settings` and the arguments of `transformers.Trainer`."""
+
+_PACKAGES = ("mixcd", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
+_LENGTH_ROWS = 500
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Which run.
+
+    Args:
+        method: How it fine-tunes.
+        mix_ratio: β; 0 without rehearsal.
+        seed: Of data order, draws and all else.
+        features: Features a sample to cache; all runs of one cache ask for the same.
+    """
+
+    method: Method
+    mix_ratio: float
+    seed: int
+    features: int
+
+
+class Judge:
+    """Judges models on a task's held-out data, against the base model.
+
+    Args:
+        task: The task.
+        folder: A folder for the trainer.
+    """
+
+    def __init__(self, task: SweepTask, folder: Path) -> None:
+        self._held_out = {
+            "prior": PriorDataset(task.held_out_prior, "held_out_prior"),
+            "new": PriorDataset(task.held_out_new, "held_out_new"),
+        }
+        self._before = self._predict(make_plain_trainer(task, {}, trainer_arguments(task, folder, {}, 1, 0)))
+
+    def judge(self, trainer: Trainer) -> dict[str, float]:
+        """Return scores before and after on both tasks and halves, and the damaged shares."""
+        after, scores = self._predict(trainer), {}
+        for half in ("validation", "test"):
+            for task in ("prior", "new"):
+                change = _compare_half(self._before[task], after[task], half)
+                scores[f"{task}_before_{half}"] = change.score_before
+                scores[f"{task}_after_{half}"] = change.score_after
+                if task == "prior":
+                    scores[f"damaged_{half}"] = change.damaged_share
+        return scores
+
+    def _predict(self, trainer: Trainer) -> dict[str, Flags]:
+        return {task: predict_now(trainer, data)["correct"] for task, data in self._held_out.items()}
+
+
+def _compare_half(before: Flags, after: Flags, half: str) -> TaskChange:
+    middle = len(before) // 2
+    part = slice(0, middle) if half == "validation" else slice(middle, None)
+    return compare_correctness(before[part], after[part])
+
+
+def run_once(
+    task: SweepTask, spec: RunSpec, folder: Path, judge: Judge, make_trainer: MakeTrainer
+) -> list[dict[str, Any]]:
+    """Fine-tune once, and judge what came of it.
+
+    Args:
+        task: What every run of the seed starts from. It is left as it was.
+        spec: Which run.
+        folder: The seed's folder: prediction caches are shared there.
+        judge: Judges on the held-out data.
+        make_trainer: Makes the trainer.
+
+    Returns:
+        The run's row of the results, and one for each average with the base model; without task and method names.
+
+    Raises:
+        RehearsalError: Whatever `attach` raises.
+    """
+    method = spec.method
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    probe, extra = _make_probe(method.probe, task, spec.mix_ratio)
+    wanted_steps = int(task.training["max_steps"])
+    steps = int(wanted_steps / (1 + extra)) if method.probe and method.probe.is_charged else wanted_steps
+    set_seed(spec.seed)
+    arguments = trainer_arguments(task, folder, method.training, steps, spec.seed)
+    trainer = make_trainer(task, method.trainer_settings, arguments)
+    trainer.remove_callback(PrinterCallback)
+    base_weights = _copy_weights(trainer)
+    forwards = _count_forwards(trainer)
+    rehearsal = _attach(trainer, task, spec, probe, folder) if method.estimator else None
+    if hasattr(trainer, "rehearsal"):
+        trainer.rehearsal = rehearsal
+    before, start = len(forwards), time.perf_counter()
+    trainer.train()
+    seconds, forward_count = time.perf_counter() - start, len(forwards) - before
+    common = {
+        "mix_ratio": spec.mix_ratio,
+        "seed": spec.seed,
+        **_describe_rehearsal(rehearsal),
+        "steps": steps,
+        "extra_compute": extra,
+        "is_charged": method.probe is None or method.probe.is_charged,
+        "forward_count": forward_count,
+        "seconds": seconds,
+        "provenance": json.dumps(_describe_machine(started, rehearsal), sort_keys=True),
+    }
+    tuned = _copy_weights(trainer)
+    rows = []
+    for share in (1.0, *method.wise_ft):
+        cast(torch.nn.Module, trainer.model).load_state_dict(average_weights(base_weights, tuned, share))
+        rows.append({**common, "wise_ft": share, **judge.judge(trainer)})
+    return rows
+
+
+def make_plain_trainer(task: SweepTask, settings: Mapping[str, Any], arguments: dict[str, Any]) -> Trainer:
+    """Make a `transformers.Trainer`.
+
+    Args:
+        task: Not needed: the arguments say all.
+        settings: None are known.
+        arguments: What `Trainer` takes.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        SettingError: If there are settings.
+    """
+    del task
+    if settings:
+        raise SettingError(
+            f"`trainer_settings` are {dict(settings)}, but the method names no `trainer` that takes them. Name it, or "
+            "remove them."
+        )
+    return Trainer(**arguments)
+
+
+def trainer_arguments(
+    task: SweepTask, folder: Path, changes: Mapping[str, Any], steps: int, seed: int
+) -> dict[str, Any]:
+    """Return what `Trainer` takes, with a fresh copy of the base model.
+
+    Args:
+        task: The task.
+        folder: A folder for the trainer.
+        changes: Changes to the task's `TrainingArguments`.
+        steps: Optimizer steps.
+        seed: The trainer's seed.
+    """
+    quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    settings = {**quiet, "dataloader_pin_memory": False, **task.training, **changes, "max_steps": steps, "seed": seed}
+    return {
+        "model": copy.deepcopy(task.model),
+        "args": TrainingArguments(output_dir=str(folder / "trainer"), **settings),
+        "train_dataset": task.new,
+        "data_collator": task.collate_fn,
+        "processing_class": task.processing_class,
+    }
+
+
+def _attach(trainer: Trainer, task: SweepTask, spec: RunSpec, probe: Probe | None, folder: Path) -> Rehearsal:
+    method = spec.method
+    owner = (method.trainer or "plain").rpartition(":")[2]
+    return attach(
+        trainer,
+        task.prior,
+        mix_ratio=spec.mix_ratio,
+        partition=method.partition,
+        estimator=choose_estimator(method),
+        cache_dir=folder / f"cache-{owner}-{spec.features}",
+        features=spec.features,
+        floor=method.floor,
+        probe=probe,
+        lag=method.lag,
+        seed=spec.seed,
+    )
+
+
+def _make_probe(settings: ProbeSettings | None, task: SweepTask, mix_ratio: float) -> tuple[Probe | None, float]:
+    """The probe of a run, and what it costs as a share of training."""
+    if settings is None:
+        return None, 0.0
+    rows = int(task.training.get("per_device_train_batch_size", 8))
+    rows *= int(task.training.get("gradient_accumulation_steps", 1))
+    sample_count = settings.sample_count or round((settings.samples_a_draw or 1) * mix_ratio * rows)
+    probe = Probe(max(1, sample_count), settings.every, cast(Any, settings.use))
+    prior_tokens, new_tokens = _mean_length(task.prior), _mean_length(task.new)
+    step_tokens = rows * (mix_ratio * prior_tokens + (1 - mix_ratio) * new_tokens)
+    return probe, probe_cost(probe, prior_tokens=prior_tokens, step_tokens=step_tokens)
+
+
+def _mean_length(data: Any) -> float:
+    """Mean tokens of some evenly spaced rows; 1 for rows without tokens."""
+    rows = PriorDataset(data)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, _LENGTH_ROWS).astype(int))
+    lengths = [len(row["input_ids"]) if "input_ids" in row else 1 for row in rows.rows(chosen.tolist())]
+    return float(np.mean(lengths))
+
+
+def _describe_rehearsal(rehearsal: Rehearsal | None) -> dict[str, Any]:
+    if rehearsal is None:
+        return {"observed_count": 0, "damaged_count": 0, "lift": None, "prior_pass_forward_count": 0}
+    lift = rehearsal.vitals().lift
+    return {
+        "observed_count": int(rehearsal.counts.observed_count.sum()),
+        "damaged_count": int(rehearsal.counts.damaged_count.sum()),
+        "lift": lift if np.isfinite(lift) else None,
+        "prior_pass_forward_count": rehearsal.predictions.forward_count,
+    }
+
+
+def _describe_machine(started: str, rehearsal: Rehearsal | None) -> dict[str, Any]:
+    return {
+        "started": started,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "sources": dict(rehearsal.predictions.sources) if rehearsal else {},
+    }
+
+
+def _copy_weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    model = cast(torch.nn.Module, trainer.model)
+    return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+
+
+def _count_forwards(trainer: Trainer) -> list[None]:
+    """Return a list that grows by one with every forward pass of the model, the probe's included."""
+    forwards: list[None] = []
+    cast(torch.nn.Module, trainer.model).register_forward_hook(lambda *_: forwards.append(None))
+    return forwards

