@@ -10,7 +10,7 @@ from mixcd.config import Config
 from mixcd.data_source import KINDS
 
 DOCS = Path(__file__).parent
-COMMANDS = ("init", "train", "predict", "partition", "evaluate", "frontier", "schema", "demo")
+COMMANDS = ("init", "train", "predict", "partition", "evaluate", "sweep", "frontier", "schema", "demo")
 
 INTRODUCTION = f"""\
 # The command line

@@ -125,7 +125,7 @@ class _Worker:
         self.left = list(runs)
         self.is_done = False
         self._process: BaseProcess = context.Process(
-            target=_work, args=(sweep.model_dump_json(), runs, threads, other), daemon=True
+            target=_work, args=(sweep.model_dump_json(exclude_unset=True), runs, threads, other), daemon=True
         )
         self._process.start()
         other.close()

@@ -22,6 +22,23 @@ from mixcd.training_arguments import make_arguments
 SWEEP_FORMAT = 1
 
 
+def require_shares(values: list[float]) -> list[float]:
+    """Refuse mix ratios outside (0, 1).
+
+    Args:
+        values: The mix ratios.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If one lies outside.
+    """
+    if any(not 0 < value < 1 for value in values):
+        raise ValueError(f"are {values}, but each must lie inside (0, 1)")
+    return values
+
+
 class ProbeConfig(Section):
     """Extra inference that a method makes."""
 
@@ -48,7 +65,13 @@ class MethodConfig(Section):
     trainer: str | None = Field(None, description='"FILE.py:FUNCTION" that makes the trainer.')
     trainer_settings: dict[str, Any] = Field({}, description="What that function is told.")
     training: dict[str, Any] = Field({}, description="Changes to the task's TrainingArguments.")
+    mix_ratios: list[float] | None = Field(None, min_length=1, description="Mix ratios of its own.")
     wise_ft: list[float] = Field([], description="Shares of the fine-tuned weights to judge averages at.")
+
+    @field_validator("mix_ratios")
+    @classmethod
+    def _are_shares(cls, values: list[float] | None) -> list[float] | None:
+        return values and require_shares(values)
 
     @field_validator("estimator")
     @classmethod
@@ -74,9 +97,7 @@ class SweepConfig(Section):
     @field_validator("mix_ratios")
     @classmethod
     def _are_shares(cls, values: list[float]) -> list[float]:
-        if any(not 0 < value < 1 for value in values):
-            raise ValueError(f"are {values}, but each must lie inside (0, 1)")
-        return values
+        return require_shares(values)
 
 
 def read_sweep(path: Path, settings: Sequence[str] = ()) -> SweepConfig:
@@ -137,7 +158,10 @@ def resolve_method(sweep: SweepConfig, name: str) -> Method:
     like = wanted.like or (name if name in BUILT_IN else "uniform")
     if like not in BUILT_IN:
         raise SettingError(f"`method.{name}.like` is `{like}`, which is unknown{nearest_name(like, BUILT_IN)}.")
-    changes = {key: getattr(wanted, key) for key in wanted.model_fields_set - {"like", "partition", "probe", "wise_ft"}}
+    changes = {
+        key: getattr(wanted, key)
+        for key in wanted.model_fields_set - {"like", "partition", "probe", "wise_ft", "mix_ratios"}
+    }
     if wanted.partition is not None:
         changes["partition"] = parse_partition(wanted.partition)
     if wanted.probe is not None:
@@ -155,8 +179,15 @@ def list_runs(sweep: SweepConfig) -> list[tuple[str, float, int]]:
         (name, mix_ratio, seed)
         for seed in sweep.seeds
         for name in sweep.methods
-        for mix_ratio in (sweep.mix_ratios if resolve_method(sweep, name).estimator else [0.0])
+        for mix_ratio in _mix_ratios_of(sweep, name)
     ]
+
+
+def _mix_ratios_of(sweep: SweepConfig, name: str) -> list[float]:
+    if resolve_method(sweep, name).estimator is None:
+        return [0.0]
+    own = sweep.method[name].mix_ratios if name in sweep.method else None
+    return own or sweep.mix_ratios
 
 
 def make_spec(sweep: SweepConfig, run: tuple[str, float, int]) -> RunSpec:
@@ -178,7 +209,8 @@ def describe_method(sweep: SweepConfig, name: str) -> str:
         sweep: The sweep.
         name: One of its methods.
     """
-    described = sweep.method[name].model_dump(exclude_defaults=True) if name in sweep.method else {}
+    table = sweep.method.get(name)
+    described = table.model_dump(exclude_defaults=True, exclude={"mix_ratios"}) if table else {}
     if "trainer" in described:
         described["trainer"] = Path(described["trainer"]).name  # the folder says nothing
     return json.dumps(described, sort_keys=True)

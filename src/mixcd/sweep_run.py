@@ -185,6 +185,7 @@ def trainer_arguments(
         "train_dataset": task.new,
         "data_collator": task.collate_fn,
         "processing_class": task.processing_class,
+        "callbacks": list(task.callbacks),
     }
 
 

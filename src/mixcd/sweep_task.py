@@ -1,11 +1,12 @@
 """A sweep's task: all that its runs share, for one seed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class SweepTask:
         training: Settings of `TrainingArguments`, `max_steps` among them.
         collate_fn: The data collator; None for the trainer's own.
         processing_class: The tokenizer; None without one.
+        callbacks: The trainer's callbacks, shared by all runs.
     """
 
     model: torch.nn.Module
@@ -32,6 +34,7 @@ class SweepTask:
     training: Mapping[str, Any] = field(default_factory=dict)
     collate_fn: Any = None
     processing_class: Any = None
+    callbacks: Sequence[TrainerCallback] = ()
 
 
 MakeTask = Callable[[int, Path], SweepTask]

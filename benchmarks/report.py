@@ -1,0 +1,253 @@
+"""Fill the tables of `docs/results.md` and write `docs/results-tables.md`, from the files in `benchmarks/results/`.
+
+    python benchmarks/report.py
+
+The text of `docs/results.md` is written by hand; what stands between `<!-- table: NAME -->` and `<!-- end -->` is not.
+Every table says which half of the held-out data, how many seeds, and which interval.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from mixcd.frontier_report import FrontierReport, PointReport, report_frontier
+from mixcd.frontier_runs import gather_runs, join_results
+from mixcd.replace_file import replace_file
+from mixcd.seed_interval import Estimate
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DOCS = HERE.parent / "docs"
+FAST_TASKS = ("tweets", "tweets_reversed", "newsgroups_r8", "newsgroups_r52", "vitaminc_covid", "vitaminc_multirc")
+BETAS = {0.03125: "1/32", 0.0625: "1/16", 0.125: "1/8", 0.25: "1/4", 0.5: "1/2", 0.0: "–"}
+_TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def points(estimate: Estimate | None, *, signed: bool = True) -> str:
+    """Show an estimate in points, with its interval."""
+    if estimate is None:
+        return "–"
+    value = f"{100 * estimate.value:+.2f}" if signed else f"{100 * estimate.value:.1f}"
+    if estimate.interval is None:
+        return value
+    low, high = (f"{100 * bound:+.2f}" if signed else f"{100 * bound:.1f}" for bound in estimate.interval)
+    return f"{value} ({low} … {high})"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a Markdown table; the first column is text, the others are numbers."""
+    lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def read(kind: str, task: str, half: str = "test") -> FrontierReport | None:
+    """Report one results file; None when the sweep was not run."""
+    path = RESULTS / f"{kind}-{task}.parquet"
+    return report_frontier(join_results([path]), half) if path.exists() else None
+
+
+def _matched(point: PointReport) -> str:
+    if point.matched is None:
+        return "–"
+    if point.matched.gain is None:
+        return "no match"
+    return points(point.matched.gain) + ("†" if point.matched.match == "clamped" else "")
+
+
+def _headroom(point: PointReport) -> str:
+    headroom = point.headroom
+    if headroom is None or headroom.is_there is None:
+        return "–"
+    if not headroom.is_there or headroom.captured is None:
+        return "no headroom"
+    interval = headroom.captured.interval
+    bounds = f" ({100 * interval[0]:.0f} … {100 * interval[1]:.0f})" if interval else ""
+    return f"{100 * headroom.captured.value:.0f} %{bounds}"
+
+
+def whole_table(report: FrontierReport, wanted: Sequence[str] | None = None) -> str:
+    """All methods at all mix ratios."""
+    headings = ["method", "β", "prior", "new", "Δ prior", "Δ new", "prior at equal new", "yield", "headroom"]
+    rows = []
+    for method in report.methods:
+        if wanted is not None and method.name not in wanted:
+            continue
+        for point in method.points:
+            name = method.name + ("" if point.is_charged else " ‡")
+            rows.append(
+                [
+                    name,
+                    BETAS[point.mix_ratio],
+                    points(point.prior, signed=False),
+                    points(point.new, signed=False),
+                    points(point.prior_difference),
+                    points(point.new_difference),
+                    _matched(point),
+                    f"{100 * point.yield_rate:.1f} %" if point.yield_rate is not None else "–",
+                    _headroom(point),
+                ]
+            )
+    return table(headings, rows)
+
+
+def _over_tasks(kind: str, tasks: Sequence[str], mix_ratio: float, names: Sequence[str], against: str) -> str:
+    """Means over tasks of the paired differences; tasks are independent, and weigh the same."""
+    rows = []
+    for name in names:
+        cells: dict[str, list[Estimate | None]] = {"prior": [], "new": [], "matched": []}
+        for task in tasks:
+            path = RESULTS / f"{kind}-{task}.parquet"
+            if not path.exists():
+                continue
+            report = report_frontier(join_results([path]), "test", against)
+            for method in report.methods:
+                for point in method.points:
+                    if method.name == name and point.mix_ratio == mix_ratio:
+                        cells["prior"].append(point.prior_difference)
+                        cells["new"].append(point.new_difference)
+                        cells["matched"].append(point.matched.gain if point.matched else None)
+        rows.append([name, *(_mean_of(values) for values in cells.values())])
+    return table(["method", "Δ prior", "Δ new", "prior at equal new"], rows)
+
+
+def _mean_of(estimates: Sequence[Estimate | None]) -> str:
+    known = [one for one in estimates if one is not None and one.interval is not None]
+    if not known:
+        return "–"
+    mean = float(np.mean([one.value for one in known]))
+    half = float(np.sqrt(sum(((one.interval[1] - one.interval[0]) / 2) ** 2 for one in known)) / len(known))  # type: ignore[index]
+    missing = f", {len(known)} of {len(estimates)} tasks" if len(known) < len(estimates) else ""
+    return f"{100 * mean:+.2f} ({100 * (mean - half):+.2f} … {100 * (mean + half):+.2f}{missing})"
+
+
+def fast_summary(against: str = "uniform") -> str:
+    """The fast lane, all tasks together, one table a mix ratio."""
+    first = next(RESULTS / f"fast-{task}.parquet" for task in FAST_TASKS if (RESULTS / f"fast-{task}.parquet").exists())
+    names = [name for name in gather_runs(join_results([first]), "test") if name not in (against, "none")]
+    names = [name for name in names if "WiSE-FT" not in name]
+    return "\n".join(
+        f"β = {BETAS[mix_ratio]}\n\n{_over_tasks('fast', FAST_TASKS, mix_ratio, names, against)}"
+        for mix_ratio in (0.0625, 0.125, 0.25)
+    )
+
+
+def against_paper(kind: str, tasks: Sequence[str]) -> str:
+    """Drift against the paper's rule."""
+    names = ["counts", "drift", "drift-product"]
+    names = ["counts", "drift", "drift-product"]
+    return "\n".join(
+        f"β = {BETAS[mix_ratio]}\n\n{_over_tasks(kind, tasks, mix_ratio, names, 'paper')}"
+        for mix_ratio in (0.0625, 0.125, 0.25)
+    )
+
+
+def replay() -> str:
+    """Selectivity and lift of the estimators on recorded runs."""
+    files = sorted(RESULTS.glob("replay-*.json"))
+    found = {path.stem.removeprefix("replay-"): json.loads(path.read_text("utf-8")) for path in files}
+    rows = []
+    for name in next(iter(found.values())):
+        cells = []
+        for result in found.values():
+            for quantity in ("selectivity", "lift"):
+                values = np.array([[step[quantity] for step in seed] for seed in result[name]]).mean(1)
+                cells.append(f"{values.mean():.2f} ± {_half(values):.2f}")
+        rows.append([name, *cells])
+    return table(["estimator", *(f"{task}, {one}" for task in found for one in ("selectivity", "lift"))], rows)
+
+
+def audit() -> str:
+    """Free against probed damage rates."""
+    files = sorted(RESULTS.glob("audit-*.json"))
+    found = {path.stem.removeprefix("audit-"): json.loads(path.read_text("utf-8")) for path in files}
+    rows = [
+        [task, *(f"{np.mean(values):+.3f} ± {_half(np.array(values)):.3f}" for values in result.values())]
+        for task, result in found.items()
+    ]
+    return table(["lane and task", *(name.replace("_", " ") for name in next(iter(found.values())))], rows)
+
+
+def scaling() -> str:
+    """Prior sets of 10⁴ to 10⁷ samples, and the forward pass's share of a step."""
+    figures = json.loads((RESULTS / "scaling.json").read_text("utf-8"))["figures"]
+    sets = [
+        [
+            f"{one['samples']:,}",
+            f"{one['disk_bytes']:.1f}",
+            f"{one['own_megabytes']:.0f}",
+            f"{one['planning_milliseconds']:.2f}",
+        ]
+        for one in figures["prior_sets"]
+    ]
+    shares = [
+        [size, f"{one['median']:.2f} ({one['low']:.2f}–{one['high']:.2f})"]
+        for size, one in figures["forward_share"].items()
+    ]
+    return (
+        table(["prior samples", "disk, bytes a sample", "own memory, MiB", "planning, ms a step"], sets)
+        + "\n"
+        + table(["model", "forward pass ÷ training step"], shares)
+    )
+
+
+def _half(values: Any) -> float:
+    return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def _one(kind: str, task: str, half: str = "test") -> Callable[[], str]:
+    def make() -> str:
+        report = read(kind, task, half)
+        return whole_table(report) if report else "not run\n"
+
+    return make
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "fast-summary": fast_summary,
+    "fast-against-paper": lambda: against_paper("fast", FAST_TASKS),
+    "slow-tweets": _one("slow", "tweets"),
+    "slow-vitaminc": _one("slow", "vitaminc_covid"),
+    "tune": lambda: "\n".join(
+        f"{task}\n\n{_one('tune', task, 'validation')()}"
+        for task in FAST_TASKS
+        if (RESULTS / f"tune-{task}.parquet").exists()
+    ),
+    "granularity": _one("granularity", "tweets"),
+    "windows": _one("windows", "tweets"),
+    "windows-shifted": _one("windows", "tweets_shifted"),
+    "first-experiments": _one("first_experiments", "tweets"),
+    "replay": replay,
+    "audit": audit,
+    "scaling": scaling,
+}
+
+
+def make_documents() -> dict[Path, str]:
+    """Return the documents as they should be."""
+    page = DOCS / "results.md"
+    filled = _TABLE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[3]}", page.read_text("utf-8"))
+    parts = [
+        "# Fast lane: every method, every task\n\nMade by `python benchmarks/report.py`; see [results](results.md).\n"
+    ]
+    for task in FAST_TASKS:
+        report = read("fast", task)
+        if report:
+            parts.append(f"## {task}\n\n{whole_table(report)}")
+    return {page: filled, DOCS / "results-tables.md": "\n".join(parts)}
+
+
+def main() -> None:
+    """Write the documents."""
+    for path, text in make_documents().items():
+        replace_file(path, lambda unfinished, content=text: unfinished.write_text(content, "utf-8"))
+        sys.stdout.write(f"wrote {path.relative_to(HERE.parent)}\n")
+
+
+if __name__ == "__main__":
+    main()
