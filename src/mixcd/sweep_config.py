@@ -66,7 +66,7 @@ class MethodConfig(Section):
     trainer_settings: dict[str, Any] = Field({}, description="What that function is told.")
     training: dict[str, Any] = Field({}, description="Changes to the task's TrainingArguments.")
     mix_ratios: list[float] | None = Field(None, min_length=1, description="Mix ratios of its own.")
-    wise_ft: list[float] = Field([], description="Shares of the fine-tuned weights to judge averages at.")
+    wise_ft: list[float] | None = Field(None, description="WiSE-FT shares of its own.")
 
     @field_validator("mix_ratios")
     @classmethod
@@ -92,6 +92,7 @@ class SweepConfig(Section):
     methods: list[str] = Field(min_length=1, description="The methods, built in or described below.")
     mix_ratios: list[float] = Field(min_length=1, description="The mix ratios β.")
     seeds: list[int] = Field(min_length=1, description="The seeds.")
+    wise_ft: list[float] = Field([], description="Shares of the fine-tuned weights to judge averages with f at.")
     method: dict[str, MethodConfig] = Field({}, description="Methods of this sweep's own.")
 
     @field_validator("mix_ratios")
@@ -153,7 +154,7 @@ def resolve_method(sweep: SweepConfig, name: str) -> Method:
         SettingError: If it is like a method that does not exist.
     """
     if name not in sweep.method:
-        return BUILT_IN[name]
+        return replace(BUILT_IN[name], wise_ft=tuple(sweep.wise_ft))
     wanted = sweep.method[name]
     like = wanted.like or (name if name in BUILT_IN else "uniform")
     if like not in BUILT_IN:
@@ -166,7 +167,9 @@ def resolve_method(sweep: SweepConfig, name: str) -> Method:
         changes["partition"] = parse_partition(wanted.partition)
     if wanted.probe is not None:
         changes["probe"] = ProbeSettings(**wanted.probe.model_dump())
-    return replace(BUILT_IN[like], **changes, wise_ft=tuple(wanted.wise_ft))
+    return replace(
+        BUILT_IN[like], **changes, wise_ft=tuple(sweep.wise_ft if wanted.wise_ft is None else wanted.wise_ft)
+    )
 
 
 def list_runs(sweep: SweepConfig) -> list[tuple[str, float, int]]:
@@ -210,7 +213,7 @@ def describe_method(sweep: SweepConfig, name: str) -> str:
         name: One of its methods.
     """
     table = sweep.method.get(name)
-    described = table.model_dump(exclude_defaults=True, exclude={"mix_ratios"}) if table else {}
+    described = table.model_dump(exclude_defaults=True, exclude={"mix_ratios", "wise_ft"}) if table else {}
     if "trainer" in described:
         described["trainer"] = Path(described["trainer"]).name  # the folder says nothing
     return json.dumps(described, sort_keys=True)

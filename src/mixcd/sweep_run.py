@@ -1,6 +1,7 @@
 """One run of a sweep: fine-tune the task's base model by one method, and judge it on held-out data."""
 
 import copy
+import hashlib
 import json
 import os
 import platform
@@ -191,20 +192,28 @@ def trainer_arguments(
 
 def _attach(trainer: Trainer, task: SweepTask, spec: RunSpec, probe: Probe | None, folder: Path) -> Rehearsal:
     method = spec.method
-    owner = (method.trainer or "plain").rpartition(":")[2]
     return attach(
         trainer,
         task.prior,
         mix_ratio=spec.mix_ratio,
         partition=method.partition,
         estimator=choose_estimator(method),
-        cache_dir=folder / f"cache-{owner}-{spec.features}",
+        cache_dir=folder / f"cache-{_name_model(method)}-{spec.features}",
         features=spec.features,
         floor=method.floor,
         probe=probe,
         lag=method.lag,
         seed=spec.seed,
     )
+
+
+def _name_model(method: Method) -> str:
+    """Name the model that makes the prior pass: a trainer of one's own may change it, as LoRA does."""
+    if method.trainer is None:
+        return "plain"
+    owner = method.trainer.rpartition(":")[2]
+    settings = json.dumps(dict(method.trainer_settings), sort_keys=True)
+    return f"{owner}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
 def _make_probe(settings: ProbeSettings | None, task: SweepTask, mix_ratio: float) -> tuple[Probe | None, float]:
