@@ -12,6 +12,7 @@ Forward passes are counted by a hook: the script fails (exit status 1) if the ru
 
     python benchmarks/step_overhead.py
     python benchmarks/step_overhead.py --pairs 16
+    python benchmarks/step_overhead.py --estimator drift
 """
 
 import argparse
@@ -20,7 +21,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -29,13 +30,15 @@ from transformers import BertConfig, BertForSequenceClassification, PrinterCallb
 
 import mixcd
 from lockstep import Steps, train_in_lockstep
+from mixcd.estimator_choice import EstimatorName
 from mixcd.rehearsal import Rehearsal
 from side_by_side import Spread, describe_machine, make_parser, publish, say_machine
 
 MIX_RATIO = 0.25
 BATCH_SIZE = 16
 NEW_COUNT = 4000
-PRIOR_COUNT = 1000
+PRIOR_COUNT = 5000
+"""More than the candidates of a step, so that choosing them counts."""
 VOCABULARY_SIZE = 1024
 LABEL_COUNT = 3
 SEED = 0
@@ -90,12 +93,14 @@ class Bench:
     Args:
         size: The size of the model.
         step_count: Steps of every run.
+        estimator: The estimator that rehearses.
         folder: A folder for the cache and the trainers' outputs.
     """
 
-    def __init__(self, size: Model, step_count: int, folder: Path) -> None:
+    def __init__(self, size: Model, step_count: int, estimator: EstimatorName, folder: Path) -> None:
         self.vitals_ms: list[float] = []
         self._step_count = step_count
+        self._estimator = estimator
         self._folder = folder
         torch.manual_seed(SEED)
         self._model = _make_model(size)
@@ -123,7 +128,9 @@ class Bench:
         return pair
 
     def _attach(self, trainer: Trainer) -> Rehearsal:
-        return mixcd.attach(trainer, self._prior, mix_ratio=MIX_RATIO, cache_dir=self._folder / "cache")
+        return mixcd.attach(
+            trainer, self._prior, mix_ratio=MIX_RATIO, estimator=self._estimator, cache_dir=self._folder / "cache"
+        )
 
     def _make_trainer(self, data: Dataset) -> Trainer:
         args = TrainingArguments(
@@ -159,7 +166,7 @@ def main() -> int:
             f"{title}: {size.layer_count} layers of width {size.hidden_size}, {BATCH_SIZE} rows of {size.token_count} "
             f"tokens a step, β = {MIX_RATIO}; {settings.pairs} pairs of runs of {step_count} steps"
         )
-        figures[title] = _measure(size, step_count, settings.pairs)
+        figures[title] = _measure(size, step_count, settings.pairs, settings.estimator)
         _print_figures(figures[title], is_long=size is LONG)
     publish(settings, machine, figures)
     return int(any(len(section["forward_counts"]) > 1 for section in figures.values()))
@@ -171,15 +178,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=45, help="steps of a run of the long-step section")
     parser.add_argument("--short-steps", type=int, default=150, help="steps of a run of the short-step section")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--estimator", choices=get_args(EstimatorName), default="auto", help="who chooses samples")
     settings = parser.parse_args()
     if min(settings.steps, settings.short_steps) <= FIRST_STEP:
         parser.error(f"a run needs more than {FIRST_STEP} steps: the first {FIRST_STEP} are not counted")
     return settings
 
 
-def _measure(size: Model, step_count: int, pair_count: int) -> dict[str, Any]:
+def _measure(size: Model, step_count: int, pair_count: int, estimator: EstimatorName) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(size, step_count, Path(folder))
+        bench = Bench(size, step_count, estimator, Path(folder))
         bench.run(0, mixed=True)  # warm up, and make the prior pass
         runs = [(bench.run(number, mixed=False), bench.run(number, mixed=True)) for number in range(pair_count)]
     controls, pairs = zip(*runs, strict=True)

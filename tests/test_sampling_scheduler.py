@@ -152,9 +152,9 @@ def test_five_percent_of_the_draws_ignore_the_belief_by_default():
 
 @pytest.mark.parametrize(
     ("sample_count", "draw_count", "candidate_count"),
-    [(10, 64, 10), (4096, 8, 4096), (LARGE, 8, 4096), (LARGE, 1000, 8000), (9000, 2000, 9000), (10**6, 5000, 40_000)],
+    [(10, 64, 10), (1024, 8, 1024), (LARGE, 8, 1024), (LARGE, 250, 8000), (9000, 500, 9000), (10**6, 5000, 160_000)],
 )
-def test_a_step_weighs_4096_candidates_or_eight_a_draw_or_all_samples(sample_count, draw_count, candidate_count):
+def test_a_step_weighs_1024_candidates_or_32_a_draw_or_all_samples(sample_count, draw_count, candidate_count):
     candidates, weights = weigh_candidates(
         weigh_equally, sample_count, draw_count, rng=keyed_generator(0, 0, Stream.DRAWS)
     )
@@ -206,7 +206,7 @@ def test_drawing_weights_leave_the_damage_probabilities_alone():
 
 @pytest.mark.parametrize(
     ("sample_count", "drawn"),
-    [(10, [2, 7, 8, 1, 6, 5]), (100_000, [95606, 70213, 84770, 84238, 64675, 82882])],
+    [(10, [2, 7, 8, 1, 6, 5]), (100_000, [68780, 46063, 66509, 54587, 49144, 31571])],
 )
 def test_canary_numpys_philox_choice_and_exponential_streams_are_the_ones_that_checkpoints_rely_on(sample_count, drawn):
     assert draw(lambda ids: (ids % 3).astype(float), sample_count, 6, seed=3, step=5).tolist() == drawn

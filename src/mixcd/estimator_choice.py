@@ -123,16 +123,29 @@ def make_drift_estimator(
     )
 
 
-def choose_feature_count(estimator: EstimatorName | MakeEstimator, strategy: PartitionStrategy) -> int:
-    """Return how many features to cache when the caller did not say.
+def choose_feature_count(
+    estimator: EstimatorName | MakeEstimator, strategy: PartitionStrategy, features: int | None = None
+) -> int:
+    """Return how many features a sample to cache.
 
     Args:
         estimator: Its name, or a function that makes it.
         strategy: The partition strategy.
+        features: What the caller said, or None.
 
     Returns:
-        `FEATURES` when the estimator or the partition reads features, else 0.
+        What the caller said; by default `FEATURES` when the estimator or the partition reads features, else 0.
+
+    Raises:
+        SettingError: If the number is negative.
     """
+    if features is not None:
+        if features < 0:
+            raise SettingError(
+                f"`features` is {features}, but it is a number of features a sample. Pass such as {FEATURES}, or 0 for "
+                "none."
+            )
+        return features
     return FEATURES if estimator == "drift" or getattr(strategy, "reads_features", False) else 0
 
 

@@ -90,7 +90,7 @@ def attach(
         The handle: `evaluate()`, `vitals()`, `detach()` and what is known of the prior data.
 
     Raises:
-        SettingError: If the mix ratio, the lag, the seed, the floor or the estimator make no sense.
+        SettingError: If the mix ratio, the lag, the seed, the floor, the features or the estimator make no sense.
         DataError: If the prior or new data are empty, not map-style, lack labels or columns, have other
             model inputs than each other, or labels outside the model's classes.
         CacheError: If the cache was made from something else, or was altered.
@@ -100,18 +100,18 @@ def attach(
     require_mix_ratio(mix_ratio)
     require_estimator(estimator)
     chosen_floor = choose_floor(estimator, floor)
+    strategy = partition if partition is not None else ByPriorLoss()
+    feature_count = choose_feature_count(estimator, strategy, features)
     require_supported(trainer)
     warn_if_untested(trainer)
     prior = PriorDataset(prior_data)
     require_alike(trainer, prior)
     args = trainer.args
-    strategy = partition if partition is not None else ByPriorLoss()
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)
     held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, strategy.column_names)
     columns = tuple(dict.fromkeys((*strategy.column_names, *cache_columns)))
-    feature_count = choose_feature_count(estimator, strategy) if features is None else features
     predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT, feature_count)
     held_out_predictions = predict_held_out(trainer, held_out_data, folder)
     made, bins = make_estimator(estimator, strategy, prior, predictions)
@@ -121,7 +121,7 @@ def attach(
         predictions.base_correct,
         sources=predictions.sources,
         floor=chosen_floor,
-        probe_feeds_estimator=probe is not None and probe.use == "estimate",
+        probe=probe,
         lag=lag,
     )
     seam.install(loop)

@@ -11,6 +11,7 @@ import numpy as np
 from mixcd.batch_plan import BatchPlan
 from mixcd.errors import PlanError, ResumeError, SettingError
 from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.probe import Probe
 from mixcd.rehearsal_health import DamageHistory, Vitals, add_step, empty_history, measure_vitals
 from mixcd.sampling_scheduler import FLOOR, draw, weigh_candidates
 from mixcd.state_json import decode, encode
@@ -88,7 +89,7 @@ class RehearsalLoop:
         base_correct: Whether the base model got each prior sample right, shape (samples,).
         sources: What the base predictions were made from; a checkpoint with other sources is refused.
         floor: ε of the sampling scheduler.
-        probe_feeds_estimator: Whether the estimator learns from a probe's observations instead of the free ones.
+        probe: Extra inference, or None; the estimator learns from it instead of the free observations if it says so.
         lag: L in steps; None for the larger of 8 and the loader's look-ahead.
     """
 
@@ -100,14 +101,14 @@ class RehearsalLoop:
         *,
         sources: Mapping[str, str],
         floor: float = FLOOR,
-        probe_feeds_estimator: bool = False,
+        probe: Probe | None = None,
         lag: int | None = None,
     ) -> None:
         self.estimator = estimator
         self.partition = partition
         self.floor = floor
         self._base_correct = base_correct
-        self._probe_feeds_estimator = probe_feeds_estimator
+        self._teacher = probe if probe is not None and probe.use == "estimate" else None
         self.sources = dict(sources)
         self._wanted_lag = lag
         self.look_ahead = 0
@@ -200,7 +201,7 @@ class RehearsalLoop:
                 "nothing between the data loader and the model drops, repeats or replaces rows."
             )
         done = self.steps_done + 1
-        estimator_state, learnt = self.state.estimator_state, probed if self._probe_feeds_estimator else observation
+        estimator_state, learnt = self.state.estimator_state, probed if self._teacher else observation
         if learnt is not None:
             estimator_state = self.estimator.update(estimator_state, learnt)
         belief = share_belief(self.estimator.belief(estimator_state))
@@ -307,7 +308,7 @@ class RehearsalLoop:
             "estimator": _describe(self.estimator),
             "floor": self.floor,
             "partition": self._partition_fingerprint,
-            "source of the belief": "probe" if self._probe_feeds_estimator else "training",
+            "source of the belief": str(self._teacher or "training"),
             **{f"{name} fingerprint": value for name, value in self.sources.items()},
         }
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from mixcd.vocabulary import Belief, Flags, Floats, Ids, Observation, Partition
+from mixcd.vocabulary import UNCACHED_BIN, Belief, Flags, Floats, Ids, Observation, Partition
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FixedWeights:
 
 
 def stratify(partition: Partition) -> FixedWeights:
-    """Draw every bin equally often, whatever its size.
+    """Draw every bin equally often, whatever its size; samples without a bin as often as the average sample.
 
     Args:
         partition: The bins, such as those of a label.
@@ -53,7 +53,10 @@ def stratify(partition: Partition) -> FixedWeights:
         >>> stratify(Partition(np.array([0, 0, 0, 1]), ("a", "b"))).weights.tolist()
         [0.3333333333333333, 0.3333333333333333, 0.3333333333333333, 1.0]
     """
-    return FixedWeights(1.0 / partition.bin_sizes[partition.bin_ids])
+    sizes = partition.bin_sizes
+    average = np.count_nonzero(sizes) / sizes.sum()
+    weights: Floats = np.append(1.0 / np.maximum(sizes, 1), average)  # bin −1 is the appended one
+    return FixedWeights(weights[partition.bin_ids])
 
 
 def keep_highest_loss(prior_loss: Floats, share: float = 0.1) -> FixedWeights:
@@ -110,8 +113,9 @@ class Exp3Estimator:
     def update(self, state: BanditState, observation: Observation) -> BanditState:
         """Reward the bins of one step's samples by their mean training loss."""
         bins = self.partition.bin_ids[observation.sample_ids]
-        count = np.bincount(bins, minlength=self.partition.bin_count)
-        loss = np.bincount(bins, observation.loss, minlength=self.partition.bin_count)
+        cached = bins != UNCACHED_BIN
+        count = np.bincount(bins[cached], minlength=self.partition.bin_count)
+        loss = np.bincount(bins[cached], observation.loss[cached], minlength=self.partition.bin_count)
         (policy,) = self.belief(state)
         mean_loss = np.divide(loss, count, out=np.zeros_like(loss), where=count > 0)
         reward = self.smoothing * state.reward + (1 - self.smoothing) * mean_loss / policy
@@ -119,17 +123,25 @@ class Exp3Estimator:
 
     def belief(self, state: BanditState) -> Belief:
         """Return the policy π, shape (bins,)."""
-        bin_count, step = self.partition.bin_count, max(1.0, float(state.step_count[0]))
-        exploration = min(1 / bin_count, float(np.sqrt(np.log(bin_count) / (bin_count * step))))  # ε_t
-        exponent = exploration * state.reward
+        bin_count, done = self.partition.bin_count, int(state.step_count[0])  # t − 1
+        exploration = self._explore(done + 1)  # ε_t
+        exponent = self._explore(done) * state.reward  # ε_{t−1} R̂
         softmax = np.exp(exponent - exponent.max())
         return ((1 - bin_count * exploration) * softmax / softmax.sum() + exploration,)
 
     def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
-        """Return the policy spread evenly over each bin's samples, shape (samples,)."""
+        """Return the policy spread evenly over each bin's samples, shape (samples,).
+
+        A sample without a bin is drawn as often as the average sample.
+        """
         (policy,) = belief
-        weights: Floats = (policy / np.maximum(self.partition.bin_sizes, 1))[self.partition.bin_ids[sample_ids]]
-        return weights
+        sizes = self.partition.bin_sizes
+        weights: Floats = np.append(policy / np.maximum(sizes, 1), 1 / sizes.sum())  # bin −1 is the appended one
+        return np.take(weights, self.partition.bin_ids[sample_ids])
+
+    def _explore(self, step: int) -> float:
+        bin_count = self.partition.bin_count
+        return min(1 / bin_count, float(np.sqrt(np.log(bin_count) / (bin_count * max(1, step)))))
 
 
 @dataclass(frozen=True)

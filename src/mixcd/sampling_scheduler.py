@@ -7,8 +7,8 @@ import numpy as np
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.vocabulary import Floats, Ids
 
-CANDIDATE_COUNT = 4096
-CANDIDATES_A_DRAW = 8
+CANDIDATE_COUNT = 1024
+CANDIDATES_A_DRAW = 32
 FLOOR = 0.05
 
 _LEAST_WEIGHT = 1e-290  # samples of weight 0 come last, in random order
@@ -75,7 +75,7 @@ def weigh_candidates(
     Args:
         damage_probability: Gives each candidate's weight, up to a common factor; shape (candidates,).
         sample_count: The number of prior samples.
-        draw_count: How many samples the step will take; there are at least eight candidates for each.
+        draw_count: How many samples the step will take; there are at least 32 candidates for each.
         rng: The generator to draw with.
         floor: ε, the share of the draws that ignores the belief.
         candidates: The samples to choose from, when the belief covers only these.

@@ -130,7 +130,7 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> SweepConfig:
             choose_estimator(method)
     folder = path.resolve().parent
     places = {
-        key: str(folder / Path(getattr(sweep, key).replace("{name}", sweep.name)).expanduser())
+        key: str((folder / Path(getattr(sweep, key).replace("{name}", sweep.name)).expanduser()).resolve())
         for key in ("task", "results", "work")
     }
     trainers = {

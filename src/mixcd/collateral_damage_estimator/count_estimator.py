@@ -114,16 +114,21 @@ def damage_intervals(counts: DamageCounts, level: float = 0.95) -> tuple[Floats,
 
     Args:
         counts: Observed and damaged counts, shape (bins,).
-        level: The interval's probability.
+        level: The interval's probability, between 0 and 1.
 
     Returns:
         Lower and upper bounds, shape (bins,) each.
+
+    Raises:
+        SettingError: If `level` is not between 0 and 1.
 
     Example:
         >>> low, high = damage_intervals(DamageCounts(np.array([0.0, 100.0]), np.array([0.0, 10.0])))
         >>> low.round(2).tolist(), high.round(2).tolist()
         ([0.0, 0.05], [1.0, 0.17])
     """
+    if not 0 < level < 1:
+        raise SettingError(f"`level` is {level}, but it must lie between 0 and 1. Pass such as 0.95.")
     a, b = counts.damaged_count + 0.5, counts.observed_count - counts.damaged_count + 0.5
     return betaincinv(a, b, (1 - level) / 2), betaincinv(a, b, (1 + level) / 2)
 

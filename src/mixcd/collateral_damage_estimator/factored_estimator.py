@@ -1,12 +1,26 @@
 """`FactoredEstimator`: combined partitions as conditionally independent factors, one count table each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from mixcd.errors import DataError, SettingError
-from mixcd.vocabulary import Belief, DamageCounts, Flags, Floats, Ids, Observation, Partition, count_damage
+from mixcd.vocabulary import (
+    UNCACHED_BIN,
+    Belief,
+    DamageCounts,
+    Flags,
+    Floats,
+    Ids,
+    Observation,
+    Partition,
+    count_damage,
+)
 
 
 @dataclass(frozen=True)
@@ -90,18 +104,32 @@ class FactoredEstimator:
     def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
         """Return the damage rate of each sample's cell, shape (samples,).
 
-        A sample without a cached base prediction gets the mean rate of the cached ones among those asked for.
+        A sample without a cached base prediction gets the mean rate of the cached ones, as in `CountEstimator`.
         """
         (rates,) = belief
+        bins = [partition.bin_ids[sample_ids] for partition in self.partitions]
+        damage_rate = self._combine(rates, bins)
+        uncached = bins[0] == UNCACHED_BIN
+        if uncached.any():
+            cells, sizes = self._cells
+            damage_rate[uncached] = np.average(self._combine(rates, cells), weights=sizes)
+        return damage_rate
+
+    def _combine(self, rates: Floats, bins: Sequence[NDArray[np.integer[Any]]]) -> Floats:
         log_odds = logit(rates)
-        total = np.full(sample_ids.size, (1 - len(self.partitions)) * log_odds[-1])
+        total = (1 - len(self.partitions)) * log_odds[-1]  # − (F − 1) · logit α
         start = 0
-        for partition in self.partitions:
-            own = log_odds[start : start + partition.bin_count]  # logit α_a
-            total += own[partition.bin_ids[sample_ids]]
+        for partition, own_bins in zip(self.partitions, bins, strict=True):
+            total = total + log_odds[start + own_bins]  # + logit α_f
             start += partition.bin_count
-        rate: Floats = expit(total)
-        known = self.partitions[0].bin_ids[sample_ids] >= 0
-        if not known.all():
-            rate[~known] = rate[known].mean() if known.any() else rates[-1]
-        return rate
+        damage_rate: Floats = expit(total)
+        return damage_rate
+
+    @cached_property
+    def _cells(self) -> tuple[tuple[Ids, ...], Ids]:
+        """The cells that hold cached samples, as their bins of every factor, and how many samples each holds."""
+        shape = tuple(partition.bin_count for partition in self.partitions)
+        cached = self.partitions[0].bin_ids != UNCACHED_BIN
+        crossed = np.ravel_multi_index([partition.bin_ids[cached] for partition in self.partitions], shape)
+        cells, sizes = np.unique(crossed, return_counts=True)
+        return np.unravel_index(cells, shape), sizes
