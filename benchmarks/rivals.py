@@ -68,8 +68,8 @@ class DistillingTrainer(Trainer):
         sample_ids = self.rehearsal.batch_sample_ids
         rehearsed = sample_ids >= 0
         if rehearsed.any():
-            cached = self.rehearsal.predictions.arrays["logits"][sample_ids[rehearsed].numpy()]
-            base = torch.from_numpy(cached).float() / self._temperature
+            cached = self.rehearsal.predictions.arrays["logits"][sample_ids[rehearsed].cpu().numpy()]
+            base = torch.from_numpy(cached).to(loss.device).float() / self._temperature
             now = outputs.logits[rehearsed] / self._temperature
             distance = functional.kl_div(now.log_softmax(-1), base.log_softmax(-1), log_target=True, reduction="sum")
             loss = loss + self._strength * self._temperature**2 * distance / len(sample_ids)

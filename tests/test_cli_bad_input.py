@@ -162,7 +162,7 @@ def has(line, *parts):
         ("rehearsal.seed=-1", "`rehearsal.seed` is -1"),
         (
             "rehearsal.estimator=best",
-            "`rehearsal.estimator` is 'best': input should be 'auto', 'counts', 'drift', 'paper' or",
+            "`rehearsal.estimator` is 'best': input should be 'auto', 'counts', 'shrunk', 'factored', 'drift',",
         ),
         ("rehearsal.partition=[]", "`rehearsal.partition` is []: list should have at least 1 item"),
         ("rehearsal.partition=loss:10", "`rehearsal.partition` is 'loss:10': input should be a valid list"),
@@ -987,7 +987,7 @@ def test_evaluate_without_held_out_data(finished, refuse):
         (["new.csv"], "`new.csv` is not a prediction cache"),
         (["run/cache", "--by", "column:nope"], "The cache `run/cache` has no column `nope`, but `topic`."),
         *(
-            (["run/cache", "--by", text], f'"{text}" is no partition: write "loss:10" for ten bins of prior loss, or')
+            (["run/cache", "--by", text], f'"{text}" is no partition: write "loss:10" for ten bins of prior loss, ')
             for text in ("", "x", "loss:", "loss:1.5", "loss:-1", "loss:10:3", "column:")
         ),
         (["run/cache", "--by", "loss:0"], "`bins` is 0, but a partition needs at least 1 bin."),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mixcd.config import Config, list_values, parse_partition, read_config, render
 from mixcd.errors import SettingError
-from mixcd.partition_strategy import ByColumn, ByPriorLoss
+from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
 from mixcd.partition_strategy.combined import Combined
 
 LEAST = """\
@@ -43,7 +43,8 @@ def fault(path, *settings):
 
 def test_defaults_are_filled_in(write):
     config = read_config(write(LEAST))
-    assert config.rehearsal.partition == ["loss:10"]
+    assert config.rehearsal.partition is None
+    assert config.partition == ByPriorLoss(10)
     assert config.new.held_out == 0.1
     assert not config.model.trust_remote_code
     assert config.cache_folder == Path("runs/a/cache")
@@ -190,9 +191,26 @@ def test_partitions_are_made_of_their_text():
     combined = parse_partition(["loss:3", "column:topic"])
     assert isinstance(combined, Combined)
     assert combined.column_names == ("topic",)
-    for text in ("", "loss:", "loss:x", "column:", "topic"):
+    assert parse_partition(["features:8"]) == ByFeatures(8)
+    assert parse_partition(["column:topic", "features:8"]).reads_features
+    for text in ("", "loss:", "loss:x", "column:", "topic", "features", "features:", "features:x"):
         with pytest.raises(SettingError, match="is no partition"):
             parse_partition([text])
+
+
+@pytest.mark.parametrize("text", ["loss:0", "features:0"])
+def test_partitions_without_bins_are_refused(text):
+    with pytest.raises(SettingError, match="`bins` is 0"):
+        parse_partition([text])
+
+
+def test_what_is_no_partition_is_told_what_one_is():
+    with pytest.raises(SettingError) as failure:
+        parse_partition(["feature:8"])
+    assert str(failure.value) == (
+        '"feature:8" is no partition: write "loss:10" for ten bins of prior loss, "column:NAME", or "features:10" for '
+        "ten clusters of the base model's features."
+    )
 
 
 def test_the_schema_knows_every_section():

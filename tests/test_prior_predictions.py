@@ -9,8 +9,11 @@ import torch
 from mixcd.errors import CacheError, DataError, FolderInUseError, SettingError, UnsupportedTrainerError
 from mixcd.head_features import pool_head_input
 from mixcd.lock_folder import lock_folder
+from mixcd.partition_strategy import ByFeatures
+from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import Processes
-from mixcd.prior_predictions import predict_prior
+from mixcd.prior_predictions import assign_bins, predict_prior
+from mixcd.vocabulary import UNCACHED_BIN, PriorTable
 from tiny import collate, make_model, make_rows, make_trainer
 
 
@@ -462,3 +465,17 @@ def test_the_head_of_a_model_that_scores_every_token_is_averaged_over_tokens():
     pooled = pool_head_input(seen, {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])})
     assert pooled.tolist() == [[1.0, 2.0], [8.0, 9.0]]
     assert seen == []
+
+
+def test_partitions_are_given_the_cached_features(predict, prior_data):
+    found = predict(features=8, share=0.5)
+    partition = assign_bins(ByFeatures(4), PriorDataset(prior_data), found)
+    expected = ByFeatures(4).assign(PriorTable(found.loss, features=found.arrays["features"]))
+    assert partition.bin_names == expected.bin_names
+    assert partition.bin_ids[found.sample_ids].tolist() == expected.bin_ids.tolist()
+    assert (partition.bin_ids == UNCACHED_BIN).sum() == 300
+
+
+def test_a_partition_that_reads_features_is_refused_when_none_are_cached(predict, prior_data):
+    with pytest.raises(DataError, match="`ByFeatures` needs the base model's features, but none are cached"):
+        assign_bins(ByFeatures(4), PriorDataset(prior_data), predict())

@@ -23,6 +23,8 @@ from mixcd.errors import (
 from mixcd.lift import permute_bins
 from mixcd.partition_strategy import ByColumn, ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
+from mixcd.probe import Probe, choose_probed
+from mixcd.rival_estimators import ScoredSamples
 from mixcd.trainer_predictions import predict_now, prior_pass_of
 from mixcd.vocabulary import Partition
 from tiny import StopAt, assert_same_weights, make_model, make_rows, make_trainer, record_blocks, weights_of
@@ -145,7 +147,7 @@ def run_blocks(base_weights, new_data, prior_data, folder, steps=14, **settings)
     model = make_model()
     model.load_state_dict(base_weights)
     attach_settings = {
-        name: settings.pop(name) for name in ("partition", "estimator", "lag", "seed") if name in settings
+        name: settings.pop(name) for name in ("partition", "estimator", "lag", "seed", "probe") if name in settings
     }
     trainer = make_trainer(model, new_data, folder, max_steps=steps, **settings)
     rehearsal = attach(trainer, prior_data, cache_dir=folder / "cache", **attach_settings)
@@ -719,7 +721,7 @@ def test_a_trainer_built_from_a_checkpoint_is_refused(base_weights, new_data, pr
 
 
 def test_an_unknown_estimator_is_refused(trainer, prior_data):
-    with pytest.raises(SettingError, match='`estimator` is \'magic\', but only "auto", "counts", "drift", "paper"'):
+    with pytest.raises(SettingError, match='`estimator` is \'magic\', but only "auto", "counts", "shrunk", "factored"'):
         attach(trainer, prior_data, estimator="magic")
     assert not list(Path(trainer.args.output_dir).rglob("manifest.json"))
 
@@ -759,7 +761,11 @@ def test_a_refused_trainer_is_left_as_it_was(trainer, prior_data):
 
 
 def test_an_own_estimator_is_built_from_the_bins(trainer, prior_data):
-    rehearsal = attach(trainer, prior_data, estimator=lambda bins, correct: CountEstimator(bins, correct, discount=0.9))
+    rehearsal = attach(
+        trainer,
+        prior_data,
+        estimator=lambda bins, predictions: CountEstimator(bins, predictions.base_correct, discount=0.9),
+    )
     trainer.train()
     assert rehearsal._loop.estimator.discount == 0.9
     assert rehearsal.counts.observed_count.sum() == 20
@@ -970,10 +976,236 @@ def test_a_drift_run_resumes_bit_for_bit(base_weights, new_data, prior_data, tmp
 def test_drift_forecasts_which_samples_are_damaged(base_model, new_data, tmp_path):
     prior = make_rows(3000, seed=1, task="prior")
     trainer = make_trainer(base_model, new_data, tmp_path, max_steps=100, per_device_train_batch_size=32)
-    rehearsal = attach(trainer, prior, mix_ratio=0.5, estimator="drift")
+    rehearsal = attach(trainer, prior, mix_ratio=0.125, estimator="drift")  # too little to undo all damage
     trainer.train()
     loop, found = rehearsal._loop, predict_now(trainer, PriorDataset(prior))
     damaged = rehearsal.predictions.correct & ~found["correct"]
     chance = loop.estimator.damage_probability(loop.state.beliefs[100], np.arange(3000))
     lift = chance[damaged].sum() / chance.sum() / damaged.mean()
-    assert lift > 1.5
+    assert damaged.mean() > 0.2
+    assert lift > 1.5  # 1.6 to 2.1 with other seeds
+
+
+def test_logits_are_observed_only_when_the_estimator_reads_them(base_weights, new_data, prior_data, tmp_path):
+    for estimator, reads in (("counts", False), ("drift", True)):
+        seen = []
+        model = make_model()
+        model.load_state_dict(base_weights)
+        trainer = make_trainer(model, new_data, tmp_path / estimator, max_steps=3)
+        rehearsal = attach(trainer, prior_data, estimator=estimator, probe=Probe(4, use="estimate"))
+        commit = rehearsal._loop.commit
+
+        def spy(observation, share_belief, probed, commit=commit, seen=seen):
+            seen.extend([observation, probed])
+            return commit(observation, share_belief, probed)
+
+        rehearsal._loop.commit = spy
+        trainer.train()
+        assert len(seen) == 6
+        assert {one.logits is not None for one in seen} == {reads}
+
+
+# --- the probe --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_probe_for_the_audit_leaves_training_as_it_was(base_weights, new_data, prior_data, tmp_path, accumulation):
+    settings = {"gradient_accumulation_steps": accumulation}  # the model has dropout: the random state counts
+    plain, weights, without = run_blocks(base_weights, new_data, prior_data, tmp_path / "a", **settings)
+    probed, same_weights, rehearsal = run_blocks(
+        base_weights, new_data, prior_data, tmp_path / "b", probe=Probe(50, every=3), **settings
+    )
+    assert probed == plain
+    assert_same_weights(same_weights, weights)
+    np.testing.assert_array_equal(rehearsal.counts.damaged_count, without.counts.damaged_count)
+    assert rehearsal.forward_count == without.forward_count == 14 * accumulation
+    assert without.probe_forward_count == 0
+    assert rehearsal.probe_forward_count >= 5  # after steps 0, 3, 6, 9, 12
+    assert rehearsal._loop.state.probed.step_count == 5
+
+
+def test_a_probe_observes_its_samples_with_the_model_after_the_step(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path, max_steps=7)
+    rehearsal = attach(trainer, prior_data, partition=ByColumn("topic"), probe=Probe(100, every=2), seed=3)
+    observed, damaged, after = [], [], []
+
+    class Scan(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            after.append(predict_now(trainer, PriorDataset(prior_data))["correct"])
+
+    trainer.add_callback(Scan())
+    trainer.train()
+    bins, count = rehearsal.partition.bin_ids, rehearsal.partition.bin_count
+    for step in (0, 2, 4, 6):
+        ids = choose_probed(Probe(100, every=2), 600, 3, step)
+        observed.append(np.bincount(bins[ids], minlength=count))
+        lost = rehearsal.predictions.correct[ids] & ~after[step][ids]
+        damaged.append(np.bincount(bins[ids], lost, minlength=count))
+    probed = rehearsal._loop.state.probed.total
+    np.testing.assert_array_equal(probed.observed_count, np.sum(observed, axis=0))
+    np.testing.assert_array_equal(probed.damaged_count, np.sum(damaged, axis=0))
+    audit = rehearsal.audit()
+    np.testing.assert_array_equal(audit.probed_count, probed.observed_count)
+    np.testing.assert_array_equal(audit.free_count, rehearsal.counts.observed_count)
+
+
+def test_a_probe_that_feeds_the_estimator_is_all_it_learns_from(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path)
+    rehearsal = attach(trainer, prior_data, estimator="counts", probe=Probe(30, every=4, use="estimate"))
+    trainer.train()
+    state, history = rehearsal._loop.state.estimator_state, rehearsal._loop.state
+    np.testing.assert_array_equal(state.observed_count, history.probed.total.observed_count)
+    np.testing.assert_array_equal(state.damaged_count, history.probed.total.damaged_count)
+    assert state.observed_count.sum() == 90  # after steps 0, 4 and 8
+    assert rehearsal.counts.observed_count.sum() == 20  # the free ones are still counted
+
+
+def test_training_and_probing_agree_where_nothing_changes_the_model(base_weights, new_data, prior_data, tmp_path):
+    model = make_model(dropout=0.0)
+    model.load_state_dict(base_weights)
+    trainer = make_trainer(model, new_data, tmp_path, max_steps=400, learning_rate=0.0, per_device_train_batch_size=32)
+    rehearsal = attach(
+        trainer, prior_data, mix_ratio=0.5, partition=ByPriorLoss(4), estimator="uniform", probe=Probe(16)
+    )
+    with torch.no_grad():
+        torch.manual_seed(1)
+        model.classifier.weight.add_(0.6 * torch.randn_like(model.classifier.weight))
+    trainer.train()
+    audit = rehearsal.audit()
+    assert audit.error < 0.03
+    assert abs(audit.bias) < 0.03
+
+
+def test_an_audit_without_a_probe_is_refused(trainer, prior_data):
+    rehearsal = attach(trainer, prior_data)
+    with pytest.raises(SettingError) as failure:
+        rehearsal.audit()
+    assert str(failure.value) == (
+        "`audit()` compares the free damage rates with those of extra inference, but `attach` was given no probe. Pass "
+        "`probe=mixcd.Probe(64)`."
+    )
+
+
+def make_oracle(_, predictions):
+    return ScoredSamples(predictions.loss, predictions.base_correct, "damaged")
+
+
+def test_an_oracles_weights_are_the_true_damage(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path, max_steps=20, learning_rate=2e-2)
+    rehearsal = attach(trainer, prior_data, estimator=make_oracle, floor=0.0, probe=Probe(600, use="estimate"))
+    damaged = []
+
+    class Scan(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            now = predict_now(trainer, PriorDataset(prior_data))["correct"]
+            damaged.append(rehearsal.predictions.correct & ~now)
+
+    trainer.add_callback(Scan())
+    blocks = record_blocks(rehearsal, 20)
+    trainer.train()
+    loop = rehearsal._loop
+    weights = loop.estimator.damage_probability(loop.state.beliefs[20], np.arange(600))
+    np.testing.assert_array_equal(weights, damaged[19])
+    assert damaged[19].any()
+    for step in range(9, 20):  # a lag of 8: the belief after step - 8 steps
+        truth = damaged[step - 8 - 1]
+        assert truth.sum() >= 2
+        assert all(truth[row - 240] for row in blocks[step] if row >= 240)
+    assert 1 <= rehearsal.vitals().effective_bins <= 10
+
+
+@pytest.mark.parametrize(
+    ("estimator", "probe"),
+    [
+        ("counts", Probe(20, every=3)),
+        ("counts", Probe(20, every=3, use="estimate")),
+        (make_oracle, Probe(40, every=4, use="estimate")),
+        ("drift", Probe(20, every=3, use="estimate")),
+    ],
+    ids=["audit", "estimate", "oracle", "drift"],
+)
+def test_a_run_with_a_probe_resumes_bit_for_bit(base_weights, new_data, prior_data, tmp_path, estimator, probe):
+    settings = {"save_strategy": "steps", "save_steps": 8, "estimator": estimator, "probe": probe}
+    blocks, weights, whole = run_blocks(base_weights, new_data, prior_data, tmp_path, **settings)
+    model = make_model()
+    model.load_state_dict(base_weights)
+    trainer = make_trainer(model, new_data, tmp_path, max_steps=14)
+    rehearsal = attach(trainer, prior_data, cache_dir=tmp_path / "cache", estimator=estimator, probe=probe)
+    resumed = record_blocks(rehearsal, 14)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert resumed == {step: blocks[step] for step in range(8, 14)}
+    assert_same_weights(weights_of(trainer), weights)
+    assert rehearsal._loop.to_json() == whole._loop.to_json()
+
+
+def test_a_run_resumes_only_with_the_probe_that_its_belief_rests_on(base_weights, new_data, prior_data, tmp_path):
+    settings = {"steps": 5, "save_strategy": "steps", "save_steps": 5}
+    run_blocks(base_weights, new_data, prior_data, tmp_path, probe=Probe(20, use="estimate"), **settings)
+
+    def resume_with(probe):
+        model = make_model()
+        model.load_state_dict(base_weights)
+        trainer = make_trainer(model, new_data, tmp_path, max_steps=6)
+        attach(trainer, prior_data, cache_dir=tmp_path / "cache", probe=probe)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+    for probe, told in (
+        (None, "training"),
+        (Probe(20), "training"),
+        (Probe(30, use="estimate"), "Probe(sample_count=30"),
+    ):
+        with pytest.raises(ResumeError) as failure:
+            resume_with(probe)
+        assert (
+            "written with source of the belief Probe(sample_count=20, every=1, use='estimate'), but this run has "
+            + told
+        ) in str(failure.value)
+    resume_with(Probe(20, use="estimate"))
+
+
+def test_the_batch_in_training_is_told_by_sample_ids(base_model, new_data, prior_data, tmp_path):
+    seen = []
+
+    class Reader(Trainer):
+        rehearsal = None
+
+        def compute_loss(self, model, inputs, return_outputs=False, **rest):
+            seen.append((self.rehearsal.batch_sample_ids.tolist(), inputs["labels"].tolist()))
+            return super().compute_loss(model, inputs, return_outputs, **rest)
+
+    trainer = make_trainer(base_model, new_data, tmp_path, trainer_class=Reader, gradient_accumulation_steps=2)
+    trainer.rehearsal = rehearsal = attach(trainer, prior_data)
+    blocks = record_blocks(rehearsal, 10)
+    trainer.train()
+    assert len(seen) == 20
+    for step in range(10):
+        rows = [row for ids, _ in seen[2 * step : 2 * step + 2] for row in ids]
+        labels = [label for _, labels in seen[2 * step : 2 * step + 2] for label in labels]
+        assert rows == [row - 240 if row >= 240 else -1 for row in blocks[step]]
+        for sample, label in zip(rows, labels, strict=True):
+            assert sample == -1 or label == prior_data[sample]["label"]
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.4])
+def test_the_floor_is_the_schedulers(trainer, prior_data, floor):
+    assert attach(trainer, prior_data, floor=floor)._loop.floor == floor
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"floor": 1.5}, "`floor` is 1.5, but it is a share of the draws"),
+        ({"floor": float("nan")}, "`floor` is nan"),
+        ({"features": -1}, "`features` is -1, but it is a number of features a sample"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_the_prior_pass(trainer, prior_data, settings, message):
+    with pytest.raises(SettingError, match=message):
+        attach(trainer, prior_data, **settings)
+    assert not list(Path(trainer.args.output_dir).rglob("manifest.json"))
+
+
+@pytest.mark.parametrize(("features", "width"), [(None, None), (0, None), (5, 5)])
+def test_as_many_features_are_cached_as_asked_for(trainer, prior_data, features, width):
+    arrays = attach(trainer, prior_data, estimator="counts", features=features).predictions.arrays
+    assert (arrays["features"].shape[1] if arrays else None) == width

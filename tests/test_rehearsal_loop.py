@@ -10,6 +10,7 @@ from mixcd.batch_plan import BatchPlan
 from mixcd.collateral_damage_estimator import CountEstimator
 from mixcd.errors import PlanError, ResumeError, SettingError
 from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.probe import Probe
 from mixcd.rehearsal_health import measure_vitals
 from mixcd.rehearsal_loop import LEAST_LAG, RehearsalLoop
 from mixcd.sampling_scheduler import draw, weigh_candidates
@@ -315,8 +316,8 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
     loop = make_loop()
     train(loop, 10)
     stored = store(loop)
-    assert set(stored) == {"format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history"}
-    assert (stored["format"], stored["lag"], stored["steps_done"]) == (1, 8, 10)
+    assert set(stored) == {"format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history", "probed"}
+    assert (stored["format"], stored["lag"], stored["steps_done"]) == (2, 8, 10)
     assert list(stored["beliefs"]) == [str(step) for step in range(2, 11)]
     assert stored["identity"] == {
         "block size": 8,
@@ -327,6 +328,7 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
         "estimator": "CountEstimator(discount=0.9, smoothing='beta')",
         "floor": 0.05,
         "partition": fingerprint(PARTITION),
+        "source of the belief": "training",
         "model fingerprint": "m1",
         "data fingerprint": "d1",
     }
@@ -353,6 +355,12 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
             "CountEstimator(discount=0.9, smoothing='raw')",
         ),
         ({"floor": 0.0}, "floor", 0.05, 0.0),
+        (
+            {"probe": Probe(8, every=2, use="estimate")},
+            "source of the belief",
+            "training",
+            "Probe(sample_count=8, every=2, use='estimate')",
+        ),
         ({"partition": SAME_SIZES}, "partition", fingerprint(PARTITION), fingerprint(SAME_SIZES)),
         ({"sources": {"model": "m1", "data": "d1", "rule": "r1"}}, "rule fingerprint", None, "r1"),
         ({"sources": {"model": "m2", "data": "d1"}}, "model fingerprint", "m1", "m2"),
@@ -432,13 +440,62 @@ def test_a_refused_checkpoint_changes_nothing(options, steps_done):
     assert store(loop) == before
 
 
-def test_a_checkpoint_of_a_newer_format_is_refused():
+@pytest.mark.parametrize("version", [1, 99])
+def test_a_checkpoint_of_another_format_is_refused(version):
     original = make_loop()
-    message = refusal_to_resume({**store(original), "format": 99}, make_loop(), 0)
+    message = refusal_to_resume({**store(original), "format": version}, make_loop(), 0)
     assert message == (
-        "The checkpoint's rehearsal state has format 99, but this version of mixcd reads up to 1. Upgrade mixcd, or "
-        "start afresh."
+        f"The checkpoint's rehearsal state has format {version}, but this version of mixcd reads format 2. Resume with "
+        "the version of mixcd that wrote it, or start afresh."
     )
+
+
+def test_a_probe_for_the_audit_may_come_and_go():
+    original, resumed = make_loop(probe=Probe(8)), make_loop()
+    train(original, 4)
+    resumed.restore(store(original), 4)
+    assert resumed.steps_done == 4
+
+
+def probe_all(step):
+    ids = np.arange(PRIOR_COUNT)
+    return Observation(ids, np.random.default_rng(step).random(PRIOR_COUNT) > 0.1 * (ids % 4), np.zeros(PRIOR_COUNT))
+
+
+@pytest.mark.parametrize("use", ["audit", "estimate"])
+def test_what_a_probe_observes_goes_to_the_audit_and_to_the_estimator_if_it_teaches(use):
+    loop, plain = make_loop(probe=Probe(PRIOR_COUNT, 2, use)), make_loop()
+    expected = loop.estimator.init()
+    for step in range(6):
+        probed, seen = probe_all(step) if step % 2 == 0 else None, observe(loop.block(step), step)
+        if use == "audit":
+            assert plain.block(step).tolist() == loop.block(step).tolist()
+            plain.commit(seen)
+        learnt = seen if use == "audit" else probed
+        expected = expected if learnt is None else loop.estimator.update(expected, learnt)
+        loop.commit(seen, probed=probed)
+    assert encode(loop.state.estimator_state) == encode(expected)
+    assert loop.state.probed.step_count == 3
+    assert loop.state.probed.total.observed_count.tolist() == [30.0] * 4
+    assert loop.state.history.step_count == 6
+    restored = make_loop(probe=Probe(PRIOR_COUNT, 2, use))
+    restored.restore(store(loop), 6)
+    assert store(restored) == store(loop)
+
+
+class PickyEstimator(SpyEstimator):
+    """Knows of samples 3, 5 and 8 only."""
+
+    def candidates(self, belief):
+        return np.array([3, 5, 8]) if belief[0][0] else None
+
+
+def test_only_the_candidates_that_an_estimator_knows_of_are_drawn():
+    loop = make_loop(PickyEstimator(), lag=1, look_ahead=0)
+    drawn = [[row - NEW_COUNT for row in block if row >= NEW_COUNT] for block in train(loop, 40)]
+    assert {row for step in drawn[2:] for row in step} == {3, 5, 8}
+    assert {row for step in drawn[:2] for row in step} - {3, 5, 8}
+    assert loop.vitals().top_share == pytest.approx(1 / 3)
 
 
 def test_a_step_that_is_done_is_not_planned_again():

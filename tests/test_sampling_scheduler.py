@@ -204,6 +204,33 @@ def test_drawing_weights_leave_the_damage_probabilities_alone():
     assert damage_probability.tolist() == [1.0, 3.0]
 
 
+@given(st.lists(st.integers(0, LARGE - 1), min_size=1, max_size=60, unique=True), st.integers(0, 90), SEEDS, STEPS)
+@FEW
+def test_when_candidates_are_given_only_they_are_drawn(candidates, draw_count, seed, step):
+    given_ids = np.array(candidates)
+    options = {"seed": seed, "step": step, "candidates": given_ids}
+    drawn = draw(weigh_equally, LARGE, draw_count, **options)
+    counts = np.array([np.sum(drawn == one) for one in candidates])
+    assert counts.sum() == draw_count
+    assert np.ptp(counts) <= 1
+    assert drawn.tolist() == draw(weigh_equally, LARGE, draw_count, **options).tolist()
+
+
+def test_given_candidates_are_weighed_as_they_are():
+    asked = []
+    candidates, weights = weigh_candidates(
+        lambda ids: asked.append(ids.tolist()) or np.array([1.0, 3.0]),
+        LARGE,
+        1,
+        rng=np.random.default_rng(0),
+        floor=0.2,
+        candidates=np.array([17, 4]),
+    )
+    assert asked == [[17, 4]]
+    assert candidates.tolist() == [17, 4]
+    assert weights.tolist() == pytest.approx([0.3, 0.7])
+
+
 @pytest.mark.parametrize(
     ("sample_count", "drawn"),
     [(10, [2, 7, 8, 1, 6, 5]), (100_000, [68780, 46063, 66509, 54587, 49144, 31571])],

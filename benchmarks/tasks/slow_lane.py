@@ -2,6 +2,9 @@
 
 The model is MiniLM's first three layers with a classification head; the embeddings are frozen, all else is trained.
 The base model is trained on the prior rows, and each run trains it for 300 steps more.
+
+VitaminC is no task here: in 1,500 steps of 32 pairs a model of this size learnt nothing of it (held-out accuracy .49,
+the share of its largest class), so there is nothing to be lost.
 """
 
 import tempfile
@@ -61,7 +64,7 @@ class Effort:
 
 
 TWEETS = Effort(max_tokens=28, base_steps=600)
-VITAMINC = Effort(max_tokens=48, base_steps=1000)
+NEWSGROUPS = Effort(max_tokens=32, base_steps=1000)
 
 
 def tweets(seed: int, folder: Path) -> SweepTask:
@@ -69,14 +72,9 @@ def tweets(seed: int, folder: Path) -> SweepTask:
     return make_task(task_data.tweets(), TWEETS, seed, folder)
 
 
-def vitaminc_covid(seed: int, folder: Path) -> SweepTask:
-    """Fact verification: VitaminC's other pages, then its pages about COVID."""
-    return make_task(task_data.vitaminc_covid(), VITAMINC, seed, folder)
-
-
-def vitaminc_multirc(seed: int, folder: Path) -> SweepTask:
-    """Fact verification on VitaminC's other pages, then MultiRC: does the sentence answer the question?"""
-    return make_task(task_data.vitaminc_multirc(), VITAMINC, seed, folder)
+def newsgroups_r8(seed: int, folder: Path) -> SweepTask:
+    """Topics: 20 Newsgroups, then the eight classes of Reuters R8."""
+    return make_task(task_data.newsgroups_r8(), NEWSGROUPS, seed, folder)
 
 
 def make_task(raw: RawTask, effort: Effort, seed: int, folder: Path) -> SweepTask:

@@ -76,13 +76,14 @@ class RehearsalConfig(Section):
     """How prior samples are rehearsed."""
 
     mix_ratio: float = Field(gt=0, lt=1, description="Share of prior samples in every batch, β.")
-    partition: list[str] = Field(
-        ["loss:10"],
+    partition: list[str] | None = Field(
+        None,
         min_length=1,
-        description='What the prior data are cut by: "loss:10", "column:topic", "features:10"; several are combined.',
+        description='What the prior data are cut by: "loss:10", "column:topic", "features:10"; several are combined. '
+        "Ten bins of loss by default.",
     )
     estimator: Literal["auto", "counts", "shrunk", "factored", "drift", "paper", "uniform"] = Field(
-        "auto", description='"auto" for what measured best so far; "uniform" for plain rehearsal.'
+        "auto", description='"auto" for drift, or counts when a partition is named; "uniform" for plain rehearsal.'
     )
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="Seed of draws and held-out split; the trainer's own.")
@@ -93,8 +94,9 @@ class RehearsalConfig(Section):
 
     @field_validator("partition")
     @classmethod
-    def _is_a_partition(cls, values: list[str]) -> list[str]:
-        parse_partition(values)
+    def _is_a_partition(cls, values: list[str] | None) -> list[str] | None:
+        if values is not None:
+            parse_partition(values)
         return values
 
 
@@ -128,6 +130,11 @@ class Config(Section):
     def run_folder(self) -> Path:
         """The folder of the run."""
         return Path(self.run).expanduser()
+
+    @property
+    def partition(self) -> PartitionStrategy:
+        """The bins that damage is counted in."""
+        return parse_partition(self.rehearsal.partition or ["loss:10"])
 
     @property
     def cache_folder(self) -> Path:

@@ -1,14 +1,17 @@
 """From the name of an estimator to the estimator: what `attach(estimator=...)` means."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
 from mixcd.collateral_damage_estimator.drift_estimator import UNCACHED_ROW
 from mixcd.errors import SettingError
 from mixcd.partition_strategy import Combined
+from mixcd.prediction_cache import read_manifest
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import PriorPredictions, assign_bins
 from mixcd.sampling_scheduler import FLOOR
@@ -38,6 +41,36 @@ def require_estimator(estimator: EstimatorName | MakeEstimator) -> None:
             f'`estimator` is {estimator!r}, but only {known} and "{names[-1]}" have names. Pass '
             "one of them, or a function from (partition, predictions) to an estimator."
         )
+
+
+def choose_named(
+    estimator: EstimatorName | MakeEstimator,
+    partition: PartitionStrategy | None,
+    model: torch.nn.Module,
+    cache: Path,
+) -> EstimatorName | MakeEstimator:
+    """Say what "auto" means: what measured best (`docs/results.md`) among those that can be had.
+
+    Args:
+        estimator: What `attach` was given.
+        partition: What `attach` was given; None when the caller named none.
+        model: The base model.
+        cache: The folder of the prediction cache.
+
+    Returns:
+        The estimator. In the place of "auto": "counts" when the caller named a partition to draw by, the model has
+        no linear layer to take features from, or the cache was made without features; else "drift".
+
+    Raises:
+        CacheError: If the folder holds something else than a cache.
+    """
+    if estimator != "auto":
+        return estimator
+    has_head = any(isinstance(module, torch.nn.Linear) for module in model.modules())
+    found = read_manifest(cache)
+    lacks_features = found is not None and bool(found.parts) and not found.arrays
+    chosen: EstimatorName = "drift" if partition is None and has_head and not lacks_features else "counts"
+    return chosen
 
 
 def make_estimator(

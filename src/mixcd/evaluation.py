@@ -71,7 +71,8 @@ class DamagedSample:
 
     Args:
         sample_id: Its row in the held-out data.
-        bin_name: Its bin under the run's partition strategy, applied to the held-out data.
+        bin_name: Its bin under the run's partition strategy, applied to the held-out data; empty for clusters of
+            features.
         label: The class that the base model predicted, rightly.
         prediction: The class that the fine-tuned model predicts.
         text: How its text starts.

@@ -1,6 +1,6 @@
 """Held-out data: what the base model got right there, and what the model as it is now still does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,18 +95,26 @@ def _list_damaged(
     held_out: HeldOut, after: Mapping[str, NDArray[Any]], strategy: PartitionStrategy, tokenizer: Any
 ) -> list[DamagedSample]:
     data, before = held_out.data, held_out.before
-    partition = assign_bins(strategy, data, before)
+    bin_names = _name_bins(strategy, data, before)
     damaged = np.flatnonzero(before.correct & ~after["correct"])
     return [
         DamagedSample(
             sample_id=int(sample_id),
-            bin_name=partition.bin_names[partition.bin_ids[sample_id]],
+            bin_name=bin_names[int(sample_id)],
             label=int(before.prediction[sample_id]),
             prediction=int(after["prediction"][sample_id]),
             text=_text_of(row, tokenizer),
         )
         for sample_id, row in zip(damaged, data.rows(damaged.tolist()), strict=True)
     ]
+
+
+def _name_bins(strategy: PartitionStrategy, data: PriorDataset, before: PriorPredictions) -> Sequence[str]:
+    """Each sample's bin; none for clusters, whose centres belong to the rehearsed data."""
+    if getattr(strategy, "reads_features", False):
+        return [""] * len(data)
+    partition = assign_bins(strategy, data, before)
+    return [partition.bin_names[number] for number in partition.bin_ids]
 
 
 def _text_of(row: Any, tokenizer: Any) -> str:

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import Trainer
@@ -17,6 +17,7 @@ from mixcd.estimator_choice import (
     MakeEstimator,
     choose_feature_count,
     choose_floor,
+    choose_named,
     make_estimator,
     require_estimator,
 )
@@ -68,12 +69,14 @@ def attach(
         prior_data: The prior task's samples, prepared like `trainer.train_dataset`: a `datasets.Dataset`, a
             map-style dataset, or a dict of them, whose keys become the column `prior_set`.
         mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
-        partition: How the prior data are cut into bins; `ByPriorLoss(10)` by default.
-        estimator: "auto" for what measured best so far, which is "counts" (smoothed counts a bin); "shrunk" for
-            counts of thin bins pulled towards the overall rate; "factored" for one table a part of a combined
-            partition; "drift" for our own forecast of every sample's damage (`DriftEstimator`, not judged yet:
-            features and logits are cached, too); "paper" for the paper's raw u / n without a floor; "uniform" for
-            plain rehearsal; or a function from (partition, predictions) to an estimator.
+        partition: How the prior data are cut into bins; `ByPriorLoss(10)` by default, in which damage is then
+            counted, whoever draws.
+        estimator: "auto" for what measured best: "drift", or "counts" when a partition is named, the model has no
+            linear head or the cache no features. "drift" forecasts every sample's damage from cached features and
+            logits (`DriftEstimator`); "counts" draws by smoothed counts a bin; "shrunk" pulls the rates of thin
+            bins to the overall rate; "factored" keeps one table a part of a combined partition; "paper" is the
+            paper's raw u / n without a floor; "uniform" is plain rehearsal. Or a function from (partition,
+            predictions) to an estimator.
         held_out: Prior samples that are never rehearsed, for `evaluate()`.
         cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
         cache_columns: Columns of the prior data to store in a new cache besides those of the partition.
@@ -101,13 +104,14 @@ def attach(
     require_estimator(estimator)
     chosen_floor = choose_floor(estimator, floor)
     strategy = partition if partition is not None else ByPriorLoss()
-    feature_count = choose_feature_count(estimator, strategy, features)
     require_supported(trainer)
     warn_if_untested(trainer)
     prior = PriorDataset(prior_data)
     require_alike(trainer, prior)
     args = trainer.args
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
+    estimator = choose_named(estimator, partition, cast(torch.nn.Module, trainer.model), folder)
+    feature_count = choose_feature_count(estimator, strategy, features)
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)
     held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, strategy.column_names)

@@ -117,7 +117,7 @@ class Exp3Estimator:
         count = np.bincount(bins[cached], minlength=self.partition.bin_count)
         loss = np.bincount(bins[cached], observation.loss[cached], minlength=self.partition.bin_count)
         (policy,) = self.belief(state)
-        mean_loss = np.divide(loss, count, out=np.zeros_like(loss), where=count > 0)
+        mean_loss = np.divide(loss, count, out=np.zeros(count.size), where=count > 0)
         reward = self.smoothing * state.reward + (1 - self.smoothing) * mean_loss / policy
         return BanditState(np.where(count > 0, reward, state.reward), state.step_count + 1)
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from mixcd.classification_output import require_known_labels
-from mixcd.config import Config, DataConfig, HeldOutConfig, parse_partition
+from mixcd.config import Config, DataConfig, HeldOutConfig
 from mixcd.data_preparation import LABEL, ColumnNames, prepare_rows, require_inputs, split_held_out
 from mixcd.data_source import open_data
 from mixcd.errors import DataError, SettingError, shorten
@@ -135,7 +135,7 @@ def _leaving_no_folder(folder: Path) -> Iterator[None]:
 
 def _require_columns(config: Config, prior: dict[str, tuple[Dataset, Dataset | None]]) -> None:
     """Refuse a partition by a column that some of the prior data lack, in the config's words."""
-    wanted = dict.fromkeys(parse_partition(config.rehearsal.partition).column_names, "rehearsal.partition")
+    wanted = dict.fromkeys(config.partition.column_names, "rehearsal.partition")
     stored = dict.fromkeys(config.rehearsal.cache_columns, "rehearsal.cache_columns")
     for number, (rows, held_out) in enumerate(prior.values()):
         for data, place, columns in ((rows, "path", {**stored, **wanted}), (held_out, "held_out", wanted)):

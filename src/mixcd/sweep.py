@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -77,6 +78,11 @@ def run_sweep(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], 
         SettingError: If a method was run with other settings before, or the task cannot be loaded.
         OSError: If results cannot be written; those written before are kept.
     """
+    find_task(sweep)
+    for method in sweep.method.values():
+        if method.trainer:
+            load_function(method.trainer)
+    _read_earlier(sweep)  # refused before anything is written
     with lock_folder(Path(sweep.work)):
         return _run_all(sweep, workers, show)
 
@@ -84,10 +90,6 @@ def run_sweep(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], 
 def _run_all(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], None]) -> SweepProgress:
     runs = list_runs(sweep)
     rows = _read_earlier(sweep)
-    find_task(sweep)
-    for method in sweep.method.values():
-        if method.trainer:
-            load_function(method.trainer)
     progress = SweepProgress(runs, {run_key(row) for row in rows} & set(runs), workers=workers)
     groups = [[run for run in runs if run[2] == seed and run not in progress.finished] for seed in sweep.seeds]
     waiting, working = [group for group in groups if group], list[_Worker]()
@@ -127,7 +129,12 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_work, args=(sweep.model_dump_json(exclude_unset=True), runs, threads, other), daemon=True
         )
-        self._process.start()
+        resource_tracker.ensure_running()  # whose start would unblock what is blocked here
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()  # with Ctrl-C blocked from birth: the first process decides
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other.close()
 
     def receive(self) -> tuple[str, Run, Any]:
@@ -206,7 +213,6 @@ def _work(sweep_json: str, runs: Sequence[Run], threads: int, connection: Connec
 
     from mixcd.cli.calm import calm_libraries
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # numpy's, too
     sweep = SweepConfig.model_validate_json(sweep_json)
@@ -230,10 +236,11 @@ def _make_runs(
     sweep: SweepConfig, runs: Sequence[Run], folder: Path
 ) -> Iterator[tuple[Run, list[dict[str, Any]] | str, float]]:
     """Yield each run with its rows, or with why it failed."""
-    from mixcd.sweep_run import Judge, make_plain_trainer, run_once
+    from mixcd.sweep_run import Judge, make_plain_trainer, require_task, run_once
 
     folder.mkdir(parents=True, exist_ok=True)
     task = find_task(sweep)(runs[0][2], folder)
+    require_task(task)
     judge = Judge(task, folder)
     for run in runs:
         start = time.perf_counter()

@@ -3,40 +3,74 @@
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from mixcd.config import parse_partition, read_config
-from mixcd.errors import DataError, SettingError
+from mixcd.errors import DataError, SettingError, shorten
+from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.prior_dataset import PriorDataset
 from mixcd.run_setup import set_up
 from mixcd.sweep_method import BUILT_IN, ESTIMATORS, Method, ProbeSettings, choose_estimator
 from mixcd.sweep_run import RunSpec
 from mixcd.sweep_task import MakeTask, SweepTask
-from mixcd.toml_file import Section, apply_setting, nearest_name, read_toml, validate
-from mixcd.training_arguments import make_arguments
+from mixcd.toml_file import Section, apply_setting, end_sentence, nearest_name, read_toml, validate
+from mixcd.training_arguments import check_arguments, make_arguments, resolve_arguments
 
 SWEEP_FORMAT = 1
 
+_SET_BY_SWEEP = {
+    "max_steps": "all methods get the task's steps, less what their extra inference costs",
+    "seed": "it is the run's",
+}
+_NO_SAVING = {
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "logging_strategy": "no",
+    "load_best_model_at_end": False,
+    "disable_tqdm": True,
+}
+"""What a run of a sweep does not do, whatever the config of `mixcd train` says."""
 
-def require_shares(values: list[float]) -> list[float]:
-    """Refuse mix ratios outside (0, 1).
+
+def require_distinct(values: list[Any]) -> list[Any]:
+    """Refuse values that are named twice.
 
     Args:
-        values: The mix ratios.
+        values: The values.
 
     Returns:
         The same.
 
     Raises:
-        ValueError: If one lies outside.
+        ValueError: If one is there twice.
+    """
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(f"names {shorten(f'`{value}`' for value in twice)} twice, but each can be run once")
+    return values
+
+
+def require_shares(values: list[float]) -> list[float]:
+    """Refuse shares outside (0, 1), or named twice.
+
+    Args:
+        values: Mix ratios, or shares of the fine-tuned weights.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If one lies outside or is there twice.
     """
     if any(not 0 < value < 1 for value in values):
         raise ValueError(f"are {values}, but each must lie inside (0, 1)")
-    return values
+    return require_distinct(values)
 
 
 class ProbeConfig(Section):
@@ -68,7 +102,7 @@ class MethodConfig(Section):
     mix_ratios: list[float] | None = Field(None, min_length=1, description="Mix ratios of its own.")
     wise_ft: list[float] | None = Field(None, description="WiSE-FT shares of its own.")
 
-    @field_validator("mix_ratios")
+    @field_validator("mix_ratios", "wise_ft")
     @classmethod
     def _are_shares(cls, values: list[float] | None) -> list[float] | None:
         return values and require_shares(values)
@@ -91,14 +125,19 @@ class SweepConfig(Section):
     work: str = Field(min_length=1, description="A folder for base models and prediction caches.")
     methods: list[str] = Field(min_length=1, description="The methods, built in or described below.")
     mix_ratios: list[float] = Field(min_length=1, description="The mix ratios β.")
-    seeds: list[int] = Field(min_length=1, description="The seeds.")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(min_length=1, description="The seeds.")
     wise_ft: list[float] = Field([], description="Shares of the fine-tuned weights to judge averages with f at.")
     method: dict[str, MethodConfig] = Field({}, description="Methods of this sweep's own.")
 
-    @field_validator("mix_ratios")
+    @field_validator("mix_ratios", "wise_ft")
     @classmethod
     def _are_shares(cls, values: list[float]) -> list[float]:
         return require_shares(values)
+
+    @field_validator("methods", "seeds")
+    @classmethod
+    def _are_distinct(cls, values: list[Any]) -> list[Any]:
+        return require_distinct(values)
 
 
 def read_sweep(path: Path, settings: Sequence[str] = ()) -> SweepConfig:
@@ -112,7 +151,8 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> SweepConfig:
         The sweep.
 
     Raises:
-        SettingError: If the file cannot be read, for all its faults at once, or for a method that is unknown.
+        SettingError: If the file cannot be read, for all its faults at once, or for a method that is unknown or
+            contradicts itself.
     """
     values = read_toml(path)
     for setting in settings:
@@ -122,12 +162,10 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> SweepConfig:
     for name in sweep.methods:
         if name not in known:
             raise SettingError(
-                f"`{path}`: `methods` names `{name}`, which is unknown{nearest_name(name, known)}. Name a method that "
-                f"is built in, or describe it in a table `[method.{name}]`."
+                end_sentence(f"`{path}`: `methods` names `{name}`, which is unknown{nearest_name(name, known)}")
+                + f" Name a method that is built in, or describe it in a table `[method.{name}]`."
             )
-        method = resolve_method(sweep, name)
-        if method.estimator:
-            choose_estimator(method)
+        _require_sound(resolve_method(sweep, name), name)
     folder = path.resolve().parent
     places = {
         key: str((folder / Path(getattr(sweep, key).replace("{name}", sweep.name)).expanduser()).resolve())
@@ -138,6 +176,22 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> SweepConfig:
         for name, one in sweep.method.items()
     }
     return sweep.model_copy(update={**places, "method": trainers})
+
+
+def _require_sound(method: Method, name: str) -> None:
+    """Refuse now what would fail in the method's runs."""
+    try:
+        check_arguments(method.training)
+        if method.estimator:
+            choose_estimator(method)
+    except SettingError as error:
+        raise SettingError(f"`method.{name}`: {error}") from error
+    for key in method.training.keys() & _SET_BY_SWEEP.keys():
+        raise SettingError(f"`method.{name}.training.{key}` is not yours to set: {_SET_BY_SWEEP[key]}. Leave it out.")
+    if method.trainer_settings and not method.trainer:
+        raise SettingError(
+            f"`method.{name}` has `trainer_settings`, but names no `trainer` that takes them. Name it, or remove them."
+        )
 
 
 def resolve_method(sweep: SweepConfig, name: str) -> Method:
@@ -158,7 +212,9 @@ def resolve_method(sweep: SweepConfig, name: str) -> Method:
     wanted = sweep.method[name]
     like = wanted.like or (name if name in BUILT_IN else "uniform")
     if like not in BUILT_IN:
-        raise SettingError(f"`method.{name}.like` is `{like}`, which is unknown{nearest_name(like, BUILT_IN)}.")
+        raise SettingError(
+            end_sentence(f"`method.{name}.like` is `{like}`, which is unknown{nearest_name(like, BUILT_IN)}")
+        )
     changes = {
         key: getattr(wanted, key)
         for key in wanted.model_fields_set - {"like", "partition", "probe", "wise_ft", "mix_ratios"}
@@ -166,10 +222,18 @@ def resolve_method(sweep: SweepConfig, name: str) -> Method:
     if wanted.partition is not None:
         changes["partition"] = parse_partition(wanted.partition)
     if wanted.probe is not None:
-        changes["probe"] = ProbeSettings(**wanted.probe.model_dump())
+        changes["probe"] = _change_probe(BUILT_IN[like].probe, wanted.probe)
     return replace(
         BUILT_IN[like], **changes, wise_ft=tuple(sweep.wise_ft if wanted.wise_ft is None else wanted.wise_ft)
     )
+
+
+def _change_probe(like: ProbeSettings | None, wanted: ProbeConfig) -> ProbeSettings:
+    """The probe of the method that a method is like, with what is said of it; a new number takes the other's place."""
+    changes = {key: getattr(wanted, key) for key in wanted.model_fields_set}
+    if changes.keys() & {"sample_count", "samples_a_draw"}:
+        changes = {"sample_count": None, "samples_a_draw": None, **changes}
+    return replace(like or ProbeSettings(), **changes)
 
 
 def list_runs(sweep: SweepConfig) -> list[tuple[str, float, int]]:
@@ -229,19 +293,27 @@ def load_function(text: str) -> Callable[..., Any]:
         The function.
 
     Raises:
-        SettingError: If there is no such file or function.
+        SettingError: If there is no such file or function, or the file cannot be loaded.
     """
     file, _, name = text.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise SettingError(f"There is no file `{file}`. Write FILE.py:FUNCTION, seen from the sweep's folder.")
+        raise SettingError(f"There is no file `{file or text}`. Write FILE.py:FUNCTION, seen from the sweep's folder.")
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    module = importlib.import_module(path.stem)
+    try:
+        module = importlib.import_module(path.stem)
+    except Exception as error:  # it is anyone's code
+        raise SettingError(
+            f"`{file}` cannot be loaded: {type(error).__name__}: {error}. It must be a Python file that can be "
+            "imported. Correct it."
+        ) from error
+    if Path(module.__file__ or "").resolve() != path.resolve():
+        raise SettingError(f"`{file}` bears the name of another module, `{module.__file__}`. Rename the file.")
     function = getattr(module, name, None)
     if not callable(function):
         functions = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
-        raise SettingError(f"`{file}` has no function `{name}`{nearest_name(name, functions)}.")
+        raise SettingError(end_sentence(f"`{file}` has no function `{name}`{nearest_name(name, functions)}"))
     found: Callable[..., Any] = function
     return found
 
@@ -265,26 +337,33 @@ def find_task(sweep: SweepConfig) -> MakeTask:
         raise SettingError(
             f"`{sweep.task}` sets no `training.max_steps`, but a sweep compares methods at equal compute. Set it."
         )
-    return lambda seed, folder: _task_of_config(Path(sweep.task), config.training, seed, folder)
+    return lambda seed, folder: _task_of_config(Path(sweep.task), seed, folder)
 
 
-def _task_of_config(path: Path, training: Mapping[str, Any], seed: int, folder: Path) -> SweepTask:
+def _task_of_config(path: Path, seed: int, folder: Path) -> SweepTask:
     config = read_config(path, [f"training.seed={seed}", f"run={json.dumps(str(folder / 'run'))}"])
     setup = set_up(config, make_arguments(config))
     trainer = setup.trainer
     if setup.held_out_prior is None or trainer.eval_dataset is None:
         raise DataError(f"`{path}` holds out no data of one of the tasks, but a sweep judges on them. Set `held_out`.")
     model: Any = trainer.model
+    arguments = {key: value for key, value in resolve_arguments(config).items() if key != "output_dir"}
     return SweepTask(
         model=model.cpu(),
         new=trainer.train_dataset,
         prior=setup.prior,
-        held_out_new=trainer.eval_dataset,
-        held_out_prior=setup.held_out_prior,
-        training=training,
+        held_out_new=_shuffle(trainer.eval_dataset, seed),
+        held_out_prior=_shuffle(setup.held_out_prior, seed),
+        training={**arguments, **_NO_SAVING},
         collate_fn=trainer.data_collator,
         processing_class=trainer.processing_class,
     )
+
+
+def _shuffle(data: Any, seed: int) -> list[Any]:
+    """The rows in random order, so that the validation and the test half are alike."""
+    rows = PriorDataset(data)
+    return rows.rows(keyed_generator(seed, 0, Stream.CONTROLS).permutation(len(rows)).tolist())
 
 
 def _common_features(sweep: SweepConfig) -> int:

@@ -1,7 +1,6 @@
 """The results of a sweep: one Parquet file, one row a run."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,8 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         DataError: If it is no results file, or one of another version.
     """
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            table = file.read()
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(
             f"`{path}` cannot be read as a results file: {error}. It must be what `mixcd sweep` wrote. Check the path, "
@@ -93,15 +93,6 @@ def write_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     replace_file(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
 
 
-def dump_settings(settings: Mapping[str, Any]) -> str:
-    """Write settings as JSON that is equal for equal settings.
-
-    Args:
-        settings: Plain values by name.
-    """
-    return json.dumps(settings, sort_keys=True, ensure_ascii=False)
-
-
 def run_key(row: Mapping[str, Any]) -> tuple[str, float, int]:
     """What tells the runs of one results file apart: method, mix ratio, seed.
 
@@ -109,12 +100,3 @@ def run_key(row: Mapping[str, Any]) -> tuple[str, float, int]:
         row: A row.
     """
     return str(row["method"]), float(row["mix_ratio"]), int(row["seed"])
-
-
-def finished_runs(rows: Iterable[Mapping[str, Any]]) -> set[tuple[str, float, int]]:
-    """Return the keys of the runs that some rows hold.
-
-    Args:
-        rows: Rows of a results file.
-    """
-    return {run_key(row) for row in rows}

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from mixcd.errors import SettingError
+from mixcd.errors import DataError, SettingError
 from mixcd.evaluation import TaskChange, compare_correctness
 from mixcd.prior_dataset import PriorDataset
 from mixcd.probe import Probe, probe_cost
@@ -33,6 +33,7 @@ MakeTrainer = Callable[[SweepTask, Mapping[str, Any], dict[str, Any]], Trainer]
 
 _PACKAGES = ("mixcd", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
 _LENGTH_ROWS = 500
+_LEAST_HELD_OUT = 2
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,30 @@ class RunSpec:
     mix_ratio: float
     seed: int
     features: int
+
+
+def require_task(task: Any) -> None:
+    """Refuse what a task function returned when no run could be made of it.
+
+    Args:
+        task: What it returned.
+
+    Raises:
+        SettingError: If it is no task, or sets no steps.
+        DataError: If it holds out too few rows for a validation and a test half.
+    """
+    if not isinstance(task, SweepTask):
+        raise SettingError(f"The task function returned a {type(task).__name__}, but it must return a `SweepTask`.")
+    if int(task.training.get("max_steps", 0)) < 1:
+        raise SettingError(
+            "The task's `training` sets no `max_steps`, but a sweep compares methods at equal compute. Set it."
+        )
+    for name in ("held_out_prior", "held_out_new"):
+        if len(PriorDataset(getattr(task, name), name)) < _LEAST_HELD_OUT:
+            raise DataError(
+                f"The task's `{name}` has fewer than {_LEAST_HELD_OUT} rows, but choices are made on one half of them "
+                "and results reported on the other. Hold out more."
+            )
 
 
 class Judge:
@@ -105,13 +130,13 @@ def run_once(
         The run's row of the results, and one for each average with the base model; without task and method names.
 
     Raises:
+        SettingError: If a probe costs so much that no step is left.
         RehearsalError: Whatever `attach` raises.
     """
     method = spec.method
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    probe, extra = _make_probe(method.probe, task, spec.mix_ratio)
-    wanted_steps = int(task.training["max_steps"])
-    steps = int(wanted_steps / (1 + extra)) if method.probe and method.probe.is_charged else wanted_steps
+    probe, extra = _make_probe(method, task, spec.mix_ratio)
+    steps = _count_steps(task, method.probe, extra)
     set_seed(spec.seed)
     arguments = trainer_arguments(task, folder, method.training, steps, spec.seed)
     trainer = make_trainer(task, method.trainer_settings, arguments)
@@ -216,12 +241,25 @@ def _name_model(method: Method) -> str:
     return f"{owner}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
-def _make_probe(settings: ProbeSettings | None, task: SweepTask, mix_ratio: float) -> tuple[Probe | None, float]:
+def _count_steps(task: SweepTask, probe: ProbeSettings | None, extra: float) -> int:
+    """The steps of a run: a charged probe costs some, so that all runs take as much compute."""
+    wanted = int(task.training["max_steps"])
+    steps = int(wanted / (1 + extra)) if probe and probe.is_charged else wanted
+    if steps < 1:
+        raise SettingError(
+            f"The method's probe costs {extra:.3g} times the training, so none of {wanted} steps is left. Probe fewer "
+            "samples, or less often."
+        )
+    return steps
+
+
+def _make_probe(method: Method, task: SweepTask, mix_ratio: float) -> tuple[Probe | None, float]:
     """The probe of a run, and what it costs as a share of training."""
+    settings, training = method.probe, {**task.training, **method.training}
     if settings is None:
         return None, 0.0
-    rows = int(task.training.get("per_device_train_batch_size", 8))
-    rows *= int(task.training.get("gradient_accumulation_steps", 1))
+    rows = int(training.get("per_device_train_batch_size", 8))
+    rows *= int(training.get("gradient_accumulation_steps", 1))
     sample_count = settings.sample_count or round((settings.samples_a_draw or 1) * mix_ratio * rows)
     probe = Probe(max(1, sample_count), settings.every, cast(Any, settings.use))
     prior_tokens, new_tokens = _mean_length(task.prior), _mean_length(task.new)

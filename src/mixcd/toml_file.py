@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -175,23 +175,30 @@ def _describe(kind: type[Section], fault: Any, place: str) -> str:
 
 def _place_of(kind: type[Section], fault: Any) -> str:
     """A dotted key, without the names that pydantic adds for the kinds of a union."""
-    *above, last = fault["loc"] or ("",)
-    model: Any = kind
-    parts = []
-    for part in above + [last] * (fault["type"] != "extra_forbidden"):
-        fields = getattr(model, "model_fields", {})
-        if isinstance(part, int) or part in fields:
-            parts.append(str(part))
-            model = _model_in(fields[part].annotation) if part in fields else model
-    return ".".join([*parts, *[str(last)] * (fault["type"] == "extra_forbidden")])
+    location = fault["loc"] or ("",)
+    if fault["type"] == "extra_forbidden":
+        return ".".join([*_follow(kind, location[:-1])[0], str(location[-1])])
+    return ".".join(_follow(kind, location)[0])
 
 
 def _fields_at(kind: type[Section], location: Sequence[str | int]) -> list[str]:
+    return list(getattr(_follow(kind, location)[1], "model_fields", {}))
+
+
+def _follow(kind: type[Section], location: Sequence[str | int]) -> tuple[list[str], Any]:
+    """The keys of a location that pydantic tells, and the section that it leads to."""
     model: Any = kind
+    keys, is_name = [], False
     for part in location:
-        if isinstance(part, str) and part in getattr(model, "model_fields", {}):
-            model = _model_in(model.model_fields[part].annotation)
-    return list(getattr(model, "model_fields", {}))
+        fields = getattr(model, "model_fields", {})
+        if isinstance(part, int) or is_name:
+            keys.append(str(part))
+            is_name = False
+        elif part in fields:
+            keys.append(part)
+            model = _model_in(fields[part].annotation)
+            is_name = model is not None and get_origin(fields[part].annotation) is dict
+    return keys, model
 
 
 def _model_in(annotation: Any) -> Any:

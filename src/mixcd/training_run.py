@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from mixcd.config import Config, list_values, parse_partition, read_config, render
+from mixcd.config import Config, list_values, read_config, render
 from mixcd.errors import WRONG_PLACE, RehearsalError, RunFolderError, SettingError, shorten
 from mixcd.lock_folder import lock_folder
 from mixcd.model_loading import load_model
@@ -235,7 +235,7 @@ def attach_rehearsal(config: Config, setup: RunSetup) -> Rehearsal:
         setup.trainer,
         setup.prior,
         mix_ratio=wanted.mix_ratio,
-        partition=parse_partition(wanted.partition),
+        partition=config.partition if wanted.partition else None,
         estimator=wanted.estimator,
         held_out=setup.held_out_prior,
         cache_dir=config.cache_folder,

@@ -153,7 +153,7 @@ def test_the_state_comes_back_from_json_bit_for_bit(steps, discount):
     assert back.damaged_count.tobytes() == state.damaged_count.tobytes()
 
 
-# --- data in which the factors are independent given damaged, and given undamaged --------------------------------------
+# --- data in which the factors are independent given damaged, and given undamaged -----------------------------------
 
 
 def make_independent_data(seed, bins=8, samples=20_000):

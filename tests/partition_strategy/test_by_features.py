@@ -106,7 +106,7 @@ def test_memory_mapped_features_give_the_same_bins(tmp_path):
     "product", [ByFeatures(6) * ByColumn("label"), ByColumn("label") * ByFeatures(6)], ids=["first", "second"]
 )
 def test_a_product_crosses_the_clusters(product):
-    features, truth = make_blobs()
+    features, _ = make_blobs()
     label = np.arange(600) % 2
     partition = product.assign(PriorTable(np.zeros(600), {"label": label}, features))
     assert isinstance(product, Combined)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mixcd.config import parse_partition, read_config
+from mixcd.config import read_config
 from mixcd.errors import RunFolderError, SettingError, shorten
 from mixcd.evaluation import Evaluation
 from mixcd.held_out import collect_held_out, evaluate_held_out, predict_held_out
@@ -44,7 +44,7 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
     setup = set_up(config, make_arguments(config))
     if setup.held_out_prior is None:
         raise SettingError(f"The run `{run}` held out no prior data, so there is nothing to judge on. Set `held_out`.")
-    strategy, trainer = parse_partition(config.rehearsal.partition), setup.trainer
+    strategy, trainer = config.partition, setup.trainer
     judged: Any = load_model(config.model, tuned, "--model")
     base: Any = trainer.model
     if judged.config.label2id != base.config.label2id:

@@ -32,7 +32,7 @@ path = {model}
 
 [rehearsal]
 mix_ratio = 0.25  # share of prior samples in every batch
-partition = ["loss:10"]  # ten bins of the base model's loss; add "column:NAME" to combine{columns}
+# partition = ["loss:10"]  # draw by bins instead of by sample: ten bins of loss; "column:NAME" to combine{columns}
 # estimator = "uniform"  # plain rehearsal, to compare with
 
 [training]  # transformers.TrainingArguments, any of them

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 
-from mixcd.config import Config, parse_partition
-from mixcd.estimator_choice import choose_feature_count
+from mixcd.config import Config
+from mixcd.estimator_choice import choose_feature_count, choose_named
 from mixcd.prediction_cache import read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import LEAST_SHARE_RIGHT, cache_predictions, require_enough_right
@@ -35,9 +37,12 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     setup = set_up(config, make_arguments(config))
     folder.drop_empty()
     trainer, wanted = setup.trainer, config.rehearsal
-    partition = parse_partition(wanted.partition)
-    columns = dict.fromkeys((*partition.column_names, *wanted.cache_columns))
-    feature_count = choose_feature_count(wanted.estimator, partition)
+    columns = dict.fromkeys((*config.partition.column_names, *wanted.cache_columns))
+    model = cast(torch.nn.Module, trainer.model)
+    estimator = choose_named(
+        wanted.estimator, config.partition if wanted.partition else None, model, config.cache_folder
+    )
+    feature_count = choose_feature_count(estimator, config.partition)
     prior_pass = replace(prior_pass_of(trainer, PriorDataset(setup.prior)), feature_count=feature_count)
     with trainer.accelerator.autocast():
         manifest, forward_count = cache_predictions(

@@ -1,12 +1,13 @@
 """`mixcd sweep`: runs a sweep, and shows how far it is."""
 
+import errno
 import os
 import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -16,6 +17,8 @@ from mixcd.errors import SweepError
 from mixcd.stop_signals import Stopped, StopSignals
 from mixcd.sweep import SweepProgress, run_sweep
 from mixcd.sweep_config import read_sweep
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sweep_and_show(path: Path, settings: Sequence[str], workers: int | None) -> None:
@@ -37,7 +40,7 @@ def sweep_and_show(path: Path, settings: Sequence[str], workers: int | None) -> 
 
     def show(progress: SweepProgress) -> None:
         if console.is_terminal:
-            live.update(make_progress_table(progress))
+            live.update(Group(make_progress_table(progress), Text(describe_progress(progress))), refresh=True)
         elif not shown or shown[-1] != len(progress.finished) + len(progress.failed):
             shown.append(len(progress.finished) + len(progress.failed))
             console.print(describe_progress(progress), markup=False, highlight=False, soft_wrap=True)
@@ -49,7 +52,15 @@ def sweep_and_show(path: Path, settings: Sequence[str], workers: int | None) -> 
         except Stopped as stopped:
             message = f"Stopped. Finished runs are in `{sweep.results}`; the same command makes the others."
             raise Stopped(stopped.signal_number, message) from None
-        live.update(Text(describe_progress(progress)), refresh=True)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            raise SweepError(
+                f"`{error.filename}` cannot be written: {error.strerror}. Runs that were finished before are kept. "
+                "Free some space; the same command makes the others."
+            ) from error
+        if console.is_terminal:
+            live.update(Text(describe_progress(progress)), refresh=True)
     if progress.failed:
         (method, mix_ratio, seed), reason = next(iter(progress.failed.items()))
         raise SweepError(
@@ -69,7 +80,7 @@ def make_progress_table(progress: SweepProgress) -> Table:
     wanted = Counter(run[:2] for run in progress.runs)
     finished = Counter(run[:2] for run in progress.finished)
     mix_ratios = sorted({mix_ratio for _, mix_ratio in wanted})
-    table = Table("method", *(f"β {mix_ratio:g}" for mix_ratio in mix_ratios), caption=describe_progress(progress))
+    table = Table("method", *(f"β {mix_ratio:g}" for mix_ratio in mix_ratios))
     for method in dict.fromkeys(method for method, _ in wanted):
         cells = [
             f"{finished[method, mix_ratio]} / {wanted[method, mix_ratio]}" if (method, mix_ratio) in wanted else ""

@@ -1,0 +1,162 @@
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
+from mixcd.errors import SettingError
+from mixcd.estimator_choice import (
+    FEATURES,
+    EstimatorName,
+    choose_feature_count,
+    choose_floor,
+    make_drift_estimator,
+    make_estimator,
+    require_estimator,
+)
+from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
+from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import PriorPredictions
+from mixcd.sampling_scheduler import FLOOR
+
+COUNT = 60
+PRIOR = PriorDataset([{"label": number % 3, "topic": f"t{number % 2}"} for number in range(COUNT)])
+PARTITION = ByPriorLoss(5) * ByColumn("topic")
+
+
+def make_predictions(cached=COUNT, arrays=True):
+    rng = np.random.default_rng(0)
+    return PriorPredictions(
+        sample_count=COUNT,
+        sample_ids=np.sort(rng.choice(COUNT, cached, replace=False)),
+        loss=rng.exponential(size=cached),
+        correct=rng.random(cached) < 0.8,
+        prediction=rng.integers(0, 3, cached),
+        token_count=np.ones(cached, int),
+        columns={},
+        sources={},
+        forward_count=0,
+        arrays={
+            "logits": rng.normal(size=(cached, 3)).astype(np.float16),
+            "features": rng.normal(size=(cached, 4)).astype(np.float16),
+        }
+        if arrays
+        else {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "smoothing"),
+    [
+        ("auto", CountEstimator, "beta"),
+        ("counts", CountEstimator, "beta"),
+        ("shrunk", CountEstimator, "shrunk"),
+        ("paper", CountEstimator, "raw"),
+        ("uniform", CountEstimator, "beta"),
+        ("factored", FactoredEstimator, None),
+        ("drift", DriftEstimator, None),
+    ],
+)
+def test_every_name_makes_its_estimator(name, kind, smoothing):
+    require_estimator(name)
+    estimator, bins = make_estimator(name, PARTITION, PRIOR, make_predictions())
+    assert type(estimator) is kind
+    assert getattr(estimator, "smoothing", None) == smoothing
+    assert bins.bin_count == (1 if name == "uniform" else 10)
+
+
+def test_all_names_are_tested_here():
+    assert set(get_args(EstimatorName)) == {"auto", "counts", "shrunk", "paper", "uniform", "factored", "drift"}
+
+
+@pytest.mark.parametrize("name", get_args(EstimatorName))
+@pytest.mark.parametrize("cached", [COUNT, 40])
+def test_every_estimator_weighs_every_sample_even_without_a_prediction(name, cached):
+    estimator, bins = make_estimator(name, PARTITION, PRIOR, make_predictions(cached))
+    weights = estimator.damage_probability(estimator.belief(estimator.init()), np.arange(COUNT))
+    assert weights.shape == (COUNT,)
+    assert (weights >= 0).all()
+    assert (bins.bin_ids >= 0).sum() == cached
+
+
+def test_a_factored_estimator_has_a_table_for_each_part_of_the_partition():
+    estimator, _ = make_estimator("factored", PARTITION, PRIOR, make_predictions())
+    assert [part.bin_count for part in estimator.partitions] == [5, 2]
+    alone, _ = make_estimator("factored", ByPriorLoss(5), PRIOR, make_predictions())
+    assert [part.bin_count for part in alone.partitions] == [5]
+
+
+def test_a_function_is_given_the_bins_and_the_predictions():
+    predictions, given = make_predictions(), []
+
+    def make(bins, what):
+        given.append((bins, what))
+        return CountEstimator(bins, what.base_correct, discount=0.5)
+
+    require_estimator(make)
+    estimator, bins = make_estimator(make, PARTITION, PRIOR, predictions)
+    assert estimator.discount == 0.5
+    assert given == [(bins, predictions)]
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(SettingError) as failure:
+        require_estimator("count")
+    assert str(failure.value) == (
+        '`estimator` is \'count\', but only "auto", "counts", "shrunk", "factored", "drift", "paper" and "uniform" '
+        "have names. Pass one of them, or a function from (partition, predictions) to an estimator."
+    )
+
+
+def test_drift_without_cached_features_is_refused():
+    with pytest.raises(SettingError) as failure:
+        make_drift_estimator(make_predictions(arrays=False))
+    assert str(failure.value) == (
+        "The drift estimator needs logits and features of the base model, but none were cached. Pass `features=64` to "
+        '`attach`, or `estimator="drift"`, which asks for them.'
+    )
+
+
+def test_drift_takes_its_settings():
+    estimator = make_drift_estimator(make_predictions(), discount=0.9, ridge=1.0, noise=0.0, score="product")
+    assert (estimator.discount, estimator.ridge, estimator.noise, estimator.score) == (0.9, 1.0, 0.0, "product")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "strategy", "count"),
+    [
+        ("drift", ByPriorLoss(), FEATURES),
+        ("counts", ByFeatures(4), FEATURES),
+        ("counts", ByPriorLoss() * ByFeatures(4), FEATURES),
+        ("counts", ByPriorLoss(), 0),
+        (lambda bins, predictions: None, ByPriorLoss(), 0),
+    ],
+)
+def test_features_are_cached_when_something_reads_them(estimator, strategy, count):
+    assert choose_feature_count(estimator, strategy) == count
+    assert choose_feature_count(estimator, strategy, 7) == 7
+    assert choose_feature_count(estimator, strategy, 0) == 0
+
+
+def test_fewer_than_no_features_are_refused():
+    with pytest.raises(SettingError) as failure:
+        choose_feature_count("drift", ByPriorLoss(), -1)
+    assert str(failure.value) == (
+        "`features` is -1, but it is a number of features a sample. Pass such as 64, or 0 for none."
+    )
+
+
+def test_the_floor_is_the_estimators_own_unless_said():
+    assert choose_floor("paper", None) == 0.0
+    assert choose_floor("counts", None) == choose_floor(lambda bins, predictions: None, None) == FLOOR
+    assert [choose_floor("paper", floor) for floor in (0, 0.3, 1)] == [0, 0.3, 1]
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_floor_that_is_no_share_is_refused(floor):
+    with pytest.raises(SettingError) as failure:
+        choose_floor("counts", floor)
+    assert str(failure.value) == (
+        f"`floor` is {floor}, but it is a share of the draws, between 0 and 1. Pass such as 0.05: the share of "
+        "rehearsed samples that is drawn uniformly."
+    )
