@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,88 @@ def _counts(count: int, **settings: Any) -> MakeEstimator:
     return lambda arrays: CountEstimator(_bins(arrays, count), arrays["base_correct"], **settings)
 
 
+@dataclass(frozen=True)
+class Tracked:
+    """The state of `ProcessNoise`: coefficients, their covariance over s², and the drift estimator's own state."""
+
+    coefficients: Floats
+    covariance: Floats
+    drift: Any
+
+
+@dataclass(frozen=True)
+class ProcessNoise:
+    """Recursive least squares in which the coefficients wander by q a step, in the place of the discount."""
+
+    drift: DriftEstimator
+    wander: float
+
+    def init(self) -> Tracked:
+        """Return no drift, known as well as the ridge says."""
+        state = self.drift.init()
+        return Tracked(state.cross, np.eye(len(state.cross)) / self.drift.ridge, state)
+
+    def update(self, state: Tracked, observation: Observation) -> Tracked:
+        """Take in one step: wander, then correct by the gain."""
+        assert observation.logits is not None  # noqa: S101
+        ids = observation.sample_ids
+        phi = np.hstack([self.drift.features[ids], np.ones((ids.size, 1))]).astype(np.float64)
+        covariance = state.covariance + self.wander * np.eye(len(state.covariance))
+        error = observation.logits - self.drift.base_logits[ids] - phi @ state.coefficients
+        gain = covariance @ phi.T @ np.linalg.inv(np.eye(ids.size) + phi @ covariance @ phi.T)
+        covariance = covariance - gain @ phi @ covariance
+        learnt = self.drift.update(state.drift, observation)  # for its residual spread s²
+        return Tracked(state.coefficients + gain @ error, (covariance + covariance.T) / 2, learnt)
+
+    def belief(self, state: Tracked) -> Belief:
+        """Return what `DriftEstimator` returns."""
+        return state.coefficients, state.covariance, state.drift.squared_error / state.drift.weight
+
+    def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
+        """Return the chance of damage."""
+        return self.drift.damage_probability(belief, sample_ids)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """The state of `Memory`: the drift estimator's, and each sample's last forecast error, fading."""
+
+    drift: Any
+    error: Floats
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Adds to a sample's forecast what it was off by when the sample was last seen, fading from step to step."""
+
+    drift: DriftEstimator
+    fading: float
+
+    def init(self) -> Remembered:
+        """Return no errors."""
+        return Remembered(self.drift.init(), np.zeros(self.drift.base_logits.shape))
+
+    def update(self, state: Remembered, observation: Observation) -> Remembered:
+        """Take in one step."""
+        assert observation.logits is not None  # noqa: S101
+        ids = observation.sample_ids
+        learnt = self.drift.update(state.drift, observation)
+        phi = np.hstack([self.drift.features[ids], np.ones((ids.size, 1))]).astype(np.float64)
+        error = self.fading * state.error
+        error[ids] = observation.logits - self.drift.base_logits[ids] - phi @ self.drift.belief(learnt)[0]
+        return Remembered(learnt, error)
+
+    def belief(self, state: Remembered) -> Belief:
+        """Return the drift estimator's belief and the errors."""
+        return (*self.drift.belief(state.drift), state.error)
+
+    def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
+        """Return the chance of damage of the corrected forecast."""
+        *drift, error = belief
+        shifted = self.drift.base_logits + error.astype(np.float32)
+        return replace(self.drift, base_logits=shifted).damage_probability(tuple(drift), sample_ids)
+
+
 ESTIMATORS: Mapping[str, MakeEstimator] = {
     "uniform": lambda arrays: FixedWeights(np.ones(arrays["prediction"].size)),
     "right-only": lambda arrays: FixedWeights(arrays["base_correct"].astype(np.float64)),
@@ -232,6 +314,10 @@ ESTIMATORS: Mapping[str, MakeEstimator] = {
     "drift, + labels": _drift(_with_labels),
     "drift, + labels × confidence": _drift(_with_confidence),
     "drift, logits only": _drift(lambda arrays: _with_logits(arrays)[:, 64:]),
+    "drift, process noise .001": lambda arrays: ProcessNoise(_drift()(arrays), 0.001),
+    "drift, process noise .01": lambda arrays: ProcessNoise(_drift()(arrays), 0.01),
+    "drift, memory fading .98": lambda arrays: Memory(_drift()(arrays), 0.98),
+    "drift, memory fading .9": lambda arrays: Memory(_drift()(arrays), 0.9),
     "drift, + logits, noise 0": _drift(_with_logits, noise=0.0),
     "drift, + logits, product": _drift(_with_logits, score="product"),
 }

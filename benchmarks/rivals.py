@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import Trainer
 
 from mixcd.batched_inference import collate
+from mixcd.errors import SettingError
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.prior_dataset import PriorDataset
 from mixcd.rehearsal import Rehearsal
@@ -64,7 +65,11 @@ class DistillingTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **rest: Any) -> Any:
         """Return the trainer's own loss with the distance from the base model's predictions."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **rest)
-        assert self.rehearsal is not None  # noqa: S101
+        if self.rehearsal is None or "logits" not in self.rehearsal.predictions.arrays:
+            raise SettingError(
+                "Distillation needs the base model's logits of the rehearsed samples, but none are cached. Let the "
+                "method rehearse, with `features = 64` or so: logits are cached with them."
+            )
         sample_ids = self.rehearsal.batch_sample_ids
         rehearsed = sample_ids >= 0
         if rehearsed.any():

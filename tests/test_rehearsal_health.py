@@ -251,3 +251,15 @@ def test_several_signs_show_together():
     history = observe_windows(10, 40)
     vitals = replace(HEALTHY, lift_high=1.01, effective_bins=1.0)
     assert set(find(history, vitals)) == {"no signal", "too aggressive", "unstable"}
+
+
+def test_signs_that_speak_of_bins_are_not_told_of_an_estimator_that_draws_by_sample():
+    sizes = np.array([100, 100])
+    history = empty_history(2)
+    for step in range(100):
+        damaged = np.array([0.0, 0.0]) if step < 50 else np.array([2.0, 2.0])
+        history = add_step(history, DamageCounts(np.array([4.0, 4.0]), damaged), sizes)
+    partition = Partition(np.repeat([0, 1], 100), ("a", "b"))
+    vitals = measure_vitals(history, partition, np.arange(200), np.full(200, 1 / 200))
+    assert {"no signal", "unstable"} <= find_failure_signs(history, vitals, sizes).keys()
+    assert not find_failure_signs(history, vitals, sizes, draws_by_bins=False)

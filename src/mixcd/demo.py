@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from mixcd.demo_data import LABELS, Tweets, find_minilm, load_tweets
 from mixcd.demo_result import CorrectFlags, DemoResult, DemoRun, JudgedRun, draw_picture, judge
 from mixcd.errors import SettingError
-from mixcd.estimator_choice import EstimatorName
+from mixcd.estimator_choice import FEATURES, EstimatorName
 from mixcd.evaluation import compare_correctness
 from mixcd.prior_dataset import PriorDataset
 from mixcd.rehearsal import Rehearsal, attach
@@ -129,7 +129,14 @@ class _Bench:
         rehearsal = None
         if estimator is not None:
             cache = self._output / "mixcd-cache"
-            rehearsal = attach(trainer, self._rows["prior"], mix_ratio=MIX_RATIO, estimator=estimator, cache_dir=cache)
+            rehearsal = attach(
+                trainer,
+                self._rows["prior"],
+                mix_ratio=MIX_RATIO,
+                estimator=estimator,
+                cache_dir=cache,
+                features=FEATURES,  # all runs share one cache
+            )
             self.prior_pass_forward_count += rehearsal.predictions.forward_count
         before, start = len(forwards), time.perf_counter()
         trainer.train()

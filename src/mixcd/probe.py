@@ -60,7 +60,7 @@ def choose_probed(probe: Probe, sample_count: int, seed: int, step: int) -> Ids 
 
     Example:
         >>> choose_probed(Probe(3, every=10), 100, seed=0, step=20)
-        array([40, 54, 84])
+        array([43, 82, 94])
         >>> choose_probed(Probe(3, every=10), 100, seed=0, step=21) is None
         True
     """

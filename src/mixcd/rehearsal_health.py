@@ -43,7 +43,8 @@ class Vitals:
     """How rehearsal is doing.
 
     Args:
-        damage_rate: Estimated share of the whole prior data that is damaged, over the last 50 to 100 steps.
+        damage_rate: Estimated share of the whole prior data that is damaged, over the last 50 to 100 steps; too
+            high when an estimator picks the damaged samples of a bin, as the drift estimator does.
         yield_rate: Share of the rehearsed samples found damaged, over the same steps.
         lift: Noise-corrected lift of the bins over all steps; NaN until damage was seen.
         lift_high: Its upper 95 % bound.
@@ -128,13 +129,19 @@ def measure_vitals(history: DamageHistory, partition: Partition, candidate_ids: 
     )
 
 
-def find_failure_signs(history: DamageHistory, vitals: Vitals, bin_sizes: Ids) -> dict[str, str]:
+def find_failure_signs(
+    history: DamageHistory, vitals: Vitals, bin_sizes: Ids, draws_by_bins: bool = True
+) -> dict[str, str]:
     """Say what looks wrong: what was seen, and what to try.
+
+    An estimator that draws by sample picks the damaged ones of a bin, so the rates of bins rise as it learns and
+    say nothing of the bins: "no signal" and "unstable" are not told of it.
 
     Args:
         history: What was observed so far.
         vitals: The vitals after it.
         bin_sizes: The number of prior samples in each bin, shape (bins,).
+        draws_by_bins: Whether draws are uniform inside a bin.
 
     Returns:
         One line for each sign that shows, by its name: "no signal", "too aggressive", "unstable".
@@ -142,7 +149,7 @@ def find_failure_signs(history: DamageHistory, vitals: Vitals, bin_sizes: Ids) -
     signs = {}
     if bin_sizes.size > 1:
         observed = history.total.observed_count.sum()
-        if observed >= LEAST_OBSERVED and vitals.lift_high < LEAST_LIFT:
+        if draws_by_bins and observed >= LEAST_OBSERVED and vitals.lift_high < LEAST_LIFT:
             signs["no signal"] = (
                 f"No signal: after {observed:.0f} observations the lift of the {bin_sizes.size} bins is at most "
                 f"{vitals.lift_high:.2f}, so damage falls evenly on them. Try another `partition`, such as a column of "
@@ -160,7 +167,12 @@ def find_failure_signs(history: DamageHistory, vitals: Vitals, bin_sizes: Ids) -
             )
     earlier, recent = (_mean_rate(counts, bin_sizes) for counts in (history.earlier, history.recent))
     window_is_full = history.step_count % WINDOW == 0
-    if window_is_full and recent > 2 * earlier and history.recent.damaged_count.sum() >= LEAST_DAMAGED:
+    if (
+        draws_by_bins
+        and window_is_full
+        and recent > 2 * earlier
+        and history.recent.damaged_count.sum() >= LEAST_DAMAGED
+    ):
         signs["unstable"] = (
             f"Unstable: the damage rate rose from {earlier:.1%} to {recent:.1%} within {2 * WINDOW} steps. Try a lower "
             "learning rate or a larger `mix_ratio`."

@@ -86,6 +86,8 @@ class DriftEstimator:
 
     reads_logits: ClassVar[bool] = True
     """Observations must bring the fine-tuned model's logits."""
+    draws_by_bins: ClassVar[bool] = False
+    """Samples of one bin are told apart."""
 
     def __post_init__(self) -> None:
         if not 0 < self.discount <= 1:
