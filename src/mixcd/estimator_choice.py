@@ -48,6 +48,7 @@ def choose_named(
     partition: PartitionStrategy | None,
     model: torch.nn.Module,
     cache: Path,
+    features: int | None = None,
 ) -> EstimatorName | MakeEstimator:
     """Say what "auto" means: what measured best (`docs/results.md`) among those that can be had.
 
@@ -56,10 +57,11 @@ def choose_named(
         partition: What `attach` was given; None when the caller named none.
         model: The base model.
         cache: The folder of the prediction cache.
+        features: What `attach` was given.
 
     Returns:
         The estimator. In the place of "auto": "counts" when the caller named a partition to draw by, the model has
-        no linear layer to take features from, or the cache was made without features; else "drift".
+        no linear layer to take features from, or the cache has or shall have no features; else "drift".
 
     Raises:
         CacheError: If the folder holds something else than a cache.
@@ -68,7 +70,7 @@ def choose_named(
         return estimator
     has_head = any(isinstance(module, torch.nn.Linear) for module in model.modules())
     found = read_manifest(cache)
-    lacks_features = found is not None and bool(found.parts) and not found.arrays
+    lacks_features = features == 0 or (found is not None and bool(found.parts) and not found.arrays)
     chosen: EstimatorName = "drift" if partition is None and has_head and not lacks_features else "counts"
     return chosen
 

@@ -110,7 +110,7 @@ def attach(
     require_alike(trainer, prior)
     args = trainer.args
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
-    estimator = choose_named(estimator, partition, cast(torch.nn.Module, trainer.model), folder)
+    estimator = choose_named(estimator, partition, cast(torch.nn.Module, trainer.model), folder, features)
     feature_count = choose_feature_count(estimator, strategy, features)
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)

@@ -371,5 +371,7 @@ def _common_features(sweep: SweepConfig) -> int:
     from mixcd.estimator_choice import FEATURES
 
     methods = [resolve_method(sweep, name) for name in sweep.methods]
-    reads = any(one.estimator == "drift" or getattr(one.partition, "reads_features", False) for one in methods)
+    reads = any(
+        one.estimator in ("auto", "drift") or getattr(one.partition, "reads_features", False) for one in methods
+    )
     return FEATURES if reads else 0

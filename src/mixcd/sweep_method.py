@@ -25,7 +25,7 @@ class Method:
     Args:
         estimator: Who says what to rehearse: a name of `attach`, or one of the rivals; None for no rehearsal.
         settings: Changes to the estimator's own settings, for those that have some.
-        partition: The bins.
+        partition: The bins; None for the default, which leaves "auto" its choice.
         floor: ε of the draws; None for the estimator's own.
         lag: In steps; None for the default.
         features: Features a sample to cache; None for the default.
@@ -39,7 +39,7 @@ class Method:
 
     estimator: str | None = "uniform"
     settings: Mapping[str, Any] = field(default_factory=dict)
-    partition: PartitionStrategy = field(default_factory=ByPriorLoss)
+    partition: PartitionStrategy | None = None
     floor: float | None = None
     lag: int | None = None
     features: int | None = None
