@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import numpy as np
 from scipy.stats import t as student
 
 from mixcd.frontier_report import FrontierReport, PointReport, report_frontier
-from mixcd.frontier_runs import gather_runs, join_results
+from mixcd.frontier_runs import join_results
 from mixcd.replace_file import replace_file
 from mixcd.seed_interval import Estimate
+from mixcd.sweep_results import read_results
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -46,10 +48,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def read(kind: str, task: str, half: str = "test") -> FrontierReport | None:
-    """Report one results file; None when the sweep was not run."""
+@cache
+def read(kind: str, task: str, half: str = "test", against: str = "uniform") -> FrontierReport | None:
+    """Report one results file, without its averages with the base model; None when the sweep was not run."""
     path = RESULTS / f"{kind}-{task}.parquet"
-    return report_frontier(join_results([path]), half) if path.exists() else None
+    if not path.exists():
+        return None
+    rows = [row for row in read_results(path) if row["wise_ft"] == 1.0]
+    return report_frontier(join_results([rows]), half, against)
 
 
 def _matched(point: PointReport) -> str:
@@ -102,11 +108,8 @@ def _over_tasks(kind: str, tasks: Sequence[str], mix_ratio: float, names: Sequen
     for name in names:
         cells: dict[str, list[Estimate | None]] = {"prior": [], "new": [], "matched": []}
         for task in tasks:
-            path = RESULTS / f"{kind}-{task}.parquet"
-            if not path.exists():
-                continue
-            report = report_frontier(join_results([path]), "test", against)
-            for method in report.methods:
+            report = read(kind, task, "test", against)
+            for method in report.methods if report else ():
                 for point in method.points:
                     if method.name == name and point.mix_ratio == mix_ratio:
                         cells["prior"].append(point.prior_difference)
@@ -128,18 +131,18 @@ def _mean_of(estimates: Sequence[Estimate | None]) -> str:
 
 def fast_summary(against: str = "uniform") -> str:
     """The fast lane, all tasks together, one table a mix ratio."""
-    first = next(RESULTS / f"fast-{task}.parquet" for task in FAST_TASKS if (RESULTS / f"fast-{task}.parquet").exists())
-    names = [name for name in gather_runs(join_results([first]), "test") if name not in (against, "none")]
-    names = [name for name in names if "WiSE-FT" not in name]
-    return "\n".join(
+    reports = [report for task in FAST_TASKS if (report := read("fast", task))]
+    names = [method.name for method in reports[0].methods if method.name not in (against, "none")]
+    told = ", ".join(f"{report.task} ({report.base[0].seed_count} seeds)" for report in reports)
+    parts = (
         f"β = {BETAS[mix_ratio]}\n\n{_over_tasks('fast', FAST_TASKS, mix_ratio, names, against)}"
         for mix_ratio in (0.0625, 0.125, 0.25)
     )
+    return "\n".join([f"Tasks: {told}.\n", *parts])
 
 
 def against_paper(kind: str, tasks: Sequence[str]) -> str:
     """Drift against the paper's rule."""
-    names = ["counts", "drift", "drift-product"]
     names = ["counts", "drift", "drift-product"]
     return "\n".join(
         f"β = {BETAS[mix_ratio]}\n\n{_over_tasks(kind, tasks, mix_ratio, names, 'paper')}"
@@ -175,6 +178,8 @@ def audit() -> str:
 
 def scaling() -> str:
     """Prior sets of 10⁴ to 10⁷ samples, and the forward pass's share of a step."""
+    if not (RESULTS / "scaling.json").exists():
+        return "not run\n"
     figures = json.loads((RESULTS / "scaling.json").read_text("utf-8"))["figures"]
     sets = [
         [

@@ -417,3 +417,17 @@ def test_a_config_that_holds_nothing_out_is_refused(config_task, workspace):
     sweep = config_task(**{'path = "prior.csv"': 'path = "prior.csv"\nheld_out = 0.0'})
     with pytest.raises(DataError, match="holds out no data of one of the tasks, but a sweep judges on them"):
         find_task(sweep)(0, workspace / "work")
+
+
+def test_a_worker_reads_the_same_methods_from_what_it_is_sent(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_text(
+        'name = "a"\ntask = "t.py:make"\nresults = "r.parquet"\nwork = "w"\nmethods = ["none", "drift", "sharp"]\n'
+        'mix_ratios = [0.25]\nseeds = [0]\n[method.sharp]\nlike = "drift"\nsettings = { noise = 0.0 }\n'
+    )
+    sweep = read_sweep(path)
+    sent = SweepConfig.model_validate_json(sweep.model_dump_json(exclude_unset=True))
+    assert [resolve_method(sent, name) for name in sweep.methods] == [
+        resolve_method(sweep, name) for name in sweep.methods
+    ]
+    assert resolve_method(sent, "sharp").estimator == "drift"

@@ -89,9 +89,37 @@ def gather_runs(rows: Iterable[Row], half: Half) -> dict[str, MixRatios]:
     """
     found: dict[str, MixRatios] = {}
     for row in sorted(rows, key=lambda row: (row["method"], row["wise_ft"] != 1, row["wise_ft"], row["mix_ratio"])):
-        name = row["method"] if row["wise_ft"] == 1 else f"{row['method']} + WiSE-FT {row['wise_ft']:g}"
-        found.setdefault(name, {}).setdefault(row["mix_ratio"], {})[row["seed"]] = _read_run(row, half)
+        found.setdefault(name_method(row), {}).setdefault(row["mix_ratio"], {})[row["seed"]] = _read_run(row, half)
     return found
+
+
+def name_method(row: Row) -> str:
+    """Return the name of a row's method; an average with the base model is a method of its own.
+
+    Args:
+        row: A row.
+    """
+    return str(row["method"]) if row["wise_ft"] == 1 else f"{row['method']} + WiSE-FT {row['wise_ft']:g}"
+
+
+def keep_methods(rows: Sequence[Row], only: Sequence[str], needed: Iterable[str]) -> list[Row]:
+    """Keep the rows of some methods.
+
+    Args:
+        rows: Rows of one task.
+        only: Their names.
+        needed: More methods to keep, where they are there: those that are compared with.
+
+    Returns:
+        Their rows, in the same order.
+
+    Raises:
+        SettingError: If the results do not hold one of the first.
+    """
+    known = {name_method(row) for row in rows}
+    for name in only:
+        require_method(name, known, "`only`")
+    return [row for row in rows if name_method(row) in {*only, *needed}]
 
 
 def require_half(half: str) -> Half:

@@ -155,3 +155,12 @@ def test_wrong_requests_are_one_line_and_write_nothing(call, folder, arguments, 
     before = sorted(folder.rglob("*"))
     assert part in call(*arguments, code=2)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_only_the_methods_asked_for_are_shown_beside_those_compared_with(call, folder):
+    write_results(folder / "more.parquet", make_sweep(methods=(*ALL, "counts")))
+    whole, part = (json.loads(call("more.parquet", "--format", "json", *more)) for more in ((), ("--only", "drift")))
+    assert [method["name"] for method in part["methods"]] == ["drift", "none", "oracle-hard", "uniform"]
+    kept = [method for method in whole["methods"] if method["name"] == "drift"]
+    assert kept[0]["points"][0]["matched"] == part["methods"][0]["points"][0]["matched"]
+    assert "did you mean `drift`?" in call("more.parquet", "--only", "drif", code=2)

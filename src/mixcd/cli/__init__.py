@@ -204,6 +204,7 @@ def frontier(
     half: Annotated[str, typer.Option(help="The half of the held-out data: test or validation.")] = "test",
     against: Annotated[str, typer.Option(help="The method to compare with.")] = "uniform",
     oracle: Annotated[str | None, typer.Option(help="The oracle; oracle-hard by default, if it was run.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="METHOD", help="Show only this method; repeatable.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw an interactive page.")] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
@@ -212,7 +213,7 @@ def frontier(
     """Compare the methods of a sweep: prior against new score, seed by seed, with 95 % intervals."""
     from mixcd.cli.frontier import Pictures, show_frontier
 
-    show_frontier(results, half, against, oracle, Pictures(png, html, overwrite), output_format)
+    show_frontier(results, half, against, oracle, only or [], Pictures(png, html, overwrite), output_format)
 
 
 @app.command()

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from mixcd.errors import DataError, SettingError
 from mixcd.frontier_comparison import MatchedGain
-from mixcd.frontier_report import FrontierReport, plain_name, report_frontier
-from mixcd.frontier_runs import join_results, require_half
+from mixcd.frontier_report import ORACLE, PLAIN, FrontierReport, plain_name, report_frontier
+from mixcd.frontier_runs import join_results, keep_methods, require_half
 from mixcd.seed_interval import Estimate, Headroom
 from mixcd.sweep_results import read_results
 from mixcd.toml_file import end_sentence, nearest_name
@@ -37,7 +37,13 @@ class Pictures:
 
 
 def show_frontier(
-    files: Sequence[Path], half: str, against: str, oracle: str | None, pictures: Pictures, output_format: str
+    files: Sequence[Path],
+    half: str,
+    against: str,
+    oracle: str | None,
+    only: Sequence[str],
+    pictures: Pictures,
+    output_format: str,
 ) -> None:
     """Print what the results of a sweep say, and draw the pictures that are wanted.
 
@@ -46,6 +52,7 @@ def show_frontier(
         half: "test" or "validation".
         against: The reference method.
         oracle: The oracle; None for the default.
+        only: Methods to show beside those that are compared with; all when empty.
         pictures: Where to draw.
         output_format: "table" or "json".
 
@@ -59,7 +66,10 @@ def show_frontier(
         raise SettingError(end_sentence(told))
     chosen = require_half(half)
     _check_outputs(files, pictures)
-    report = report_frontier(join_results(map(_read, files)), chosen, against, oracle)
+    rows = join_results(map(_read, files))
+    if only:
+        rows = keep_methods(rows, only, (against, oracle or ORACLE, PLAIN))
+    report = report_frontier(rows, chosen, against, oracle)
     _draw(report, pictures)
     if output_format == "json":
         sys.stdout.write(json.dumps(asdict(report), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
