@@ -17,6 +17,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 import mixcd
 from mixcd.errors import DataError
 from mixcd.partition_strategy import ByColumn
+from tiny import make_model
+from workspace import make_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "tasks"
 ROWS = 400
@@ -41,8 +43,9 @@ def load(monkeypatch):
         return module
 
     yield load_file_of_tasks
-    for name in ("package_files", "task_data", "text_features"):
-        sys.modules.pop(name, None)
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "unknown").parent == FOLDER:
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -150,9 +153,10 @@ def put_bigbench(package_files, task_data, monkeypatch):
         {"input": "Sentence: Jane ran. \nQuestion: Who ran?", "target": ["Yes."]},
         {"input": "Sentence: Jane ran. \nQuestion: Who fell?", "target": ["No."]},
     ]
+    squad = {"data": [{"paragraphs": [make_passage()]}, {"paragraphs": [make_passage(), make_passage()]}]}
+    files = [{"examples": vitaminc}, {"examples": multirc}, squad, squad, squad]
     contents = {
-        member: json.dumps({"examples": examples}).encode()
-        for member, examples in zip(task_data.BIGBENCH.members, (vitaminc, multirc), strict=True)
+        member: json.dumps(file).encode() for member, file in zip(task_data.BIGBENCH.members, files, strict=True)
     }
     monkeypatch.setattr(task_data, "BIGBENCH", put_package(package_files, "big.tar.gz", contents))
 
@@ -189,6 +193,37 @@ def test_multirc_answers_become_verdicts(package_files, task_data, monkeypatch):
     raw = task_data.vitaminc_multirc()
     assert raw.new.texts[0] == ("Who ran?", "Jane ran.")
     assert raw.new.labels.tolist() == [0, 1]
+
+
+def make_passage():
+    """Three sentences of some length, and questions of which the last one's answer is not where it is said to be."""
+    context = "The river is long and deep. No. Its colour is a pale green! Who named it is not known."
+    answers = [("long", 13), ("pale", 47), ("pale", 48)]
+    return {
+        "context": context,
+        "qas": [{"question": text, "answers": [{"text": text, "answer_start": at}]} for text, at in answers],
+    }
+
+
+def test_questions_are_paired_with_the_sentence_of_their_answer_or_another(load):
+    questions = importlib.import_module("questions")
+    holding = {"long": "The river is long and deep.", "pale": "Its colour is a pale green!"}
+    labels = set()
+    for seed in range(20):
+        rows = questions.pair_questions(make_passage(), np.random.default_rng(seed))
+        assert [question for question, _, _ in rows] == ["long", "pale"]
+        assert all((sentence == holding[question]) == bool(label) for question, sentence, label in rows)
+        assert all(sentence != "No." for _, sentence, _ in rows)
+        labels |= {label for _, _, label in rows}
+    assert labels == {0, 1}
+
+
+def test_questions_are_held_out_with_all_others_on_their_passage(package_files, task_data, monkeypatch):
+    put_bigbench(package_files, task_data, monkeypatch)
+    raw = task_data.questions_amazon()
+    assert len(raw.prior.labels) == 12
+    assert raw.new.groups.tolist() == [0, 0, 1, 1, 2, 2]
+    assert raw.new.is_compared
 
 
 def make_pool(task_data, name, groups=None, first_test_row=None):
@@ -279,6 +314,41 @@ def test_fast_lane_rehearses(make_fast_task, tmp_path, options):
     trainer.train()
     assert rehearsal.counts.observed_count.sum() == 20 * 4
     assert rehearsal.evaluate().prior.score_before > 0.6
+
+
+@pytest.fixture
+def make_slow_task(load, task_data, monkeypatch, tmp_path):
+    """Makes the slow lane's tweets, with a tiny model in place of MiniLM."""
+    slow_lane = load("slow_lane")
+    make_model().save_pretrained(tmp_path / "tiny")
+    make_tokenizer().save_pretrained(tmp_path / "tiny")
+    pools = make_pool(task_data, "prior"), make_pool(task_data, "a new one")
+    monkeypatch.setattr(slow_lane, "find_minilm", lambda: tmp_path / "tiny")
+    monkeypatch.setattr(slow_lane, "LAYERS", 1)
+    monkeypatch.setattr(slow_lane, "TWEETS", slow_lane.Effort(max_tokens=4, base_steps=5))
+    monkeypatch.setattr(task_data, "tweets", lambda: task_data.RawTask("tweets", *pools, 3))
+    return slow_lane.tweets
+
+
+def test_slow_lane_makes_its_base_model_once_and_freezes_embeddings(make_slow_task, tmp_path):
+    first, again = make_slow_task(0, tmp_path / "a"), make_slow_task(0, tmp_path / "a")
+    elsewhere, other = make_slow_task(0, tmp_path / "b"), make_slow_task(1, tmp_path / "a")
+    weights = [task.model.state_dict() for task in (first, again, elsewhere, other)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert all(torch.equal(value, weights[2][name]) for name, value in weights[0].items())
+    assert not torch.equal(weights[0]["classifier.weight"], weights[3]["classifier.weight"])
+    assert not any(weight.requires_grad for weight in first.model.bert.embeddings.parameters())
+    assert [len(rows) for rows in (first.prior, first.held_out_prior, first.new, first.held_out_new)] == [300, 100] * 2
+    assert len(first.prior[0]["input_ids"]) <= 4
+
+
+def test_compared_features_are_differences_and_products(load, monkeypatch):
+    text_features = importlib.import_module("text_features")
+    monkeypatch.setattr(
+        text_features, "compute_features", lambda texts, name: torch.tensor([[float(text)] for (text,) in texts])
+    )
+    features = text_features.compare_features([("1", "3"), ("3", "2")], "some")
+    assert features.tolist() == [[2, 3], [1, 6]]
 
 
 def test_features_are_computed_once(load, task_data, monkeypatch):

@@ -3,7 +3,8 @@
     mixcd sweep ... benchmarks/tasks/fast_lane.py:tweets
 
 A text's features are MiniLM's last states averaged over its tokens; they never change, and are computed once for all
-seeds. The head (384 → 256 → classes, GELU) is the model: the base model is trained for four epochs on half of the
+seeds; those of the questions tell how the features of question and sentence differ. The head (384, or twice as many,
+→ 256 → classes, GELU) is the model: the base model is trained for four epochs on half of the
 prior rows, and each run trains it for 300 steps more.
 """
 
@@ -123,8 +124,18 @@ def newsgroups_r52(seed: int, folder: Path) -> SweepTask:
     return make_task(task_data.newsgroups_r52(), seed, folder)
 
 
+def questions_amazon(seed: int, folder: Path) -> SweepTask:
+    """Whether a sentence answers a question: Wikipedia, then Amazon reviews."""
+    return make_task(task_data.questions_amazon(), seed, folder)
+
+
+def questions_wikipedia(seed: int, folder: Path) -> SweepTask:
+    """Whether a sentence answers a question: Amazon reviews, then Wikipedia."""
+    return make_task(task_data.questions_wikipedia(), seed, folder)
+
+
 def vitaminc_covid(seed: int, folder: Path) -> SweepTask:
-    """Fact verification: VitaminC's other pages, then its pages about COVID."""
+    """Fact verification: VitaminC's other pages, then its pages about COVID; nothing to lose, a control."""
     return make_task(task_data.vitaminc_covid(), seed, folder)
 
 

@@ -9,7 +9,7 @@ import torch
 from filelock import FileLock
 from package_files import cache_folder
 from safetensors.torch import load_file, save_file
-from task_data import TextPool
+from text_pool import TextPool
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
@@ -31,13 +31,15 @@ def features_of(pool: TextPool) -> torch.Tensor:
         pool: The texts.
 
     Returns:
-        Shape (rows, 384), single precision; they were rounded to half precision in the cache.
+        Shape (rows, 384), or twice as many for pairs that are compared, in single precision; they were rounded to half
+        precision in the cache.
     """
     file = _file_of(pool)
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         if not file.is_file():
-            features = compute_features(pool.texts, pool.name).half()
+            compute = compare_features if pool.is_compared else compute_features
+            features = compute(pool.texts, pool.name).half()
             replace_file(file, lambda path: save_file({"features": features}, path))
     return load_file(file)["features"].float()
 
@@ -65,11 +67,29 @@ def compute_features(texts: Sequence[tuple[str, ...]], name: str) -> torch.Tenso
     return features
 
 
+def compare_features(pairs: Sequence[tuple[str, ...]], name: str) -> torch.Tensor:
+    """Tell how the two texts of each pair differ: |u − v| and u · v of their features u and v.
+
+    Args:
+        pairs: A pair of texts a row; a text that occurs again is not computed again.
+        name: What the progress bar is called.
+
+    Returns:
+        Shape (rows, 768).
+    """
+    texts = sorted({text for pair in pairs for text in pair})
+    number_of = {text: number for number, text in enumerate(texts)}
+    features = compute_features([(text,) for text in texts], name)
+    first, second = (features[[number_of[text] for text in side]] for side in zip(*pairs, strict=True))
+    return torch.cat([(first - second).abs(), first * second], dim=1)
+
+
 def _average(model: torch.nn.Module, batch: Any) -> torch.Tensor:
     mask = batch["attention_mask"][..., None]
     return (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
 
 
 def _file_of(pool: TextPool) -> Path:
-    digest = hashlib.sha256(f"{MAX_TOKENS} {list(pool.texts)!r}".encode("utf-8", "surrogatepass")).hexdigest()
+    recipe = f"{MAX_TOKENS} {list(pool.texts)!r}{' compared' * pool.is_compared}"
+    digest = hashlib.sha256(recipe.encode("utf-8", "surrogatepass")).hexdigest()
     return cache_folder() / "features" / f"{pool.name}-{digest[:_DIGITS]}.safetensors"
