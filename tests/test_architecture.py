@@ -52,6 +52,7 @@ LAYERS = {
         "rehearsal",
         "rehearsal_health",
         "rehearsal_loop",
+        "small_matrices",
         "run_folder",
         "state_json",
         "step_record",

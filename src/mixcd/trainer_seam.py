@@ -20,6 +20,7 @@ from mixcd.prior_dataset import PriorDataset
 from mixcd.probe import Probe, choose_probed
 from mixcd.rehearsal_health import find_failure_signs
 from mixcd.rehearsal_loop import RehearsalLoop, choose_lag
+from mixcd.small_matrices import small_matrices
 from mixcd.step_record import StepRecord, summarise_step
 from mixcd.trainer_predictions import observe_now
 from mixcd.trainer_support import SHADOWED
@@ -166,7 +167,9 @@ class TrainerSeam:
                 "and the model keep the rows of a batch together."
             )
         trained = read_rows(rows)
-        counts = self._loop.commit(keep_rehearsed(trained), self._share_belief, self._observe_probe())
+        probed = self._observe_probe()
+        with small_matrices():
+            counts = self._loop.commit(keep_rehearsed(trained), self._share_belief, probed)
         self.last_step = summarise_step(self._loop.steps_done, trained, counts)
 
     def _observe_probe(self) -> Observation | None:

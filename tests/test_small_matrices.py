@@ -1,0 +1,16 @@
+import numpy as np
+from threadpoolctl import threadpool_info
+
+from mixcd.small_matrices import small_matrices
+
+
+def threads():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_numpy_computes_with_one_thread_inside_and_as_before_outside():
+    np.eye(2) @ np.eye(2)
+    before = threads()
+    with small_matrices():
+        assert threads() == {1}
+    assert threads() == before
