@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
 import mixcd
-from mixcd.collateral_damage_estimator import CountEstimator
+from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
 from mixcd.errors import (
     AlreadyAttachedError,
     CacheError,
@@ -21,7 +21,7 @@ from mixcd.errors import (
     UnsupportedTrainerError,
 )
 from mixcd.lift import permute_bins
-from mixcd.partition_strategy import ByColumn, ByPriorLoss
+from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
 from mixcd.probe import Probe, choose_probed
 from mixcd.rival_estimators import ScoredSamples
@@ -1209,3 +1209,37 @@ def test_settings_that_make_no_sense_are_refused_before_the_prior_pass(trainer, 
 def test_as_many_features_are_cached_as_asked_for(trainer, prior_data, features, width):
     arrays = attach(trainer, prior_data, estimator="counts", features=features).predictions.arrays
     assert (arrays["features"].shape[1] if arrays else None) == width
+
+
+# --- what "auto" means ---------------------------------------------------------------------------------------------
+
+
+def test_auto_forecasts_drift(trainer, prior_data):
+    rehearsal = attach(trainer, prior_data)
+    assert isinstance(rehearsal._loop.estimator, DriftEstimator)
+    assert set(rehearsal.predictions.arrays) == {"logits", "features"}
+    trainer.train()
+    assert rehearsal.counts.observed_count.sum() == 20
+
+
+@pytest.mark.parametrize("settings", [{"partition": ByPriorLoss(4)}, {"features": 0}])
+def test_auto_counts_when_a_partition_is_named_or_no_features_are_wanted(trainer, prior_data, settings):
+    rehearsal = attach(trainer, prior_data, **settings)
+    assert isinstance(rehearsal._loop.estimator, CountEstimator)
+    assert rehearsal._loop.estimator.smoothing == "beta"
+
+
+def test_auto_counts_when_the_cache_has_no_features(trainer, prior_data, tmp_path):
+    attach(trainer, prior_data, estimator="counts", cache_dir=tmp_path / "cache").detach()
+    rehearsal = attach(trainer, prior_data, cache_dir=tmp_path / "cache")
+    assert isinstance(rehearsal._loop.estimator, CountEstimator)
+    assert rehearsal.predictions.forward_count == 0
+
+
+def test_clusters_of_features_can_be_evaluated(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path, max_steps=40, learning_rate=5e-3)
+    rehearsal = attach(trainer, prior_data, partition=ByFeatures(4), held_out=prior_data.select(range(100)))
+    trainer.train()
+    evaluation = rehearsal.evaluate()
+    assert evaluation.prior.damaged_count == len(evaluation.damaged) > 0
+    assert {sample.bin_name for sample in evaluation.damaged} == {""}

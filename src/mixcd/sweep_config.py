@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from mixcd.config import parse_partition, read_config
 from mixcd.errors import DataError, SettingError, shorten
+from mixcd.estimator_choice import FEATURES
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.prior_dataset import PriorDataset
 from mixcd.run_setup import set_up
@@ -368,8 +369,6 @@ def _shuffle(data: Any, seed: int) -> list[Any]:
 
 def _common_features(sweep: SweepConfig) -> int:
     """How many features all runs without a number of their own cache: they share one cache."""
-    from mixcd.estimator_choice import FEATURES
-
     methods = [resolve_method(sweep, name) for name in sweep.methods]
     reads = any(
         one.estimator in ("auto", "drift") or getattr(one.partition, "reads_features", False) for one in methods

@@ -1,6 +1,5 @@
 """`mixcd sweep`: runs a sweep, and shows how far it is."""
 
-import errno
 import os
 import signal
 from collections import Counter
@@ -14,11 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mixcd.errors import SweepError
+from mixcd.replace_file import is_disk_fault
 from mixcd.stop_signals import Stopped, StopSignals
 from mixcd.sweep import SweepProgress, run_sweep
 from mixcd.sweep_config import read_sweep
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sweep_and_show(path: Path, settings: Sequence[str], workers: int | None) -> None:
@@ -53,7 +51,7 @@ def sweep_and_show(path: Path, settings: Sequence[str], workers: int | None) -> 
             message = f"Stopped. Finished runs are in `{sweep.results}`; the same command makes the others."
             raise Stopped(stopped.signal_number, message) from None
         except OSError as error:
-            if error.errno not in _DISK_FULL:
+            if not is_disk_fault(error):
                 raise
             raise SweepError(
                 f"`{error.filename}` cannot be written: {error.strerror}. Runs that were finished before are kept. "
