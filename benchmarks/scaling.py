@@ -111,7 +111,7 @@ def _time_planning(estimator: DriftEstimator, sample_count: int) -> float:
         belief = estimator.belief(state)
         start = time.perf_counter()
         weigh = partial(estimator.damage_probability, belief)
-        ids = draw(weigh, sample_count, DRAWS, seed=0, step=step)
+        ids = draw(weigh, sample_count, DRAWS, seed=0, step=step).sample_ids
         seconds.append(time.perf_counter() - start)
         logits = rng.normal(size=(DRAWS, CLASSES))
         state = estimator.update(state, Observation(ids, np.ones(DRAWS, dtype=bool), np.ones(DRAWS), logits))

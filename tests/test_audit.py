@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixcd.audit import compare_rates
-from mixcd.rehearsal_health import WINDOW, add_step, empty_history
+from mixcd.lift import DrawSums
+from mixcd.rehearsal_health import WINDOW, Seen, add_step, empty_history
 from mixcd.vocabulary import DamageCounts
 
 FEW = settings(deadline=None, max_examples=60)
@@ -18,7 +19,7 @@ def history_of(*steps, sizes=SIZES):
     history = empty_history(sizes.size)
     for observed, damaged in steps:
         counts = DamageCounts(np.asarray(observed, dtype=np.float64), np.asarray(damaged, dtype=np.float64))
-        history = add_step(history, counts, sizes)
+        history = add_step(history, Seen(counts, DrawSums()), sizes)
     return history
 
 
@@ -124,7 +125,7 @@ def test_whatever_was_observed_the_audit_stays_inside_its_bounds(bins):
     )
     audit = compare_rates(free, probed, sizes)
     if math.isnan(audit.error):
-        assert not ((free.total.observed_count > 0) & (probed.total.observed_count > 0)).any()
+        assert not ((free.total.counts.observed_count > 0) & (probed.total.counts.observed_count > 0)).any()
     else:
         assert 0 <= abs(audit.bias) <= audit.error + 1e-12
         assert audit.error <= 1

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.lift import LiftSums, estimate_lift, permute_bins, sum_window
+from mixcd.lift import DrawSums, LiftSums, estimate_lift, permute_bins, sum_draws, sum_window
+from mixcd.sampling_scheduler import draw
 from mixcd.vocabulary import UNCACHED_BIN, DamageCounts, Observation, Partition, count_damage
 
 EVEN = np.full(10, 100)
@@ -189,3 +190,86 @@ def test_windows_add_up_so_that_time_is_no_lift():
 
 def test_a_window_without_observations_adds_nothing():
     assert sum_window(count([0, 1], [0, 1]), np.array([5, 5])) == LiftSums()
+
+
+def observe_draws(damage, weigh, step_count, *, draw_count=4, seed=0):
+    """Return the sums of so many steps that draw with these weights from samples of which these are damaged."""
+    sums = DrawSums()
+    for step in range(step_count):
+        drawn = draw(weigh, damage.size, draw_count, seed=seed, step=step)
+        sums += sum_draws(damage[drawn.sample_ids], drawn.chances)
+    return sums
+
+
+def test_uniform_draws_have_a_lift_of_one_exactly():
+    damage = np.arange(5000) % 7 == 0
+    sums = observe_draws(damage, lambda ids: np.ones(ids.size), 50)
+    assert sums.damage_rate == pytest.approx(sums.damaged / sums.observed, abs=1e-3)
+    assert sums.to_lift().value == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("sample_count", [40, 5000])
+@pytest.mark.parametrize("draw_count", [1, 4, 16])
+def test_weighted_draws_recover_the_damage_rate_however_unevenly_they_fall(sample_count, draw_count):
+    rng = np.random.default_rng(0)
+    damage = rng.random(sample_count) < 0.1
+    weights = np.where(damage, 6.0, 1.0) * rng.uniform(0.2, 2, sample_count)
+    sums = observe_draws(damage, lambda ids: weights[ids], 3000, draw_count=draw_count)
+    assert sums.damage_rate == pytest.approx(damage.mean(), abs=4 * sums.damage_rate_error)
+    assert sums.damage_rate == pytest.approx(damage.mean(), rel=0.1)
+    assert sums.damaged / sums.observed > 1.5 * damage.mean()
+
+
+def test_the_interval_of_the_lift_and_of_the_rate_hold_the_truth_in_nine_of_ten_runs():
+    rng = np.random.default_rng(1)
+    damage = rng.random(5000) < 0.1
+    weights = np.where(damage, 4.0, 1.0) * rng.uniform(0.2, 2, 5000)
+    true_lift = 0.05 + 0.95 * (weights @ damage) / weights.sum() / damage.mean()
+    held_rate = held_lift = 0
+    for seed in range(100):
+        sums = observe_draws(damage, lambda ids: weights[ids], 100, seed=seed)
+        lift = sums.to_lift()
+        held_rate += abs(sums.damage_rate - damage.mean()) < 1.96 * sums.damage_rate_error
+        held_lift += lift.low < true_lift < lift.high
+    assert held_rate >= 90
+    assert held_lift >= 90
+
+
+def test_draws_away_from_the_damage_have_a_lift_below_one():
+    damage = np.arange(5000) % 5 == 0
+    lift = observe_draws(damage, lambda ids: np.where(damage[ids], 0.2, 1.0), 500).to_lift()
+    assert lift.value < lift.high < 0.5
+
+
+def test_the_lift_of_draws_is_not_a_number_while_no_damage_was_seen():
+    assert math.isnan(DrawSums().damage_rate)
+    assert math.isnan(DrawSums().damage_rate_error)
+    lift = sum_draws(np.array([False, False]), np.ones(2)).to_lift()
+    assert math.isnan(lift.value)
+    assert (lift.low, lift.high) == (0, math.inf)
+
+
+def test_a_sample_drawn_for_want_of_others_stands_for_no_other():
+    sums = sum_draws(np.array([True, True, False]), np.array([0.0, 2.0, 1.0]))
+    assert (sums.observed, sums.damaged, sums.weight, sums.damaged_weight) == (3, 2, 1.5, 0.5)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.01, 20)), min_size=1, max_size=40), st.integers(0, 40))
+def test_draws_add_up(rows, cut):
+    damaged, chances = (np.array(column) for column in zip(*rows, strict=True))
+    parts = sum_draws(damaged[:cut], chances[:cut]) + sum_draws(damaged[cut:], chances[cut:])
+    whole = sum_draws(damaged, chances)
+    assert parts.weight == pytest.approx(whole.weight)
+    assert parts.damaged_square == pytest.approx(whole.damaged_square)
+    assert (parts.observed, parts.damaged) == (whole.observed, whole.damaged)
+    assert whole.weight == 0 or 0 <= whole.damage_rate <= 1
+
+
+def test_the_error_of_the_lift_follows_its_equation_term_by_term():
+    damaged, chances = np.array([True, False, True, False, False]), np.array([2.0, 1.0, 0.5, 4.0, 0.25])
+    weights, sums = 1 / chances, sum_draws(damaged, chances)
+    influence = damaged / 2 - 1 / 5 - weights * damaged / (weights @ damaged) + weights / weights.sum()
+    lift = sums.to_lift()
+    assert np.log(lift.high / lift.value) == pytest.approx(1.96 * np.sqrt(influence @ influence))
+    deviation = weights * (damaged - sums.damage_rate)
+    assert sums.damage_rate_error == pytest.approx(np.sqrt(deviation @ deviation) / weights.sum())

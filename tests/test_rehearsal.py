@@ -25,6 +25,7 @@ from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
 from mixcd.probe import Probe, choose_probed
 from mixcd.rival_estimators import ScoredSamples
+from mixcd.sampling_scheduler import Draw
 from mixcd.trainer_predictions import predict_now, prior_pass_of
 from mixcd.vocabulary import Partition
 from tiny import StopAt, assert_same_weights, make_model, make_rows, make_trainer, record_blocks, weights_of
@@ -184,7 +185,7 @@ def test_a_plan_without_prior_rows_is_plain_training(base_weights, new_data, pri
     loop = rehearsal._loop
 
     def block_without_prior_rows(step):
-        loop._planned[step] = np.array([], dtype=np.int64)
+        loop._planned[step] = Draw(np.array([], dtype=np.int64), np.array([]))
         return order[8 * step : 8 * step + 8]
 
     loop.block = block_without_prior_rows
@@ -1041,7 +1042,7 @@ def test_a_probe_observes_its_samples_with_the_model_after_the_step(base_model, 
         observed.append(np.bincount(bins[ids], minlength=count))
         lost = rehearsal.predictions.correct[ids] & ~after[step][ids]
         damaged.append(np.bincount(bins[ids], lost, minlength=count))
-    probed = rehearsal._loop.state.probed.total
+    probed = rehearsal._loop.state.probed.total.counts
     np.testing.assert_array_equal(probed.observed_count, np.sum(observed, axis=0))
     np.testing.assert_array_equal(probed.damaged_count, np.sum(damaged, axis=0))
     audit = rehearsal.audit()
@@ -1054,8 +1055,8 @@ def test_a_probe_that_feeds_the_estimator_is_all_it_learns_from(base_model, new_
     rehearsal = attach(trainer, prior_data, estimator="counts", probe=Probe(30, every=4, use="estimate"))
     trainer.train()
     state, history = rehearsal._loop.state.estimator_state, rehearsal._loop.state
-    np.testing.assert_array_equal(state.observed_count, history.probed.total.observed_count)
-    np.testing.assert_array_equal(state.damaged_count, history.probed.total.damaged_count)
+    np.testing.assert_array_equal(state.observed_count, history.probed.total.counts.observed_count)
+    np.testing.assert_array_equal(state.damaged_count, history.probed.total.counts.damaged_count)
     assert state.observed_count.sum() == 90  # after steps 0, 4 and 8
     assert rehearsal.counts.observed_count.sum() == 20  # the free ones are still counted
 

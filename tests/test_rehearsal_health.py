@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.lift import LiftSums, sum_window
-from mixcd.rehearsal_health import Vitals, add_step, empty_history, find_failure_signs, measure_vitals
+from mixcd.lift import DrawSums, LiftSums, sum_draws, sum_window
+from mixcd.rehearsal_health import Seen, Vitals, add_step, empty_history, find_failure_signs, measure_vitals
 from mixcd.vocabulary import UNCACHED_BIN, DamageCounts, Partition
 
 SIZES = np.array([100, 100, 100])
@@ -18,14 +18,22 @@ def count(observed, damaged):
     return DamageCounts(np.array(observed, dtype=np.float64), np.array(damaged, dtype=np.float64))
 
 
+def draw_evenly(counts):
+    """Return the sums of draws that are all as likely as uniform ones."""
+    observed, damaged = counts.observed_count.sum(), counts.damaged_count.sum()
+    return DrawSums(observed, damaged, observed, damaged, observed, damaged)
+
+
 def watch(*steps, bin_count=3):
     history = empty_history(bin_count)
     for step in steps:
-        history = add_step(history, step, np.full(bin_count, 100))
+        history = add_step(history, Seen(step, draw_evenly(step)), np.full(bin_count, 100))
     return history
 
 
-def read(counts):
+def read(seen):
+    counts = seen.counts
+    assert seen.draws == draw_evenly(counts)
     return counts.observed_count.tolist(), counts.damaged_count.tolist()
 
 
@@ -44,7 +52,7 @@ def find(history=None, vitals=HEALTHY, bin_sizes=SIZES):
 def test_the_history_is_empty_at_first():
     history = empty_history(2)
     assert history.step_count == 0
-    assert [read(counts) for counts in (history.total, history.recent, history.earlier)] == [([0, 0], [0, 0])] * 3
+    assert [read(seen) for seen in (history.total, history.recent, history.earlier)] == [([0, 0], [0, 0])] * 3
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,8 @@ def test_the_earlier_window_holds_the_fifty_steps_before_the_recent_one():
 def test_the_total_is_the_sum_of_all_steps_and_no_history_changes(steps):
     histories = [empty_history(1)]
     for observed, damaged in steps:
-        histories.append(add_step(histories[-1], count([observed], [damaged]), np.array([100])))
+        counts = count([observed], [damaged])
+        histories.append(add_step(histories[-1], Seen(counts, draw_evenly(counts)), np.array([100])))
     for step, history in enumerate(histories):
         assert history.step_count == step
         assert read(history.total) == ([sum(row[0] for row in steps[:step])], [sum(row[1] for row in steps[:step])])
@@ -253,13 +262,54 @@ def test_several_signs_show_together():
     assert set(find(history, vitals)) == {"no signal", "too aggressive", "unstable"}
 
 
-def test_signs_that_speak_of_bins_are_not_told_of_an_estimator_that_draws_by_sample():
-    sizes = np.array([100, 100])
-    history = empty_history(2)
-    for step in range(100):
-        damaged = np.array([0.0, 0.0]) if step < 50 else np.array([2.0, 2.0])
-        history = add_step(history, DamageCounts(np.array([4.0, 4.0]), damaged), sizes)
-    partition = Partition(np.repeat([0, 1], 100), ("a", "b"))
-    vitals = measure_vitals(history, partition, np.arange(200), np.full(200, 1 / 200))
-    assert {"no signal", "unstable"} <= find_failure_signs(history, vitals, sizes).keys()
-    assert not find_failure_signs(history, vitals, sizes, draws_by_bins=False)
+def watch_draws(*windows):
+    """Return a history of windows of 50 steps, of so many draws a step: (chances, damaged)."""
+    history, counts = empty_history(1), count([0], [0])
+    for chances, damaged in windows:
+        draws = sum_draws(np.array(damaged, dtype=bool), np.array(chances, dtype=np.float64))
+        for _ in range(50):
+            history = add_step(history, Seen(counts, draws), np.array([100]))
+    return history
+
+
+def judge(history):
+    sizes = np.array([100])
+    partition = Partition(np.zeros(100, dtype=int), ("all",))
+    vitals = measure_vitals(history, partition, np.arange(100), np.full(100, 0.01), draws_by_bins=False)
+    return vitals, find_failure_signs(history, vitals, sizes, draws_by_bins=False)
+
+
+def test_draws_by_sample_are_weighed_by_their_chances():
+    vitals, signs = judge(watch_draws(([4, 4, 1, 0.25], [1, 1, 0, 0])))
+    assert vitals.damage_rate == pytest.approx(0.5 / 5.5)
+    assert vitals.yield_rate == pytest.approx(0.5)
+    assert vitals.lift == pytest.approx(5.5)
+    assert vitals.lift < vitals.lift_high < 9
+    assert signs == {}
+
+
+def test_draws_by_sample_that_find_no_more_damage_than_uniform_ones_show_no_signal():
+    history = watch_draws(*[([1, 1, 1, 1], [1, 0, 0, 0])] * 3)
+    assert set(judge(history)[1]) == {"no signal"}
+    vitals, signs = judge(watch_draws(*[([4, 4, 0.25, 0.25], [0, 0, 1, 0])] * 3))
+    assert vitals.lift < vitals.lift_high < 1
+    assert "at most" in signs["no signal"]
+    assert "uniform" in signs["no signal"]
+
+
+def test_draws_by_sample_are_unstable_when_weighted_damage_doubles_and_not_when_only_the_yield_does():
+    calm, picked, risen = ([1, 1, 1, 1], [1, 0, 0, 0]), ([4, 4, 4, 0.5], [1, 1, 1, 0]), ([1, 1, 1, 1], [1, 1, 1, 0])
+    assert "unstable" not in judge(watch_draws(calm, picked))[1]
+    assert "25.0% to 75.0%" in judge(watch_draws(calm, risen))[1]["unstable"]
+
+
+def test_a_few_heavy_draws_do_not_make_a_run_unstable():
+    light = ([4] * 4, [1, 0, 0, 0])
+    history = watch_draws(light)
+    for step in range(50):
+        chances, damaged = ([4, 4, 4, 0.05 if step in (3, 30) else 4]), [0, step < 12, 0, step in (3, 30)]
+        draws = sum_draws(np.array(damaged), np.array(chances))
+        history = add_step(history, Seen(count([0], [0]), draws), np.array([100]))
+    assert history.recent.draws.damage_rate > 2 * history.earlier.draws.damage_rate
+    assert history.recent.draws.damaged >= 10
+    assert judge(history)[1] == {}

@@ -136,7 +136,7 @@ def test_a_block_holds_the_samples_drawn_with_the_belief_the_seed_and_the_floor(
         (rate,) = loop.state.beliefs[max(0, step - 8)]
         drawn = draw(
             lambda ids, rate=rate: rate[ids % 4], 40, loop.plan.prior_row_count(step), seed=5, step=step, floor=0.3
-        )
+        ).sample_ids
         assert loop.block(step).tolist() == loop.plan.block(step, drawn).tolist()
         loop.commit(observe(loop.block(step), step))
 
@@ -237,8 +237,8 @@ def test_a_commit_counts_the_step_and_hands_the_observation_to_estimator_and_his
     expected = loop.estimator.update(loop.estimator.init(), observation)
     assert loop.steps_done == loop.state.history.step_count == 1
     assert encode(loop.state.estimator_state) == encode(expected)
-    assert encode(loop.state.history.total) == encode(expected)
-    assert loop.state.history.total.damaged_count.sum() >= 1
+    assert encode(loop.state.history.total.counts) == encode(expected)
+    assert loop.state.history.total.counts.damaged_count.sum() >= 1
 
 
 def test_the_belief_that_is_shared_is_the_one_kept():
@@ -294,6 +294,37 @@ def test_vitals_are_measured_under_the_latest_belief():
     assert 1 < vitals.effective_bins < 4
 
 
+class PickEstimator:
+    """Draws the damaged samples nine times as often, and says that it draws by sample."""
+
+    draws_by_bins = False
+
+    def init(self):
+        return np.zeros(1)
+
+    def update(self, state, observation):
+        return state
+
+    def belief(self, state):
+        return (state,)
+
+    def damage_probability(self, belief, sample_ids):
+        return np.where(sample_ids % 10 == 0, 0.9, 0.1)
+
+
+def test_vitals_of_an_estimator_that_draws_by_sample_are_those_of_uniform_draws():
+    loop = make_loop(PickEstimator(), plan=make_plan(mix_ratio=0.25))
+    assert not loop.draws_by_bins
+    for step in range(400):
+        block = loop.block(step)
+        sample_ids = np.random.default_rng(step).permutation(block[block >= NEW_COUNT] - NEW_COUNT)
+        loop.commit(Observation(sample_ids, sample_ids % 10 != 0, np.zeros(sample_ids.size)))
+    vitals = loop.vitals()
+    assert vitals.damage_rate == pytest.approx(0.1, abs=0.04)
+    assert vitals.yield_rate > 0.3
+    assert vitals.lift == pytest.approx(4, abs=1)
+
+
 @given(st.integers(0, 60), st.integers(1, 9), st.data())
 @FEW
 def test_a_restored_loop_goes_on_bit_for_bit_as_if_never_interrupted(stop, lag, data):
@@ -317,7 +348,7 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
     train(loop, 10)
     stored = store(loop)
     assert set(stored) == {"format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history", "probed"}
-    assert (stored["format"], stored["lag"], stored["steps_done"]) == (2, 8, 10)
+    assert (stored["format"], stored["lag"], stored["steps_done"]) == (3, 8, 10)
     assert list(stored["beliefs"]) == [str(step) for step in range(2, 11)]
     assert stored["identity"] == {
         "block size": 8,
@@ -440,12 +471,12 @@ def test_a_refused_checkpoint_changes_nothing(options, steps_done):
     assert store(loop) == before
 
 
-@pytest.mark.parametrize("version", [1, 99])
+@pytest.mark.parametrize("version", [2, 99])
 def test_a_checkpoint_of_another_format_is_refused(version):
     original = make_loop()
     message = refusal_to_resume({**store(original), "format": version}, make_loop(), 0)
     assert message == (
-        f"The checkpoint's rehearsal state has format {version}, but this version of mixcd reads format 2. Resume with "
+        f"The checkpoint's rehearsal state has format {version}, but this version of mixcd reads format 3. Resume with "
         "the version of mixcd that wrote it, or start afresh."
     )
 
@@ -476,7 +507,7 @@ def test_what_a_probe_observes_goes_to_the_audit_and_to_the_estimator_if_it_teac
         loop.commit(seen, probed=probed)
     assert encode(loop.state.estimator_state) == encode(expected)
     assert loop.state.probed.step_count == 3
-    assert loop.state.probed.total.observed_count.tolist() == [30.0] * 4
+    assert loop.state.probed.total.counts.observed_count.tolist() == [30.0] * 4
     assert loop.state.history.step_count == 6
     restored = make_loop(probe=Probe(PRIOR_COUNT, 2, use))
     restored.restore(store(loop), 6)

@@ -191,7 +191,7 @@ def test_only_samples_of_the_last_probe_are_drawn(ids, score, takes_highest, dra
         step=step,
         floor=0.0,
         candidates=candidates,
-    )
+    ).sample_ids
     assert set(drawn.tolist()) <= set(ids)
     assert drawn.size == draw_count
 
@@ -230,7 +230,7 @@ def test_the_highest_scores_are_drawn_first():
             step=step,
             floor=0.0,
             candidates=estimator.candidates(belief),
-        ).tolist()
+        ).sample_ids.tolist()
         for step in range(50)
     ]
     assert np.mean([sorted(one) == sorted(highest) for one in drawn]) > 0.5
@@ -249,7 +249,7 @@ def test_an_oracle_without_any_damage_draws_uniformly_from_its_pool():
             step=step,
             floor=0.0,
             candidates=estimator.candidates(belief),
-        )[0]
+        ).sample_ids[0]
         for step in range(60)
     ]
     assert set(drawn) == {1, 3, 5}

@@ -6,7 +6,14 @@ from scipy.stats import binomtest, chisquare
 
 from mixcd.collateral_damage_estimator import CountEstimator
 from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.sampling_scheduler import CANDIDATE_COUNT, FLOOR, draw, mix_with_floor, weigh_candidates
+from mixcd.sampling_scheduler import (
+    CANDIDATE_COUNT,
+    FLOOR,
+    draw,
+    inclusion_probability,
+    mix_with_floor,
+    weigh_candidates,
+)
 from mixcd.vocabulary import Partition
 
 LARGE = 20_000  # more samples than candidates
@@ -26,7 +33,7 @@ def weigh(weights):
 def draw_steps(damage_probability, sample_count, draw_count, step_count, **options):
     return np.concatenate(
         [
-            draw(damage_probability, sample_count, draw_count, seed=11, step=step, **options)
+            draw(damage_probability, sample_count, draw_count, seed=11, step=step, **options).sample_ids
             for step in range(step_count)
         ]
     )
@@ -35,13 +42,13 @@ def draw_steps(damage_probability, sample_count, draw_count, step_count, **optio
 @given(WEIGHTS, st.integers(0, 40), SEEDS, STEPS)
 @FEW
 def test_a_draw_is_a_pure_function_of_seed_and_step(weights, draw_count, seed, step):
-    first, again = (draw(weigh(weights), len(weights), draw_count, seed=seed, step=step) for _ in range(2))
+    first, again = (draw(weigh(weights), len(weights), draw_count, seed=seed, step=step).sample_ids for _ in range(2))
     assert first.tolist() == again.tolist()
 
 
 def test_another_seed_or_step_draws_other_samples():
     draws = {
-        tuple(draw(weigh_equally, sample_count, 20, seed=seed, step=step).tolist())
+        tuple(draw(weigh_equally, sample_count, 20, seed=seed, step=step).sample_ids.tolist())
         for sample_count in (1000, LARGE)
         for seed in (0, 1)
         for step in (0, 1, 2)
@@ -61,16 +68,16 @@ def test_a_partition_of_one_bin_draws_as_uniform_rehearsal_does(sample_count, dr
     belief = (np.array([damaged_count / 20]),)
     counted = draw(
         lambda ids: estimator.damage_probability(belief, ids), sample_count, draw_count, seed=seed, step=step
-    )
-    assert counted.tolist() == draw(weigh_equally, sample_count, draw_count, seed=seed, step=step).tolist()
+    ).sample_ids
+    assert counted.tolist() == draw(weigh_equally, sample_count, draw_count, seed=seed, step=step).sample_ids.tolist()
 
 
 @pytest.mark.parametrize("floor", [0.0, FLOOR, 1.0])
 @pytest.mark.parametrize("sample_count", [50, LARGE])
 def test_zero_weights_draw_as_equal_weights_do(floor, sample_count):
     for step in range(20):
-        zero = draw(np.zeros_like, sample_count, 8, seed=1, step=step, floor=floor)
-        equal = draw(weigh_equally, sample_count, 8, seed=1, step=step, floor=0.0)
+        zero = draw(np.zeros_like, sample_count, 8, seed=1, step=step, floor=floor).sample_ids
+        equal = draw(weigh_equally, sample_count, 8, seed=1, step=step, floor=0.0).sample_ids
         assert zero.tolist() == equal.tolist()
 
 
@@ -78,7 +85,7 @@ def test_zero_weights_draw_as_equal_weights_do(floor, sample_count):
 @FEW
 def test_drawn_samples_are_distinct_while_they_last(sample_count, data, seed, step):
     draw_count = data.draw(st.integers(1, min(sample_count, 500)))
-    drawn = draw(lambda ids: ids % 3 + 1.0, sample_count, draw_count, seed=seed, step=step)
+    drawn = draw(lambda ids: ids % 3 + 1.0, sample_count, draw_count, seed=seed, step=step).sample_ids
     assert drawn.size == draw_count == np.unique(drawn).size
     assert drawn.dtype == np.int64
     assert 0 <= drawn.min() <= drawn.max() < sample_count
@@ -88,7 +95,7 @@ def test_drawn_samples_are_distinct_while_they_last(sample_count, data, seed, st
 @FEW
 def test_a_prior_set_smaller_than_the_draw_is_taken_whole_as_often_as_it_fits(weights, draw_count, seed):
     sample_count = len(weights)
-    drawn = draw(weigh(weights), sample_count, draw_count, seed=seed, step=0)
+    drawn = draw(weigh(weights), sample_count, draw_count, seed=seed, step=0).sample_ids
     times = np.bincount(drawn, minlength=sample_count)
     whole_count = draw_count // sample_count
     assert drawn.size == draw_count
@@ -100,7 +107,9 @@ def test_a_prior_set_smaller_than_the_draw_is_taken_whole_as_often_as_it_fits(we
 def test_draws_come_from_the_one_bin_that_has_weight(sample_count, draw_count, seed):
     bin_ids = np.arange(sample_count) % 2
     draw_count = min(draw_count, int(bin_ids.sum()))
-    drawn = draw(lambda ids: (bin_ids[ids] == 1) * 0.01, sample_count, draw_count, seed=seed, step=0, floor=0.0)
+    drawn = draw(
+        lambda ids: (bin_ids[ids] == 1) * 0.01, sample_count, draw_count, seed=seed, step=0, floor=0.0
+    ).sample_ids
     assert (bin_ids[drawn] == 1).all()
 
 
@@ -171,7 +180,7 @@ def test_the_weights_asked_for_do_not_grow_with_the_prior_set():
         asked.append(ids.size)
         return np.ones(ids.size)
 
-    assert draw(note, 10**12, 8, seed=0, step=0).size == 8
+    assert draw(note, 10**12, 8, seed=0, step=0).sample_ids.size == 8
     assert asked == [CANDIDATE_COUNT]
 
 
@@ -209,11 +218,11 @@ def test_drawing_weights_leave_the_damage_probabilities_alone():
 def test_when_candidates_are_given_only_they_are_drawn(candidates, draw_count, seed, step):
     given_ids = np.array(candidates)
     options = {"seed": seed, "step": step, "candidates": given_ids}
-    drawn = draw(weigh_equally, LARGE, draw_count, **options)
+    drawn = draw(weigh_equally, LARGE, draw_count, **options).sample_ids
     counts = np.array([np.sum(drawn == one) for one in candidates])
     assert counts.sum() == draw_count
     assert np.ptp(counts) <= 1
-    assert drawn.tolist() == draw(weigh_equally, LARGE, draw_count, **options).tolist()
+    assert drawn.tolist() == draw(weigh_equally, LARGE, draw_count, **options).sample_ids.tolist()
 
 
 def test_given_candidates_are_weighed_as_they_are():
@@ -236,4 +245,42 @@ def test_given_candidates_are_weighed_as_they_are():
     [(10, [2, 7, 8, 1, 6, 5]), (100_000, [68780, 46063, 66509, 54587, 49144, 31571])],
 )
 def test_canary_numpys_philox_choice_and_exponential_streams_are_the_ones_that_checkpoints_rely_on(sample_count, drawn):
-    assert draw(lambda ids: (ids % 3).astype(float), sample_count, 6, seed=3, step=5).tolist() == drawn
+    assert draw(lambda ids: (ids % 3).astype(float), sample_count, 6, seed=3, step=5).sample_ids.tolist() == drawn
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=2, max_size=50), st.data())
+@FEW
+def test_inclusion_probabilities_add_up_to_the_draws_and_grow_with_the_weight(weights, data):
+    draw_count = data.draw(st.integers(1, len(weights) - 1))
+    weights = np.array(sorted(weights)) / sum(weights)
+    probability = inclusion_probability(weights, draw_count)
+    assert probability.sum() == pytest.approx(draw_count, rel=2e-3)
+    assert ((probability > 0) & (probability <= 1)).all()
+    assert (np.diff(probability) >= 0).all()
+
+
+def test_inclusion_probabilities_are_near_what_draws_show():
+    weights = np.array([0.4, 0.3, 0.1, 0.1, 0.05, 0.05])
+    drawn = np.array([draw(weigh(weights), 6, 2, seed=3, step=step, floor=0.0).sample_ids for step in range(5000)])
+    shares = np.bincount(drawn.ravel(), minlength=6) / 5000
+    np.testing.assert_allclose(inclusion_probability(weights, 2), shares, atol=0.04)
+
+
+def test_candidates_without_weight_are_never_expected():
+    assert inclusion_probability(np.array([0.5, 0.5, 0.0, 0.0]), 3).round(6).tolist() == [1, 1, 0, 0]
+    assert inclusion_probability(np.array([0.5, 0.5]), 0).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("sample_count", "draw_count"), [(10, 3), (10, 10), (3, 8), (LARGE, 8)])
+def test_uniform_draws_all_have_a_chance_of_one(sample_count, draw_count):
+    drawn = draw(weigh_equally, sample_count, draw_count, seed=0, step=0)
+    np.testing.assert_allclose(drawn.chances, 1, rtol=2e-3)
+    assert drawn.chances.shape == drawn.sample_ids.shape
+
+
+def test_chances_belong_to_the_samples_they_stand_beside():
+    drawn = draw(weigh([1.0, 2.0, 4.0]), 3, 4, seed=0, step=0, floor=0.0)
+    (expected,) = {tuple(drawn.chances[drawn.sample_ids == sample][:1]) for sample in [drawn.sample_ids[-1]]}
+    assert drawn.sample_ids.tolist()[:3] == [0, 1, 2]
+    assert drawn.chances[:3] == pytest.approx((1 + np.array([1, 2, 4]) / 7) * 3 / 4, abs=0.1)
+    assert drawn.chances[-1] == expected[0]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mixcd.lift import LiftSums
-from mixcd.rehearsal_health import DamageHistory, empty_history
+from mixcd.lift import DrawSums, LiftSums
+from mixcd.rehearsal_health import DamageHistory, Seen, empty_history
 from mixcd.state_json import decode, encode
 from mixcd.vocabulary import DamageCounts
 
@@ -62,13 +62,16 @@ def test_nested_dataclasses_and_tuples_come_back_as_what_they_were(step_count, o
 
 def test_a_damage_history_comes_back():
     counts = [DamageCounts(np.array([k + 0.1, 2.0]), np.array([k / 3, 0.0])) for k in range(3)]
-    back = through_json(empty_history(2), DamageHistory(7, *counts, LiftSums(9.0, 0.1, 1 / 3, 2.0)))
+    draws = [DrawSums(k + 0.1, 2.0, 1 / 3, k / 7, 0.7, 0.3) for k in range(3)]
+    seen = [Seen(*pair) for pair in zip(counts, draws, strict=True)]
+    back = through_json(empty_history(2), DamageHistory(7, *seen, LiftSums(9.0, 0.1, 1 / 3, 2.0)))
     assert type(back) is DamageHistory
     assert back.step_count == 7
     assert back.closed_windows == LiftSums(9.0, 0.1, 1 / 3, 2.0)
-    assert [c.damaged_count.tolist() for c in (back.total, back.recent, back.earlier)] == [
+    assert [one.counts.damaged_count.tolist() for one in (back.total, back.recent, back.earlier)] == [
         c.damaged_count.tolist() for c in counts
     ]
+    assert [one.draws for one in (back.total, back.recent, back.earlier)] == draws
 
 
 @pytest.mark.parametrize("array", [np.arange(6.0).reshape(2, 3).T, np.arange(10.0)[::3], np.arange(3.0).astype(">f8")])

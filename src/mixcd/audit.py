@@ -59,19 +59,19 @@ def compare_rates(free: DamageHistory, probed: DamageHistory, bin_sizes: Ids) ->
     Returns:
         The comparison.
     """
-    free_rate, probed_rate = _rates(free.total), _rates(probed.total)
+    free_rate, probed_rate = _rates(free.total.counts), _rates(probed.total.counts)
     both = np.isfinite(free_rate) & np.isfinite(probed_rate)
     return Audit(
         free=free_rate,
         probed=probed_rate,
-        free_count=free.total.observed_count,
-        probed_count=probed.total.observed_count,
+        free_count=free.total.counts.observed_count,
+        probed_count=probed.total.counts.observed_count,
         error=_mean(np.abs(free_rate - probed_rate), bin_sizes),
         bias=_mean(free_rate - probed_rate, bin_sizes),
-        noise=_mean(_expected_difference(free.total, probed.total), bin_sizes),
+        noise=_mean(_expected_difference(free.total.counts, probed.total.counts), bin_sizes),
         rank_correlation=_rank_correlation(free_rate[both], probed_rate[both]),
-        free_change=_mean(np.abs(_rates(free.recent) - _rates(free.earlier)), bin_sizes),
-        probed_change=_mean(np.abs(_rates(probed.recent) - _rates(probed.earlier)), bin_sizes),
+        free_change=_mean(np.abs(_rates(free.recent.counts) - _rates(free.earlier.counts)), bin_sizes),
+        probed_change=_mean(np.abs(_rates(probed.recent.counts) - _rates(probed.earlier.counts)), bin_sizes),
     )
 
 

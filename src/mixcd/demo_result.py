@@ -36,7 +36,7 @@ class DemoRun:
         prior: How the held-out prior tweets fared.
         new: How the held-out new tweets fared.
         yield_rate: Share of all rehearsed samples that were damaged; None without rehearsal.
-        lift: Noise-corrected lift of the bins that were drawn by; None without rehearsal.
+        lift: How much likelier a drawn sample was damaged than a uniform draw; None without rehearsal.
         seconds_a_step: Training time over steps.
         forward_count: Forward passes of the model in training.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.vocabulary import DamageCounts, Ids, Partition
+from mixcd.vocabulary import DamageCounts, Flags, Floats, Ids, Partition
 
 _Z = 1.96
 
@@ -15,8 +15,8 @@ class Lift:
     """An estimate of lift with its 95 % interval.
 
     Args:
-        value: The estimate, at least 1 (NaN while too little damage was observed).
-        low: Lower bound, at least 1.
+        value: The estimate (NaN while too little damage was observed).
+        low: Lower bound.
         high: Upper bound.
     """
 
@@ -53,12 +53,98 @@ class LiftSums:
         )
 
     def to_lift(self) -> Lift:
-        """Return the lift; NaN with an infinite interval while too little damage was observed."""
+        """Return the lift, at least 1; NaN with an infinite interval while too little damage was observed."""
         if self.mean_square <= 0:
             return Lift(np.nan, 1.0, np.inf)
         error = _Z * self.error_square**0.5
         variances = (self.between, self.between - error, self.between + error)
         return Lift(*(1 + max(variance, 0.0) / self.mean_square for variance in variances))
+
+
+@dataclass(frozen=True)
+class DrawSums:
+    """Observed draws, counted and weighted, which tells what uniform draws would have shown.
+
+    A sample that is drawn more often than others counts for less: its weight is one over its chance (Hájek's form of
+    the Horvitz–Thompson estimate). This needs no bins, and holds for every estimator whose draws leave no sample out.
+
+    Args:
+        observed: Observations.
+        damaged: Those found damaged.
+        weight: Sum of the observations' weights.
+        damaged_weight: The same over the damaged ones.
+        square: Sum of the squares of the weights.
+        damaged_square: The same over the damaged ones.
+    """
+
+    observed: float = 0.0
+    damaged: float = 0.0
+    weight: float = 0.0
+    damaged_weight: float = 0.0
+    square: float = 0.0
+    damaged_square: float = 0.0
+
+    def __add__(self, other: "DrawSums") -> "DrawSums":
+        return DrawSums(
+            self.observed + other.observed,
+            self.damaged + other.damaged,
+            self.weight + other.weight,
+            self.damaged_weight + other.damaged_weight,
+            self.square + other.square,
+            self.damaged_square + other.damaged_square,
+        )
+
+    @property
+    def damage_rate(self) -> float:
+        """Estimated share of all samples that is damaged; NaN while nothing was observed."""
+        return self.damaged_weight / self.weight if self.weight > 0 else np.nan
+
+    @property
+    def damage_rate_error(self) -> float:
+        """Its standard error; NaN while nothing was observed."""
+        rate = self.damage_rate
+        variance = self.damaged_square * (1 - 2 * rate) + rate**2 * self.square  # Σ v² (d − rate)²
+        return float(max(variance, 0.0) ** 0.5 / self.weight) if self.weight > 0 else np.nan
+
+    def to_lift(self) -> Lift:
+        """Return the share damaged among the draws over that among all samples; NaN while no damage was observed."""
+        if self.damaged_weight <= 0:
+            return Lift(np.nan, 0.0, np.inf)
+        lift = self.damaged / self.observed / self.damage_rate
+        both = self.weight * self.damaged_weight
+        variance = (  # delta method on its logarithm: the two shares come from the same draws
+            self.damaged_square / self.damaged_weight**2
+            - 1 / self.damaged
+            - 2 * (self.damaged_square / both - self.damaged_weight / (self.damaged * self.weight))
+            + self.square / self.weight**2
+            - 1 / self.observed
+        )
+        factor = float(np.exp(_Z * max(variance, 0.0) ** 0.5))
+        return Lift(lift, lift / factor, lift * factor)
+
+
+def sum_draws(damaged: Flags, chances: Floats) -> DrawSums:
+    """Sum the draws of one step.
+
+    Args:
+        damaged: Which of them were found damaged, shape (draws,).
+        chances: How often each is drawn against uniform draws, shape (draws,); one of chance 0 was drawn for want of
+            others, and stands for no other sample.
+
+    Returns:
+        The sums.
+
+    Example:
+        >>> sums = sum_draws(np.array([True, False]), np.array([2.0, 0.5]))
+        >>> sums.damage_rate
+        0.2
+    """
+    weights = np.divide(1.0, chances, out=np.zeros(chances.size), where=chances > 0)  # v
+    squares = weights**2
+    return DrawSums(
+        *(float(part) for part in (damaged.size, damaged.sum(), weights.sum(), weights[damaged].sum())),
+        *(float(part) for part in (squares.sum(), squares[damaged].sum())),
+    )
 
 
 def sum_window(counts: DamageCounts, bin_sizes: Ids) -> LiftSums:

@@ -170,7 +170,7 @@ class Rehearsal:
     @property
     def counts(self) -> DamageCounts:
         """Observed and damaged counts of each bin over all steps, shape (bins,)."""
-        return self._loop.state.history.total
+        return self._loop.state.history.total.counts
 
     @property
     def forward_count(self) -> int:

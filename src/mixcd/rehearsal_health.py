@@ -5,7 +5,7 @@ from math import isfinite
 
 import numpy as np
 
-from mixcd.lift import LiftSums, sum_window
+from mixcd.lift import DrawSums, LiftSums, sum_window
 from mixcd.vocabulary import DamageCounts, Floats, Ids, Partition
 
 WINDOW = 50
@@ -17,24 +17,42 @@ LEAST_EFFECTIVE_BINS = 2.0
 MOST_TOP_SHARE = 0.5
 LEAST_DAMAGED = 10
 """Damaged samples a window needs before its rate is compared: fewer double by chance."""
+SURE = 1.96
+"""Standard errors by which a rate of weighted draws must have more than doubled: a few of them weigh much."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What some steps observed.
+
+    Args:
+        counts: Observed and damaged samples of each bin.
+        draws: The same draws, weighted by their chances.
+    """
+
+    counts: DamageCounts
+    draws: DrawSums
+
+    def __add__(self, other: "Seen") -> "Seen":
+        return Seen(self.counts + other.counts, self.draws + other.draws)
 
 
 @dataclass(frozen=True)
 class DamageHistory:
-    """What was observed and damaged in each bin, over all steps and over two windows.
+    """What was observed and damaged, over all steps and over two windows.
 
     Args:
         step_count: The number of steps.
         total: All steps.
         recent: The steps of the current window, at most `WINDOW`.
         earlier: The whole window before it.
-        closed_windows: What the lift is made of, over all whole windows but the current one.
+        closed_windows: What the lift of the bins is made of, over all whole windows but the current one.
     """
 
     step_count: int
-    total: DamageCounts
-    recent: DamageCounts
-    earlier: DamageCounts
+    total: Seen
+    recent: Seen
+    earlier: Seen
     closed_windows: LiftSums
 
 
@@ -43,10 +61,10 @@ class Vitals:
     """How rehearsal is doing.
 
     Args:
-        damage_rate: Estimated share of the whole prior data that is damaged, over the last 50 to 100 steps; too
-            high when an estimator picks the damaged samples of a bin, as the drift estimator does.
+        damage_rate: Estimated share of the whole prior data that is damaged, over the last 50 to 100 steps.
         yield_rate: Share of the rehearsed samples found damaged, over the same steps.
-        lift: Noise-corrected lift of the bins over all steps; NaN until damage was seen.
+        lift: How much likelier a drawn sample is damaged than a uniform draw, over all steps; NaN until damage was
+            seen. Where draws follow bins, it is the noise-corrected lift of the bins.
         lift_high: Its upper 95 % bound.
         effective_bins: Inverse Simpson index of the bins' shares of the coming draws.
         top_share: Share of the coming draws that the likeliest 1 % of the samples take.
@@ -80,46 +98,55 @@ def empty_history(bin_count: int) -> DamageHistory:
     Returns:
         Zero counts, shape (bins,).
     """
-    zero = DamageCounts(np.zeros(bin_count), np.zeros(bin_count))
+    zero = Seen(DamageCounts(np.zeros(bin_count), np.zeros(bin_count)), DrawSums())
     return DamageHistory(0, zero, zero, zero, LiftSums())
 
 
-def add_step(history: DamageHistory, counts: DamageCounts, bin_sizes: Ids) -> DamageHistory:
-    """Add one step's counts.
+def add_step(history: DamageHistory, seen: Seen, bin_sizes: Ids) -> DamageHistory:
+    """Add one step.
 
     Args:
         history: The history so far. It is left as it was.
-        counts: The step's counts, shape (bins,).
+        seen: What the step observed.
         bin_sizes: The number of prior samples in each bin, shape (bins,).
 
     Returns:
         The history with this step.
     """
-    step_count, total = history.step_count + 1, history.total + counts
+    step_count, total = history.step_count + 1, history.total + seen
     if history.step_count > 0 and history.step_count % WINDOW == 0:
-        closed_windows = history.closed_windows + sum_window(history.recent, bin_sizes)
-        return DamageHistory(step_count, total, counts, history.recent, closed_windows)
-    return DamageHistory(step_count, total, history.recent + counts, history.earlier, history.closed_windows)
+        closed_windows = history.closed_windows + sum_window(history.recent.counts, bin_sizes)
+        return DamageHistory(step_count, total, seen, history.recent, closed_windows)
+    return DamageHistory(step_count, total, history.recent + seen, history.earlier, history.closed_windows)
 
 
-def measure_vitals(history: DamageHistory, partition: Partition, candidate_ids: Ids, weights: Floats) -> Vitals:
+def measure_vitals(
+    history: DamageHistory, partition: Partition, candidate_ids: Ids, weights: Floats, draws_by_bins: bool = True
+) -> Vitals:
     """Measure how rehearsal is doing.
+
+    Where draws are uniform inside a bin, the rates of bins are those of their samples, and need no weights. An
+    estimator that draws by sample picks the damaged ones of a bin: its draws are weighted by one over their chances.
 
     Args:
         history: What was observed so far.
         partition: The bins.
         candidate_ids: A uniform selection of prior samples, shape (candidates,).
         weights: Their drawing weights under the latest belief, shape (candidates,).
+        draws_by_bins: Whether draws are uniform inside a bin.
 
     Returns:
         The vitals; rates are NaN while nothing was observed.
     """
     window = history.recent + history.earlier
-    lift = (history.closed_windows + sum_window(history.recent, partition.bin_sizes)).to_lift()
+    if draws_by_bins:
+        lift = (history.closed_windows + sum_window(history.recent.counts, partition.bin_sizes)).to_lift()
+    else:
+        lift = history.total.draws.to_lift()
     top_count = max(1, weights.size // 100)
     return Vitals(
-        damage_rate=_mean_rate(window, partition.bin_sizes),
-        yield_rate=_ratio(window.damaged_count.sum(), window.observed_count.sum()),
+        damage_rate=_damage_rate(window, partition.bin_sizes, draws_by_bins),
+        yield_rate=_ratio(window.draws.damaged, window.draws.observed),
         lift=lift.value,
         lift_high=lift.high,
         effective_bins=_effective_count(
@@ -134,9 +161,6 @@ def find_failure_signs(
 ) -> dict[str, str]:
     """Say what looks wrong: what was seen, and what to try.
 
-    An estimator that draws by sample picks the damaged ones of a bin, so the rates of bins rise as it learns and
-    say nothing of the bins: "no signal" and "unstable" are not told of it.
-
     Args:
         history: What was observed so far.
         vitals: The vitals after it.
@@ -147,14 +171,21 @@ def find_failure_signs(
         One line for each sign that shows, by its name: "no signal", "too aggressive", "unstable".
     """
     signs = {}
-    if bin_sizes.size > 1:
-        observed = history.total.observed_count.sum()
-        if draws_by_bins and observed >= LEAST_OBSERVED and vitals.lift_high < LEAST_LIFT:
+    observed = history.total.draws.observed
+    if observed >= LEAST_OBSERVED and vitals.lift_high < LEAST_LIFT:
+        if not draws_by_bins:
+            signs["no signal"] = (
+                f"No signal: after {observed:.0f} observations the drawn samples are damaged at most "
+                f"{vitals.lift_high:.2f} times as often as uniform draws would be. Try the loss bins of "
+                '`estimator="counts"`, or another `partition`; uniform rehearsal would do as well.'
+            )
+        elif bin_sizes.size > 1:
             signs["no signal"] = (
                 f"No signal: after {observed:.0f} observations the lift of the {bin_sizes.size} bins is at most "
                 f"{vitals.lift_high:.2f}, so damage falls evenly on them. Try another `partition`, such as a column of "
                 "the data; uniform rehearsal would do as well."
             )
+    if bin_sizes.size > 1:
         if vitals.effective_bins < min(LEAST_EFFECTIVE_BINS, _effective_count(bin_sizes) / 2):
             signs["too aggressive"] = (
                 f"Too aggressive: the draws fall on {vitals.effective_bins:.1f} of {bin_sizes.size} bins. Try fewer "
@@ -165,14 +196,8 @@ def find_failure_signs(
                 f"Too aggressive: 1 % of the prior samples take {vitals.top_share:.0%} of the draws. Try fewer "
                 "bins, or a larger `mix_ratio`."
             )
-    earlier, recent = (_mean_rate(counts, bin_sizes) for counts in (history.earlier, history.recent))
-    window_is_full = history.step_count % WINDOW == 0
-    if (
-        draws_by_bins
-        and window_is_full
-        and recent > 2 * earlier
-        and history.recent.damaged_count.sum() >= LEAST_DAMAGED
-    ):
+    if _has_doubled(history, bin_sizes, draws_by_bins):
+        earlier, recent = (_damage_rate(seen, bin_sizes, draws_by_bins) for seen in (history.earlier, history.recent))
         signs["unstable"] = (
             f"Unstable: the damage rate rose from {earlier:.1%} to {recent:.1%} within {2 * WINDOW} steps. Try a lower "
             "learning rate or a larger `mix_ratio`."
@@ -180,10 +205,22 @@ def find_failure_signs(
     return signs
 
 
-def _mean_rate(counts: DamageCounts, bin_sizes: Ids) -> float:
-    seen = counts.observed_count > 0
-    rates = counts.damaged_count[seen] / counts.observed_count[seen]  # α_k
-    return _ratio(float(bin_sizes[seen] @ rates), bin_sizes[seen].sum())
+def _has_doubled(history: DamageHistory, bin_sizes: Ids, draws_by_bins: bool) -> bool:
+    if history.step_count % WINDOW or history.recent.draws.damaged < LEAST_DAMAGED:
+        return False
+    earlier, recent = (_damage_rate(seen, bin_sizes, draws_by_bins) for seen in (history.earlier, history.recent))
+    if draws_by_bins:
+        return recent > 2 * earlier
+    errors = (history.earlier.draws.damage_rate_error, history.recent.draws.damage_rate_error)
+    return recent > 2 * earlier + SURE * float(np.hypot(2 * errors[0], errors[1]))
+
+
+def _damage_rate(seen: Seen, bin_sizes: Ids, draws_by_bins: bool) -> float:
+    if not draws_by_bins:
+        return seen.draws.damage_rate
+    observed = seen.counts.observed_count > 0
+    rates = seen.counts.damaged_count[observed] / seen.counts.observed_count[observed]  # α_k
+    return _ratio(float(bin_sizes[observed] @ rates), bin_sizes[observed].sum())
 
 
 def _effective_count(shares: Floats | Ids) -> float:

@@ -11,15 +11,18 @@ import numpy as np
 from mixcd.batch_plan import BatchPlan
 from mixcd.errors import PlanError, ResumeError, SettingError
 from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.lift import sum_draws
 from mixcd.probe import Probe
-from mixcd.rehearsal_health import DamageHistory, Vitals, add_step, empty_history, measure_vitals
-from mixcd.sampling_scheduler import FLOOR, draw, weigh_candidates
+from mixcd.rehearsal_health import DamageHistory, Seen, Vitals, add_step, empty_history, measure_vitals
+from mixcd.sampling_scheduler import FLOOR, Draw, draw, weigh_candidates
 from mixcd.state_json import decode, encode
 from mixcd.vocabulary import (
+    UNCACHED_BIN,
     Belief,
     CollateralDamageEstimator,
     DamageCounts,
     Flags,
+    Floats,
     Ids,
     Observation,
     Partition,
@@ -29,7 +32,7 @@ from mixcd.vocabulary import (
 LEAST_LAG = 8
 """The default lag, in steps, unless the data loader reads further ahead."""
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class RehearsalLoop:
         state = self.estimator.init()
         history = empty_history(self.partition.bin_count)
         self.state = LoopState(0, state, {0: self.estimator.belief(state)}, history, history)
-        self._planned: dict[int, Ids] = {}
+        self._planned: dict[int, Draw] = {}
 
     def shape(self, plan: BatchPlan, look_ahead: int) -> None:
         """Fix the shape of the steps; nothing learnt is touched.
@@ -162,7 +165,7 @@ class RehearsalLoop:
                 "completes steps. Do not run through it outside `train()`."
             )
         belief = self.state.beliefs[basis]
-        prior_ids = draw(
+        drawn = draw(
             lambda ids: self.estimator.damage_probability(belief, ids),
             self.plan.prior_count,
             self.plan.prior_row_count(step),
@@ -171,8 +174,8 @@ class RehearsalLoop:
             floor=self.floor,
             candidates=self._candidates(belief),
         )
-        self._planned[step] = prior_ids
-        return self.plan.block(step, prior_ids)
+        self._planned[step] = drawn
+        return self.plan.block(step, drawn.sample_ids)
 
     def commit(
         self,
@@ -194,9 +197,10 @@ class RehearsalLoop:
             PlanError: If other samples were observed than were planned.
         """
         planned = self._planned.pop(self.steps_done, None)
-        if planned is None or not np.array_equal(np.sort(planned), np.sort(observation.sample_ids)):
+        if planned is None or not np.array_equal(np.sort(planned.sample_ids), np.sort(observation.sample_ids)):
+            planned_count = planned.sample_ids.size if planned else 0
             raise PlanError(
-                f"Step {self.steps_done} planned {0 if planned is None else planned.size} prior samples and observed "
+                f"Step {self.steps_done} planned {planned_count} prior samples and observed "
                 f"{observation.sample_ids.size}, or others. Every planned row must reach the model once. Check that "
                 "nothing between the data loader and the model drops, repeats or replaces rows."
             )
@@ -206,14 +210,14 @@ class RehearsalLoop:
             estimator_state = self.estimator.update(estimator_state, learnt)
         belief = share_belief(self.estimator.belief(estimator_state))
         beliefs = {step: kept for step, kept in self.state.beliefs.items() if step >= done - self.lag}
-        step_counts = count_damage(self.partition, self._base_correct, observation)
-        history = add_step(self.state.history, step_counts, self.partition.bin_sizes)
+        seen = self._see(observation, _in_order_of(observation.sample_ids, planned))
+        history = add_step(self.state.history, seen, self.partition.bin_sizes)
         probed_history = self.state.probed
         if probed is not None:
-            probed_counts = count_damage(self.partition, self._base_correct, probed)
-            probed_history = add_step(probed_history, probed_counts, self.partition.bin_sizes)
+            seen_by_probe = self._see(probed, np.ones(probed.sample_ids.size))
+            probed_history = add_step(probed_history, seen_by_probe, self.partition.bin_sizes)
         self.state = LoopState(done, estimator_state, {**beliefs, done: belief}, history, probed_history)
-        return step_counts
+        return seen.counts
 
     def vitals(self) -> Vitals:
         """Measure how rehearsal is doing under the latest belief."""
@@ -226,7 +230,12 @@ class RehearsalLoop:
             floor=self.floor,
             candidates=self._candidates(belief),
         )
-        return measure_vitals(self.state.history, self.partition, candidates, weights)
+        return measure_vitals(self.state.history, self.partition, candidates, weights, self.draws_by_bins)
+
+    @property
+    def draws_by_bins(self) -> bool:
+        """Whether all samples of a bin are drawn alike."""
+        return getattr(self.estimator, "draws_by_bins", True)
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values; arrays as base64 of little-endian float64."""
@@ -287,6 +296,13 @@ class RehearsalLoop:
             decode(like.probed, stored["probed"]),
         )
 
+    def _see(self, observation: Observation, chances: Floats) -> Seen:
+        ids = observation.sample_ids
+        counts = count_damage(self.partition, self._base_correct, observation)
+        cached = self.partition.bin_ids[ids] != UNCACHED_BIN
+        damaged = self._base_correct[ids] & ~observation.correct
+        return Seen(counts, sum_draws(damaged[cached], chances[cached]))
+
     def _candidates(self, belief: Belief) -> Ids | None:
         """The only samples that an estimator has a belief about, when it knows but some; None for all."""
         list_candidates = getattr(self.estimator, "candidates", None)
@@ -311,6 +327,13 @@ class RehearsalLoop:
             "source of the belief": str(self._teacher or "training"),
             **{f"{name} fingerprint": value for name, value in self.sources.items()},
         }
+
+
+def _in_order_of(sample_ids: Ids, drawn: Draw) -> Floats:
+    """Return the chances of the samples drawn, in the order in which they were observed."""
+    chances = np.empty(sample_ids.size)
+    chances[np.argsort(sample_ids)] = drawn.chances[np.argsort(drawn.sample_ids)]
+    return chances
 
 
 def _describe(estimator: Any) -> str:

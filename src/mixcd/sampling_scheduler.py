@@ -1,6 +1,7 @@
 """The sampling scheduler: from a belief about damage to the samples that are rehearsed next."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +13,23 @@ CANDIDATES_A_DRAW = 32
 FLOOR = 0.05
 
 _LEAST_WEIGHT = 1e-290  # samples of weight 0 come last, in random order
+_NEWTON_STEPS = 50
+_TOLERANCE = 1e-3
+_LEAST_RATE = 1e-9  # all that have any weight have arrived
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The prior samples of one step.
+
+    Args:
+        sample_ids: Shape (draws,).
+        chances: How often a step with these weights draws each of them on average, times the number of
+            candidates and divided by the number of draws: 1 in uniform rehearsal; shape (draws,).
+    """
+
+    sample_ids: Ids
+    chances: Floats
 
 
 def draw(
@@ -23,7 +41,7 @@ def draw(
     step: int,
     floor: float = FLOOR,
     candidates: Ids | None = None,
-) -> Ids:
+) -> Draw:
     """Draw the prior samples of one step, each in proportion to its damage probability.
 
     A pure function: the generator is keyed on (seed, step), so the same belief gives the same draws on
@@ -43,10 +61,10 @@ def draw(
         candidates: The samples to choose from, when the belief covers only these; None for a uniform selection.
 
     Returns:
-        Sample ids, shape (draw_count,).
+        The samples drawn, and their chances.
 
     Example:
-        >>> draw(lambda ids: (ids == 7).astype(float), 10, 1, seed=0, step=0, floor=0.0)
+        >>> draw(lambda ids: (ids == 7).astype(float), 10, 1, seed=0, step=0, floor=0.0).sample_ids
         array([7])
     """
     rng = keyed_generator(seed, step, Stream.DRAWS)
@@ -57,8 +75,40 @@ def draw(
     # Gumbel-top-k, as the race it is equal to: the first to arrive are drawn, without replacement.
     arrivals = rng.standard_exponential(candidates.size) / np.maximum(weights, _LEAST_WEIGHT)
     first = np.argpartition(arrivals, rest_count)[:rest_count]
-    chosen = candidates[first[np.argsort(arrivals[first])]]
-    return np.concatenate([*[candidates] * whole_count, chosen])
+    chosen = first[np.argsort(arrivals[first])]
+    expected = whole_count + inclusion_probability(weights, rest_count)
+    places = np.concatenate([*[np.arange(candidates.size)] * whole_count, chosen])
+    return Draw(candidates[places], expected[places] * (candidates.size / max(1, draw_count)))
+
+
+def inclusion_probability(weights: Floats, draw_count: int) -> Floats:
+    """Return how likely each candidate is among the first to arrive.
+
+    A candidate of weight w has arrived by time t with probability `1 − exp(−w t)`; t is the time at which `draw_count`
+    have arrived on average. The true time varies with the arrivals, which is left out: exact for equal weights and for
+    a single draw of small ones.
+
+    Args:
+        weights: Drawing weights that sum to one, shape (candidates,).
+        draw_count: How many are drawn, fewer than there are candidates.
+
+    Returns:
+        Probabilities that sum to `draw_count` to within a thousandth, shape (candidates,); to less when fewer
+        candidates than that have any weight.
+
+    Example:
+        >>> inclusion_probability(np.array([0.25, 0.25, 0.25, 0.25]), 2).round(3).tolist()
+        [0.5, 0.5, 0.5, 0.5]
+    """
+    time = float(draw_count)
+    for _ in range(_NEWTON_STEPS):  # from below, and never past it: the number of arrivals is concave in time
+        waiting = np.exp(-weights * time)
+        missing, rate = draw_count - (waiting.size - waiting.sum()), weights @ waiting
+        if missing <= _TOLERANCE * draw_count or rate < _LEAST_RATE:
+            break
+        time += missing / rate
+    probability: Floats = -np.expm1(-weights * time)
+    return probability
 
 
 def weigh_candidates(

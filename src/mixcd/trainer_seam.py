@@ -308,8 +308,7 @@ class RehearsalCallback(TrainerCallback, ExportableState):
 
     def _warn(self) -> None:
         history, partition = self._loop.state.history, self._loop.partition
-        draws_by_bins = getattr(self._loop.estimator, "draws_by_bins", True)
-        signs = find_failure_signs(history, self._loop.vitals(), partition.bin_sizes, draws_by_bins)
+        signs = find_failure_signs(history, self._loop.vitals(), partition.bin_sizes, self._loop.draws_by_bins)
         for sign in signs.keys() - self._shown:
             logger.warning("step %d: %s", self._loop.steps_done, signs[sign])
         self._shown |= signs.keys()

@@ -110,8 +110,8 @@ def test_one_factor_is_the_same_as_counts_draw_for_draw(steps, discount):
         factored.damage_probability(factored_belief, everyone), counts.damage_probability(counts_belief, everyone)
     )
     for step in range(5):
-        a = draw(lambda ids: factored.damage_probability(factored_belief, ids), 7, 3, seed=0, step=step)
-        b = draw(lambda ids: counts.damage_probability(counts_belief, ids), 7, 3, seed=0, step=step)
+        a = draw(lambda ids: factored.damage_probability(factored_belief, ids), 7, 3, seed=0, step=step).sample_ids
+        b = draw(lambda ids: counts.damage_probability(counts_belief, ids), 7, 3, seed=0, step=step).sample_ids
         assert a.tolist() == b.tolist()
 
 
