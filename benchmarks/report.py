@@ -124,11 +124,8 @@ def _over_tasks(kind: str, tasks: Sequence[str], mix_ratio: float, names: Sequen
                         cells["prior"].append(point.prior_difference)
                         cells["new"].append(point.new_difference)
                         cells["matched"].append(point.matched.gain if point.matched else None)
-        run_count, task_count = (
-            len(cells["prior"]),
-            sum(read(kind, task, "test", against) is not None for task in tasks),
-        )
-        covered = f" ({run_count} of {task_count} tasks)" if run_count < task_count else ""
+        task_count = sum(read(kind, task, "test", against) is not None for task in tasks)
+        covered = f" ({len(cells['prior'])} of {task_count} tasks)" if len(cells["prior"]) < task_count else ""
         rows.append([name + covered, *(_mean_of(values) for values in cells.values())])
     return table(["method", "Δ prior", "Δ new", "prior at equal new"], rows)
 

@@ -196,8 +196,12 @@ def find_failure_signs(
                 f"Too aggressive: 1 % of the prior samples take {vitals.top_share:.0%} of the draws. Try fewer "
                 "bins, or a larger `mix_ratio`."
             )
-    if _has_doubled(history, bin_sizes, draws_by_bins):
-        earlier, recent = (_damage_rate(seen, bin_sizes, draws_by_bins) for seen in (history.earlier, history.recent))
+    earlier, recent = (_damage_rate(seen, bin_sizes, draws_by_bins) for seen in (history.earlier, history.recent))
+    if (
+        history.step_count % WINDOW == 0
+        and history.recent.draws.damaged >= LEAST_DAMAGED
+        and recent > 2 * earlier + (0.0 if draws_by_bins else SURE * _doubling_error(history))
+    ):
         signs["unstable"] = (
             f"Unstable: the damage rate rose from {earlier:.1%} to {recent:.1%} within {2 * WINDOW} steps. Try a lower "
             "learning rate or a larger `mix_ratio`."
@@ -205,14 +209,9 @@ def find_failure_signs(
     return signs
 
 
-def _has_doubled(history: DamageHistory, bin_sizes: Ids, draws_by_bins: bool) -> bool:
-    if history.step_count % WINDOW or history.recent.draws.damaged < LEAST_DAMAGED:
-        return False
-    earlier, recent = (_damage_rate(seen, bin_sizes, draws_by_bins) for seen in (history.earlier, history.recent))
-    if draws_by_bins:
-        return recent > 2 * earlier
-    errors = (history.earlier.draws.damage_rate_error, history.recent.draws.damage_rate_error)
-    return recent > 2 * earlier + SURE * float(np.hypot(2 * errors[0], errors[1]))
+def _doubling_error(history: DamageHistory) -> float:
+    """Standard error of the recent damage rate less twice the earlier one, of weighted draws."""
+    return float(np.hypot(2 * history.earlier.draws.damage_rate_error, history.recent.draws.damage_rate_error))
 
 
 def _damage_rate(seen: Seen, bin_sizes: Ids, draws_by_bins: bool) -> float:
