@@ -86,9 +86,10 @@ class PredictionObserver:
         labels = labels.to(logits.device)
         loss_bits = classification_losses(logits, labels).view(torch.int32)
         columns = [sample_ids.to(logits.device), is_class_correct(logits, labels), loss_bits]
+        seen = torch.stack([column.to(torch.int64) for column in columns], dim=1)
         if self.with_logits:
-            columns += logits.float().view(torch.int32).unbind(dim=1)
-        self._seen.append(torch.stack([column.to(torch.int64) for column in columns], dim=1))
+            seen = torch.cat([seen, logits.float().view(torch.int32).to(torch.int64)], dim=1)
+        self._seen.append(seen)
 
 
 def read_rows(rows: torch.Tensor) -> Observation:

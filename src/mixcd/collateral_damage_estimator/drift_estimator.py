@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dposv, dpotrf, dpotri
 from scipy.special import ndtr, softmax
 
 from mixcd.errors import DataError, SettingError, UnknownSampleError, shorten
@@ -150,39 +151,48 @@ class DriftEstimator:
 
     def belief(self, state: DriftState) -> Belief:
         """Return A, (G + λ I)⁻¹ and s²: shapes (features + 1, classes), (features + 1, features + 1), (1,)."""
-        inverse = np.linalg.inv(self._ridged(state)).astype(np.float64)
-        return inverse @ state.cross, (inverse + inverse.T) / 2, state.squared_error / state.weight
+        factor, _ = dpotrf(self._ridged(state), lower=True)
+        triangle, _ = dpotri(factor, lower=True)
+        inverse = np.tril(triangle) + np.tril(triangle, -1).T
+        return inverse @ state.cross, inverse, state.squared_error / state.weight
 
     def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
         """Return the chance that each sample was right and no longer is, or what `score` asks for; shape (samples,).
 
         A sample without a cached base prediction gets the mean of the cached ones among those asked for.
         """
-        coefficients, inverse, squared_error = belief
         rows = self._rows_of(sample_ids)
         known = rows != UNCACHED_ROW
-        rows = rows[known]
-        phi, labels = self._features(rows), self.prediction[rows]
-        base_logits = self.base_logits[rows].astype(np.float64)
-        logits = base_logits + phi @ coefficients  # ẑ = z_f + φ A
-        weight = self.base_correct[rows].astype(np.float64)  # 1[f right]
-        if self.score != "drop":
-            leverage = np.einsum("ij,ij->i", phi @ inverse, phi)  # φᵀ (G + λ I)⁻¹ φ
-            spread = np.sqrt(2 * squared_error * (self.noise + leverage))  # σ² = 2 s² (1 + φᵀ (G + λ I)⁻¹ φ)
-            weight = weight * ndtr(_margin(logits, labels) / spread)  # Φ(m / σ)
-        if self.score != "chance":
-            weight = weight * np.maximum(0.0, _probability(base_logits, labels) - _probability(logits, labels))
-        weights: Floats = np.full(sample_ids.size, weight.mean() if rows.size else 1.0)
-        weights[known] = weight
+        right = known.copy()
+        right[known] = self.base_correct[rows[known]]  # 1[f right]
+        weights = np.zeros(sample_ids.size)
+        weights[right] = self._weigh(belief, rows[right])
+        weights[~known] = weights.sum() / known.sum() if known.any() else 1.0
         return weights
+
+    def _weigh(self, belief: Belief, rows: Ids) -> Floats:
+        coefficients, inverse, squared_error = belief
+        phi, labels = self._features(rows), self.prediction[rows]
+        base_logits = self.base_logits.take(rows, axis=0).astype(np.float64)
+        logits = base_logits + phi @ coefficients  # ẑ = z_f + φ A
+        weight = np.ones(rows.size)
+        if self.score != "drop":
+            single = phi.astype(np.float32)  # half the time of the largest product here
+            leverage = np.einsum("ij,ij->i", single @ inverse.astype(np.float32), single)  # φᵀ (G + λ I)⁻¹ φ
+            spread = np.sqrt(2 * squared_error * (self.noise + leverage))  # σ² = 2 s² (1 + φᵀ (G + λ I)⁻¹ φ)
+            weight *= ndtr(_margin(logits, labels) / spread)  # Φ(m / σ)
+        if self.score != "chance":
+            weight *= np.maximum(0.0, _probability(base_logits, labels) - _probability(logits, labels))
+        return weight
 
     def _features(self, rows: Ids) -> Floats:
         phi = np.ones((rows.size, self.features.shape[1] + 1))
-        phi[:, :-1] = self.features[rows]
+        phi[:, :-1] = self.features.take(rows, axis=0)
         return phi
 
     def _coefficients(self, state: DriftState) -> Floats:
-        return np.linalg.solve(self._ridged(state), state.cross).astype(np.float64)  # A = (G + λ I)⁻¹ H
+        _, coefficients, _ = dposv(self._ridged(state), state.cross, lower=True)
+        return np.asarray(coefficients)  # A = (G + λ I)⁻¹ H
 
     def _ridged(self, state: DriftState) -> Floats:
         return state.gram + self.ridge * np.eye(len(state.gram))
