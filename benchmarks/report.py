@@ -212,6 +212,21 @@ def scaling() -> str:
     )
 
 
+def base_models() -> str:
+    """What the base models know, against always saying the commonest label."""
+    path = RESULTS / "commonest_label.json"
+    if not path.exists():
+        return "not run\n"
+    found = json.loads(path.read_text("utf-8"))
+    rows = []
+    for task in (*FAST_TASKS, *CONTROLS):
+        scores, shares = found[task]["base_score"], found[task]["commonest_share"]
+        rows.append(
+            [task, f"{np.mean(scores):.3f} ± {_half(scores):.3f}", f"{np.mean(shares):.3f} ± {_half(shares):.3f}"]
+        )
+    return table(["task", "base model, prior score", "commonest label"], rows)
+
+
 def _half(values: Any) -> float:
     return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
@@ -225,6 +240,7 @@ def _one(kind: str, task: str, half: str = "test") -> Callable[[], str]:
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
+    "base-models": base_models,
     "fast-summary": fast_summary,
     "fast-against-paper": lambda: against_paper("fast", FAST_TASKS),
     "slow-tweets": _one("slow", "tweets"),
