@@ -58,6 +58,7 @@ LAYERS = {
         "step_record",
         "sweep_method",
         "sweep_results",
+        "provenance",
         "sweep_run",
         "sweep_task",
         "trainer_predictions",

@@ -11,7 +11,7 @@ import pytest
 
 from mixcd import sweep as sweep_module
 from mixcd.errors import DataError, FolderInUseError, SettingError
-from mixcd.lock_folder import lock_folder
+from mixcd.lock_folder import lock_file, lock_folder
 from mixcd.sweep import SweepProgress, run_sweep
 from mixcd.sweep_config import read_sweep
 from mixcd.sweep_results import RESULTS_SCHEMA, read_results, run_key, write_results
@@ -146,6 +146,18 @@ def test_new_methods_seeds_and_mix_ratios_are_added_to_earlier_results(toy, whol
     assert [run_key(row) for row in rows[6:]] == [("counts", 0.5, 2)]
 
 
+def test_averages_with_the_base_model_that_are_asked_for_later_are_made(toy, whole):
+    toy.results.parent.mkdir()
+    write_results(toy.results, whole)
+    progress = toy("method.uniform.wise_ft=[0.5]", "seeds=[0]")
+    assert len(progress.seconds) == 2  # both runs of uniform rehearsal with this seed
+    rows = read_results(toy.results)
+    assert len({(*run_key(row), row["wise_ft"]) for row in rows}) == len(rows) == len(whole) + 2
+    assert sorted(run_key(row) for row in rows if row["wise_ft"] == 0.5) == [ALL[1], ALL[2]]
+    assert toy("method.uniform.wise_ft=[0.5]", "seeds=[0]").seconds == []
+    assert toy().seconds == []  # what is there beyond the wish stays
+
+
 def test_an_own_trainer_runs_in_the_worker(toy):
     progress = toy(
         "seeds=[0]",
@@ -230,7 +242,7 @@ def test_a_full_disk_stops_the_sweep_and_leaves_the_results_of_before(toy, whole
             toy(workers=2)
     assert failure.value.filename == str(toy.results)
     assert read_results(toy.results) == whole[:2]
-    assert [path.name for path in toy.results.parent.iterdir()] == ["toy.parquet"]
+    assert sorted(path.name for path in toy.results.parent.iterdir()) == [".toy.parquet.lock", "toy.parquet"]
     assert workers
     assert not any(worker._process.is_alive() for worker in workers)
     assert toy().finished == set(ALL)
@@ -310,6 +322,12 @@ def test_functions_that_are_not_there_are_refused_before_anything_is_written(toy
 def test_two_sweeps_do_not_share_a_work_folder(toy, tmp_path):
     with lock_folder(tmp_path / "work"):
         assert "is in use by another run" in refusal(FolderInUseError, toy)
+
+
+def test_two_sweeps_do_not_write_to_one_results_file(toy, tmp_path):
+    with lock_file(toy.results):
+        assert "toy.parquet` is in use by another run" in refusal(FolderInUseError, toy)
+    assert not toy().failed
 
 
 # --- progress -------------------------------------------------------------------------------------------------------

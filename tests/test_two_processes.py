@@ -26,13 +26,16 @@ def launch(processes, folder, *arguments):
 
 @pytest.mark.slow
 def test_two_processes_draw_as_one_with_accumulation(tmp_path):
-    (alone,) = launch(1, tmp_path / "one", "--accumulation=2")
-    first, second = launch(2, tmp_path / "two", "--accumulation=1")
+    (alone,) = launch(1, tmp_path / "one", "--accumulation=2", "--probe=audit")
+    first, second = launch(2, tmp_path / "two", "--accumulation=1", "--probe=audit")
     assert first["blocks"] == second["blocks"] == alone["blocks"]
     assert first["prior_shares"] == [2] * 12  # β · block, exactly
     assert first["beliefs"] == second["beliefs"]
     assert first["observed_count"] == second["observed_count"] == alone["observed_count"]
     assert first["gather_count"] == second["gather_count"] == 12  # one a step
+    assert sum(first["probed_count"]) == 4 * 100  # in steps 0, 3, 6 and 9, the same samples everywhere
+    for name in ("probed_count", "probed_damaged_count"):
+        assert first[name] == second[name] == alone[name]
     shares = first["prior_pass_forward_count"], second["prior_pass_forward_count"]
     assert min(shares) > 0
     assert sum(shares) == alone["prior_pass_forward_count"]
@@ -45,8 +48,9 @@ def test_two_processes_draw_as_one_with_accumulation(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_forecast_drift_as_one_with_accumulation(tmp_path):
-    (alone,) = launch(1, tmp_path / "one", "--accumulation=2", "--estimator=drift")
-    first, second = launch(2, tmp_path / "two", "--accumulation=1", "--estimator=drift")
+    options = ["--estimator=drift", "--probe=estimate"]
+    (alone,) = launch(1, tmp_path / "one", "--accumulation=2", *options)
+    first, second = launch(2, tmp_path / "two", "--accumulation=1", *options)
     assert first["beliefs"] == second["beliefs"]  # to the bit: the first process's, broadcast
     assert first["blocks"] == second["blocks"] == alone["blocks"]
     assert first["gather_count"] == second["gather_count"] == 12

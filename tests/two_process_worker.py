@@ -32,6 +32,7 @@ def main():
     parser.add_argument("--resume", type=int)
     parser.add_argument("--stop", type=int, help="ask one process to stop while this step is planned")
     parser.add_argument("--estimator", default="auto")
+    parser.add_argument("--probe", help="what a probe of some samples is for")
     args = parser.parse_args()
     torch.set_num_threads(1)
     trainer = make_trainer(
@@ -51,6 +52,7 @@ def main():
         mix_ratio=0.25,
         partition=mixcd.ByPriorLoss(5),
         estimator=args.estimator,
+        probe=mixcd.Probe(100, every=3, use=args.probe) if args.probe else None,
     )
     blocks = record_blocks(rehearsal, STEPS)
     gathers = count_gathered_tables(trainer.accelerator)
@@ -65,6 +67,8 @@ def main():
         },
         "prior_pass_forward_count": rehearsal.predictions.forward_count,
         "gather_count": len(gathers),
+        "probed_count": rehearsal._loop.state.probed.total.counts.observed_count.tolist(),
+        "probed_damaged_count": rehearsal._loop.state.probed.total.counts.damaged_count.tolist(),
         "steps_done": trainer.state.global_step,
         "prior_shares": [sum(number >= 120 for number in block) for block in blocks.values()],
         "weights": fingerprint_weights(trainer.model),

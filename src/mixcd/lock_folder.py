@@ -22,14 +22,34 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         FolderInUseError: If another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)
+    with _hold(folder / LOCK, folder, "folder"):
+        yield
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold a file that is written again and again inside the block, likewise.
+
+    Args:
+        path: The file; its folder is made if it is missing.
+
+    Raises:
+        FolderInUseError: If another process holds it.
+    """
+    with _hold(path.with_name(f".{path.name}{LOCK}"), path, "file"):
+        yield
+
+
+@contextmanager
+def _hold(lock_path: Path, what: Path, kind: str) -> Iterator[None]:
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_path, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise FolderInUseError(
-            f"`{folder}` is in use by another run, which is still going. Two runs must not write to one folder. Wait "
-            "for it or stop it, or choose another folder."
+            f"`{what}` is in use by another run, which is still going. Two runs must not write to one {kind}. Wait "
+            f"for it or stop it, or choose another {kind}."
         ) from error
     try:
         yield

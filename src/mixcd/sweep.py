@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mixcd.errors import RehearsalError, SettingError, shorten
-from mixcd.lock_folder import lock_folder
+from mixcd.lock_folder import lock_file, lock_folder
 from mixcd.sweep_config import (
     SweepConfig,
     describe_method,
@@ -74,7 +74,7 @@ def run_sweep(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], 
 
     Raises:
         DataError: If the results file is of another version.
-        FolderInUseError: If another sweep is using the work folder.
+        FolderInUseError: If another sweep is using the work folder, or writing to the results file.
         SettingError: If a method was run with other settings before, or the task cannot be loaded.
         OSError: If results cannot be written; those written before are kept.
     """
@@ -83,14 +83,14 @@ def run_sweep(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], 
         if method.trainer:
             load_function(method.trainer)
     _read_earlier(sweep)  # refused before anything is written
-    with lock_folder(Path(sweep.work)):
+    with lock_folder(Path(sweep.work)), lock_file(Path(sweep.results)):
         return _run_all(sweep, workers, show)
 
 
 def _run_all(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], None]) -> SweepProgress:
     runs = list_runs(sweep)
     rows = _read_earlier(sweep)
-    progress = SweepProgress(runs, {run_key(row) for row in rows} & set(runs), workers=workers)
+    progress = SweepProgress(runs, _find_finished(sweep, rows, runs), workers=workers)
     groups = [[run for run in runs if run[2] == seed and run not in progress.finished] for seed in sweep.seeds]
     waiting, working = [group for group in groups if group], list[_Worker]()
     show(progress)
@@ -110,6 +110,14 @@ def _run_all(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], N
         for worker in working:
             worker.stop()
     return progress
+
+
+def _find_finished(sweep: SweepConfig, rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> set[Run]:
+    """The runs that have all their rows: their own, and one for each average with the base model."""
+    shares: dict[Run, set[float]] = {}
+    for row in rows:
+        shares.setdefault(run_key(row), set()).add(row["wise_ft"])
+    return {run for run in runs if shares.get(run, set()) >= {1.0, *make_spec(sweep, run).method.wise_ft}}
 
 
 class _Worker:
@@ -161,6 +169,7 @@ def _handle(worker: _Worker, rows: list[dict[str, Any]], progress: SweepProgress
     worker.left = [one for one in worker.left if one != run]
     if kind == _FINISHED:
         made, seconds = content
+        rows[:] = [row for row in rows if run_key(row) != run]  # of a run that lacked an average with the base model
         rows.extend(made)
         results.parent.mkdir(parents=True, exist_ok=True)
         write_results(results, rows)

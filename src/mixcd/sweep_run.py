@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from mixcd.errors import DataError, SettingError
 from mixcd.evaluation import TaskChange, compare_correctness
 from mixcd.prior_dataset import PriorDataset
 from mixcd.probe import Probe, probe_cost
+from mixcd.provenance import describe_software
 from mixcd.rehearsal import Rehearsal, attach
 from mixcd.sweep_method import Method, ProbeSettings, choose_estimator
 from mixcd.sweep_task import SweepTask
@@ -31,7 +31,6 @@ from mixcd.wise_ft import average_weights
 MakeTrainer = Callable[[SweepTask, Mapping[str, Any], dict[str, Any]], Trainer]
 """Makes a trainer of the task, the method's `trainer_settings` and the arguments of `transformers.Trainer`."""
 
-_PACKAGES = ("mixcd", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
 _LENGTH_ROWS = 500
 _LEAST_HELD_OUT = 2
 
@@ -290,7 +289,7 @@ def _describe_rehearsal(rehearsal: Rehearsal | None) -> dict[str, Any]:
 def _describe_machine(started: str, rehearsal: Rehearsal | None) -> dict[str, Any]:
     return {
         "started": started,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": describe_software(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from mixcd.config import Config, list_values, read_config, render
 from mixcd.errors import WRONG_PLACE, RehearsalError, RunFolderError, SettingError, shorten
 from mixcd.lock_folder import lock_folder
 from mixcd.model_loading import load_model
+from mixcd.provenance import describe_software
 from mixcd.rehearsal import Rehearsal, attach
 from mixcd.replace_file import UNFINISHED, naming_file, replace_file
 from mixcd.run_folder import (
@@ -48,7 +48,6 @@ _MAY_CHANGE = (
     "training.save_",
 )
 """Keys that a resumed run may change: draws and the order of samples do not depend on them."""
-_PACKAGES = ("mixcd", "torch", "transformers", "accelerate", "datasets", "numpy", "pyarrow")
 
 
 def run_training(config: Config, *, resume: bool, overwrite: bool, say: Say) -> None:
@@ -273,7 +272,7 @@ def describe_run(config: Config, setup: RunSetup) -> dict[str, Any]:
             "held_out_prior": _count_rows(setup.held_out_prior),
         },
         "counters": {"prior_pass_forward_count": 0, "forward_count": 0},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": describe_software(),
         "hardware": {
             "host": socket.gethostname(),
             "platform": platform.platform(),
