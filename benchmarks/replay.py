@@ -28,6 +28,7 @@ from scipy.stats import t as student
 from transformers import TrainerCallback
 
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
+from mixcd.correctness_rule import RightClass
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.partition_strategy import ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
@@ -120,7 +121,7 @@ class PoolWatcher(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Predict when it is time."""
         if state.global_step in POOL_STEPS:
-            observation, _count = observe_now(self._trainer, self._prior, self._pool_ids, with_logits=True)
+            observation, _count = observe_now(self._trainer, self._prior, self._pool_ids, RightClass(), True)
             assert observation.logits is not None  # noqa: S101
             self.logits.append(observation.logits)
 

@@ -29,7 +29,7 @@ LAYERS = {
     },
     "matter": {
         "batched_inference",
-        "classification_output",
+        "correctness_rule",
         "data_preparation",
         "data_source",
         "fingerprint",
@@ -52,6 +52,7 @@ LAYERS = {
         "rehearsal",
         "rehearsal_health",
         "rehearsal_loop",
+        "sft_trainer",
         "small_matrices",
         "run_folder",
         "state_json",

@@ -13,6 +13,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from tiny import make_model, make_trainer
+from tiny_sft import make_model as make_chat_model
+from tiny_sft import make_rows as make_chats
+from tiny_sft import make_sft_trainer
 
 
 class Recorder(TrainerCallback, ExportableState):
@@ -257,3 +260,44 @@ def test_huge_populations_are_chosen_from_without_being_listed():
     rng = np.random.Generator(np.random.Philox(key=[0, 0]))
     chosen = rng.choice(10**12, 4096, replace=False, shuffle=False)  # a list of these would take 8 terabytes
     assert np.unique(chosen).size == 4096
+
+
+# --- trl ------------------------------------------------------------------------------------------------------------
+
+
+def test_sft_prepares_data_by_a_private_method_of_these_arguments_and_keeps_other_columns(tmp_path):
+    trainer = make_sft_trainer(make_chat_model(), make_chats(10, "new"), tmp_path, assistant_only_loss=True)
+    assert tuple(inspect.signature(trainer._prepare_dataset).parameters) == (
+        "dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name",
+    )  # fmt: skip
+    rows = make_chats(6, "prior").add_column("number", list(range(6)))
+    prepared = trainer._prepare_dataset(
+        rows, trainer.processing_class, trainer.args, False, trainer._formatting_func, "prior"
+    )
+    assert {"input_ids", "labels", "number", "topic"} <= set(prepared.column_names)
+    assert prepared["number"][:] == list(range(6))
+    assert not trainer._skip_prepare_dataset
+
+
+def test_the_fused_head_of_sft_scores_labels_without_logits(tmp_path):
+    trainer = make_sft_trainer(make_chat_model(), make_chats(10, "new"), tmp_path, assistant_only_loss=True)
+    batch = next(iter(trainer.get_train_dataloader()))
+    output = trainer.model(**batch, fused_lm_head=True, use_cache=False)
+    width = batch["labels"].shape[1] - 1
+    for name in ("log_probs", "is_top1", "label_mask"):
+        assert output[name].shape == (8, width), name
+    assert "logits" not in output
+    assert output.label_mask.tolist() == (batch["labels"][:, 1:] != -100).tolist()
+    logits = trainer.model(**{key: value for key, value in batch.items() if key != "labels"}).logits[:, :-1]
+    target = output.label_mask
+    assert (logits.argmax(-1) == batch["labels"][:, 1:])[target].tolist() == output.is_top1.bool()[target].tolist()
+
+
+def test_joined_rows_of_sft_say_where_each_starts_and_mask_its_first_token(tmp_path):
+    trainer = make_sft_trainer(make_chat_model(), make_chats(10, "new"), tmp_path, padding_free=True, max_length=None)
+    batch = next(iter(trainer.get_train_dataloader()))
+    starts = batch["cu_seq_lens_q"]
+    assert starts.shape == (9,)
+    assert (starts[0], starts[-1]) == (0, batch["input_ids"].shape[1])
+    assert batch["labels"].shape == batch["input_ids"].shape
+    assert (batch["labels"][0, starts[:-1].long()] == -100).all()

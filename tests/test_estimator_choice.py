@@ -32,6 +32,7 @@ def make_predictions(cached=COUNT, arrays=True):
         loss=rng.exponential(size=cached),
         correct=rng.random(cached) < 0.8,
         prediction=rng.integers(0, 3, cached),
+        share_right=None,
         token_count=np.ones(cached, int),
         columns={},
         sources={},
@@ -112,8 +113,8 @@ def test_drift_without_cached_features_is_refused():
     with pytest.raises(SettingError) as failure:
         make_drift_estimator(make_predictions(arrays=False))
     assert str(failure.value) == (
-        "The drift estimator needs logits and features of the base model, but none were cached. Pass `features=64` to "
-        '`attach`, or `estimator="drift"`, which asks for them.'
+        "The drift estimator needs class logits and features of the base model, but none were cached. Pass "
+        '`features=64` to `attach`, or `estimator="drift"`, which asks for them.'
     )
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from mixcd.correctness_rule import RightClass
 from mixcd.errors import DataError, PlanError, UnsupportedTrainerError
 from mixcd.prediction_observer import NEW_SAMPLE, PredictionObserver, keep_rehearsed, read_rows
 from tiny import make_model
@@ -13,7 +14,7 @@ def make_batch(labels):
 
 
 def test_an_observation_is_what_the_forward_pass_showed():
-    model, observer, batch = make_model(dropout=0.0), PredictionObserver(), make_batch([0, 1, 2])
+    model, observer, batch = make_model(dropout=0.0), PredictionObserver(RightClass()), make_batch([0, 1, 2])
     with observer.watch(model, torch.tensor([7, NEW_SAMPLE, 2**40]), batch):
         output = model(**batch)
     seen = keep_rehearsed(read_rows(observer.take()))
@@ -24,7 +25,7 @@ def test_an_observation_is_what_the_forward_pass_showed():
 
 
 def test_forwards_without_gradients_and_later_ones_are_not_read():
-    model, observer, batch = make_model(), PredictionObserver(), make_batch([0])
+    model, observer, batch = make_model(), PredictionObserver(RightClass()), make_batch([0])
     with observer.watch(model, torch.tensor([1]), batch):
         with torch.no_grad():
             model(**batch)
@@ -35,7 +36,7 @@ def test_forwards_without_gradients_and_later_ones_are_not_read():
 
 
 def test_nothing_is_seen_outside_the_block_or_after_an_error():
-    model, observer, batch = make_model(), PredictionObserver(), make_batch([0])
+    model, observer, batch = make_model(), PredictionObserver(RightClass()), make_batch([0])
     with pytest.raises(KeyError), observer.watch(model, torch.tensor([1]), batch):
         raise KeyError
     model(**batch)
@@ -44,7 +45,7 @@ def test_nothing_is_seen_outside_the_block_or_after_an_error():
 
 
 def test_micro_batches_add_up_and_are_taken_once():
-    model, observer = make_model(), PredictionObserver()
+    model, observer = make_model(), PredictionObserver(RightClass())
     for number in range(2):
         batch = make_batch([0, 1])
         with observer.watch(model, torch.tensor([number, NEW_SAMPLE]), batch):
@@ -55,7 +56,7 @@ def test_micro_batches_add_up_and_are_taken_once():
 
 
 def test_what_cannot_be_observed_is_refused():
-    model, observer = make_model(), PredictionObserver()
+    model, observer = make_model(), PredictionObserver(RightClass())
     with (
         pytest.raises(DataError, match=r"`trainer.train_dataset` has no labels"),
         observer.watch(model, torch.tensor([1]), {"input_ids": torch.ones(1, 1)}),

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mixcd.correctness_rule import NearTarget
 from mixcd.errors import CacheError, DataError, FolderInUseError, SettingError, UnsupportedTrainerError
 from mixcd.head_features import pool_head_input
 from mixcd.lock_folder import lock_folder
@@ -143,7 +144,7 @@ def test_a_cache_made_from_something_else_is_refused_and_kept(predict, prior_dat
         "rule": {},
     }[what]
     if what == "rule":
-        monkeypatch.setattr("mixcd.prior_predictions.CLASSIFICATION_RULE", "another rule")
+        monkeypatch.setattr("mixcd.correctness_rule.RightClass.name", "another rule")
     with pytest.raises(CacheError, match=f"was made from another {what}.*{cure}"):
         predict(**settings)
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
@@ -338,14 +339,20 @@ def test_a_collator_that_returns_no_mapping_is_refused(predict):
         predict(collate_fn=lambda rows: list(rows))
 
 
-def test_outputs_that_are_no_single_label_classification_are_refused(predict, base_model):
-    base_model.config.num_labels = 1
+def test_outputs_that_do_not_fit_the_labels_are_refused(predict, base_model):
     base_model.classifier = torch.nn.Linear(16, 1)
     with pytest.raises(UnsupportedTrainerError, match="single output, which is a regression"):
         predict()
-    base_model.classifier = torch.nn.Linear(16, 3)
-    with pytest.raises(UnsupportedTrainerError, match=r"for labels of shape \(\d+, 3\) and torch.float32"):
+    base_model.classifier = torch.nn.Linear(16, 4)
+    with pytest.raises(UnsupportedTrainerError, match=r"shape \(\d+, 4\) for labels of shape \(\d+, 3\)"):
         predict(collate_fn=lambda rows: {**collate(rows), "labels": torch.zeros(len(rows), 3)})
+
+
+def test_the_rule_may_be_said(predict, base_model):
+    base_model.classifier = torch.nn.Linear(16, 1)
+    found = predict(correctness=NearTarget(1.5))
+    assert found.prediction is None
+    assert found.sources["rule"] == "regression: absolute error ≤ 1.5"
 
 
 # --- logits and features ------------------------------------------------------------------------------------------
@@ -440,7 +447,7 @@ def test_an_altered_basis_is_refused_before_the_pass_goes_on(predict, tmp_path):
 
 def test_a_cache_without_features_is_refused_and_one_with_them_serves_all(predict, tmp_path):
     predict()
-    with pytest.raises(CacheError, match="holds no features and logits, which the drift estimator needs"):
+    with pytest.raises(CacheError, match="holds no features, which the estimator or the partition needs"):
         predict(features=8)
     predict(features=8, folder=tmp_path / "rich")
     assert predict(folder=tmp_path / "rich").forward_count == 0

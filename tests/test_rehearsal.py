@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 import mixcd
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
+from mixcd.correctness_rule import RightClass
 from mixcd.errors import (
     AlreadyAttachedError,
     CacheError,
@@ -951,7 +952,7 @@ def test_a_drift_run_resumes_bit_for_bit(base_weights, new_data, prior_data, tmp
         model.load_state_dict(base_weights)
         trainer = make_trainer(model, new_data, tmp_path / folder, max_steps=steps, save_strategy="steps", save_steps=7)
         cache = tmp_path / "cache"
-        trainer_pass = prior_pass_of(trainer, PriorDataset(prior_data))
+        trainer_pass = prior_pass_of(trainer, PriorDataset(prior_data), RightClass())
         mixcd.predict_prior(
             trainer.model,
             prior_data,
@@ -979,7 +980,7 @@ def test_drift_forecasts_which_samples_are_damaged(base_model, new_data, tmp_pat
     trainer = make_trainer(base_model, new_data, tmp_path, max_steps=100, per_device_train_batch_size=32)
     rehearsal = attach(trainer, prior, mix_ratio=0.125, estimator="drift")  # too little to undo all damage
     trainer.train()
-    loop, found = rehearsal._loop, predict_now(trainer, PriorDataset(prior))
+    loop, found = rehearsal._loop, predict_now(trainer, PriorDataset(prior), RightClass())
     damaged = rehearsal.predictions.correct & ~found["correct"]
     chance = loop.estimator.damage_probability(loop.state.beliefs[100], np.arange(3000))
     lift = chance[damaged].sum() / chance.sum() / damaged.mean()
@@ -1032,7 +1033,7 @@ def test_a_probe_observes_its_samples_with_the_model_after_the_step(base_model, 
 
     class Scan(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
-            after.append(predict_now(trainer, PriorDataset(prior_data))["correct"])
+            after.append(predict_now(trainer, PriorDataset(prior_data), RightClass())["correct"])
 
     trainer.add_callback(Scan())
     trainer.train()
@@ -1098,7 +1099,7 @@ def test_an_oracles_weights_are_the_true_damage(base_model, new_data, prior_data
 
     class Scan(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
-            now = predict_now(trainer, PriorDataset(prior_data))["correct"]
+            now = predict_now(trainer, PriorDataset(prior_data), RightClass())["correct"]
             damaged.append(rehearsal.predictions.correct & ~now)
 
     trainer.add_callback(Scan())

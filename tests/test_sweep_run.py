@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import Trainer
 
+from mixcd.correctness_rule import RightClass
 from mixcd.errors import DataError, SettingError
 from mixcd.partition_strategy import ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
@@ -171,7 +172,7 @@ def test_scores_are_of_both_halves_and_both_tasks(task, judge, tmp_path):
     scores = judge.judge(trainer)
     base = Trainer(**trainer_arguments(task, tmp_path, {}, 1, 0))
     for name, data in (("prior", task.held_out_prior), ("new", task.held_out_new)):
-        before, after = (predict_now(one, PriorDataset(data))["correct"] for one in (base, trainer))
+        before, after = (predict_now(one, PriorDataset(data), RightClass())["correct"] for one in (base, trainer))
         middle = len(data) // 2
         for half, part in (("validation", slice(middle)), ("test", slice(middle, None))):
             assert scores[f"{name}_before_{half}"] == pytest.approx(before[part].mean())

@@ -7,6 +7,11 @@ if TYPE_CHECKING:
     from mixcd.collateral_damage_estimator import CountEstimator as CountEstimator
     from mixcd.collateral_damage_estimator import DriftEstimator as DriftEstimator
     from mixcd.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
+    from mixcd.correctness_rule import NearTarget as NearTarget
+    from mixcd.correctness_rule import RightClass as RightClass
+    from mixcd.correctness_rule import RightLabels as RightLabels
+    from mixcd.correctness_rule import RightSpan as RightSpan
+    from mixcd.correctness_rule import RightTokens as RightTokens
     from mixcd.errors import RehearsalError as RehearsalError
     from mixcd.partition_strategy import ByColumn as ByColumn
     from mixcd.partition_strategy import ByFeatures as ByFeatures
@@ -26,8 +31,13 @@ _HOMES = {
     "CountEstimator": "collateral_damage_estimator",
     "DriftEstimator": "collateral_damage_estimator",
     "FactoredEstimator": "collateral_damage_estimator",
+    "NearTarget": "correctness_rule",
     "Probe": "probe",
     "RehearsalError": "errors",
+    "RightClass": "correctness_rule",
+    "RightLabels": "correctness_rule",
+    "RightSpan": "correctness_rule",
+    "RightTokens": "correctness_rule",
     "attach": "rehearsal",
     "predict_prior": "prior_predictions",
 }

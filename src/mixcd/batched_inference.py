@@ -1,6 +1,6 @@
-"""Batched inference: a classifier's predictions on rows of mixed length, without gradients."""
+"""Batched inference: a model's predictions on rows of mixed length, without gradients."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -8,14 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixcd.classification_output import (
-    LABEL_KEYS,
-    classification_losses,
-    find_labels,
-    read_class_logits,
-    require_known_labels,
-)
-from mixcd.correctness import is_class_correct
+from mixcd.correctness_rule import CorrectnessRule
 from mixcd.errors import UnsupportedTrainerError
 from mixcd.head_features import pool_head_input, watch_head
 from mixcd.vocabulary import Ids
@@ -28,6 +21,7 @@ def predict_rows(
     rows: Sequence[Any],
     sample_ids: Ids,
     *,
+    rule: CorrectnessRule,
     collate_fn: Collate,
     batch_size: int,
     data_name: str,
@@ -40,25 +34,27 @@ def predict_rows(
         model: The model, in the mode it is to predict in.
         rows: Prepared rows, at least one.
         sample_ids: Their ids, shape (rows,), for messages.
+        rule: Says which are right.
         collate_fn: Makes a batch of a list of rows.
         batch_size: Rows a batch at the length of the longest row.
         data_name: Whose rows they are, for messages.
         advance: Called with the number of rows done after each batch.
-        with_head_input: Whether logits and the input of the classification head are wanted, too.
+        with_head_input: Whether the input of the model's head is wanted, too, and class logits where there are any.
 
     Returns:
-        Arrays `loss`, `correct`, `prediction` and `token_count`, each of shape (rows,) in the order of the
-        rows, and if wanted `logits` and `head_input`, shape (rows, …); and the number of forward passes.
+        Arrays `loss`, `correct` and `token_count`, in classification also `prediction`, in language models also
+        `share_right`, each of shape (rows,) in the order of the rows, and if wanted `head_input` and `logits`, shape
+        (rows, …); and the number of forward passes.
 
     Raises:
-        DataError: If the rows have no labels, or labels outside the model's classes.
-        UnsupportedTrainerError: If the model's output shows no class logits.
+        DataError: If the rows have no labels, or labels that the model cannot predict.
+        UnsupportedTrainerError: If the model's output shows no predictions.
     """
     parts, positions = [], []
     with watch_head(model) if with_head_input else nullcontext() as head_inputs:
         for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
             batch = collate(collate_fn, [rows[position] for position in batch_positions])
-            parts.append(_predict_batch(model, batch, sample_ids[batch_positions], data_name, head_inputs))
+            parts.append(_predict_batch(model, rule, batch, sample_ids[batch_positions], data_name, head_inputs))
             positions.append(batch_positions)
             advance(batch_positions.size)
     order = np.argsort(np.concatenate(positions))
@@ -129,6 +125,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 def _predict_batch(
     model: torch.nn.Module,
+    rule: CorrectnessRule,
     batch: Mapping[str, Any],
     sample_ids: Ids,
     data_name: str,
@@ -136,21 +133,36 @@ def _predict_batch(
 ) -> dict[str, NDArray[Any]]:
     device = next(model.parameters()).device
     tensors = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    labels = find_labels(tensors, data_name)
-    logits = read_class_logits(model(**{key: value for key, value in tensors.items() if key not in LABEL_KEYS}), labels)
-    require_known_labels(labels.cpu().numpy(), sample_ids, logits.shape[1], data_name)
-    attention_mask = tensors.get("attention_mask", torch.ones(len(labels), 1))
-    wanted = {}
+    targets = rule.find_targets(tensors, data_name)
+    inputs = {name: value for name, value in tensors.items() if name not in rule.withheld}
+    output = model(**inputs, **rule.settings)
+    rule.require_known(targets, output, sample_ids, data_name)
+    reading = rule.read(output, targets)
+    found = {"loss": reading.loss, "correct": reading.correct}
+    if reading.prediction is not None:
+        found["prediction"] = reading.prediction.to(torch.int32)
+    if reading.share is not None:
+        found["share_right"] = reading.share
+    found["token_count"] = _count_tokens(tensors, len(sample_ids))
     if head_inputs is not None:
-        wanted = {"head_input": pool_head_input(head_inputs, tensors), "logits": logits.float().cpu().numpy()}
-    return {
-        "loss": classification_losses(logits, labels).cpu().numpy(),
-        "correct": is_class_correct(logits, labels).cpu().numpy(),
-        "prediction": logits.argmax(-1).to(torch.int32).cpu().numpy(),
-        "token_count": attention_mask.sum(-1).to(torch.int32).cpu().numpy(),
-        **wanted,
-    }
+        found["head_input"] = pool_head_input(head_inputs, tensors, reading.head_mask)
+        if reading.logits is not None:
+            found["logits"] = reading.logits.float()
+    return {name: value.cpu().numpy() for name, value in found.items()}
+
+
+def _count_tokens(batch: Mapping[str, Any], row_count: int) -> torch.Tensor:
+    """Input tokens that are no padding; 1 for rows without tokens."""
+    starts: torch.Tensor | None = batch.get("cu_seq_lens_q")
+    if starts is not None:  # rows that were joined in one
+        return starts.diff().to(torch.int32)
+    mask: torch.Tensor = batch.get("attention_mask", torch.ones(row_count, 1))
+    return mask.sum(-1).to(torch.int32)
 
 
 def _length_of(row: Any) -> int:
-    return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else 1
+    """Tokens of a row, those of its target included; 1 for rows without tokens."""
+    if not isinstance(row, Mapping) or "input_ids" not in row:
+        return 1
+    target = row.get("labels")
+    return len(row["input_ids"]) + (len(target) if isinstance(target, Sized) else 0)

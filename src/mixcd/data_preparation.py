@@ -14,7 +14,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 from pyarrow import compute
 
-from mixcd.classification_output import LABEL_KEYS
+from mixcd.correctness_rule.right_class import LABEL_KEYS
 from mixcd.errors import DataError, SettingError, shorten
 from mixcd.fingerprint import fingerprint_tokenizer
 from mixcd.keyed_random import Stream, keyed_generator

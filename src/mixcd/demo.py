@@ -31,6 +31,7 @@ from mixcd.evaluation import compare_correctness
 from mixcd.prior_dataset import PriorDataset
 from mixcd.rehearsal import Rehearsal, attach
 from mixcd.trainer_predictions import predict_now
+from mixcd.trainer_support import rule_of
 
 LAYERS = 3
 MAX_TOKENS = 28
@@ -194,7 +195,7 @@ class _Bench:
 
     def _judge_correctness(self, trainer: Trainer) -> CorrectFlags:
         tests = (PriorDataset(self._rows[name], name) for name in ("prior_test", "new_test"))
-        return CorrectFlags(*(predict_now(trainer, test)["correct"] for test in tests))
+        return CorrectFlags(*(predict_now(trainer, test, rule_of(trainer, test))["correct"] for test in tests))
 
 
 class _Bar(TrainerCallback):

@@ -9,6 +9,7 @@ import torch
 
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
 from mixcd.collateral_damage_estimator.drift_estimator import UNCACHED_ROW
+from mixcd.correctness_rule import CorrectnessRule
 from mixcd.errors import SettingError
 from mixcd.partition_strategy import Combined
 from mixcd.prediction_cache import read_manifest
@@ -47,6 +48,7 @@ def choose_named(
     estimator: EstimatorName | MakeEstimator,
     partition: PartitionStrategy | None,
     model: torch.nn.Module,
+    rule: CorrectnessRule,
     cache: Path,
     features: int | None = None,
 ) -> EstimatorName | MakeEstimator:
@@ -56,18 +58,26 @@ def choose_named(
         estimator: What `attach` was given.
         partition: What `attach` was given; None when the caller named none.
         model: The base model.
+        rule: Says which predictions are right.
         cache: The folder of the prediction cache.
         features: What `attach` was given.
 
     Returns:
-        The estimator. In the place of "auto": "counts" when the caller named a partition to draw by, the model has
-        no linear layer to take features from, or the cache has or shall have no features; else "drift".
+        The estimator. In the place of "auto": "counts" when the caller named a partition to draw by, predictions are
+        no class, the model has no linear layer to take features from, or the cache has or shall have no features; else
+        "drift".
 
     Raises:
+        SettingError: If drift is asked for where predictions are no class.
         CacheError: If the folder holds something else than a cache.
     """
-    if estimator != "auto":
-        return estimator
+    if estimator == "drift" and not rule.has_logits:
+        raise SettingError(
+            f'`estimator` is "drift", which forecasts class logits, but this task has none ({rule.name}). Pass "auto" '
+            'or "counts".'
+        )
+    if estimator != "auto" or not rule.has_logits:
+        return "counts" if estimator == "auto" else estimator
     has_head = any(isinstance(module, torch.nn.Linear) for module in model.modules())
     found = read_manifest(cache)
     lacks_features = features == 0 or (found is not None and bool(found.parts) and not found.arrays)
@@ -135,9 +145,9 @@ def make_drift_estimator(
     Raises:
         SettingError: If a setting makes no sense, or logits and features were not cached.
     """
-    if not predictions.arrays:
+    if "logits" not in predictions.arrays or predictions.prediction is None:
         raise SettingError(
-            "The drift estimator needs logits and features of the base model, but none were cached. Pass "
+            "The drift estimator needs class logits and features of the base model, but none were cached. Pass "
             '`features=64` to `attach`, or `estimator="drift"`, which asks for them.'
         )
     rows = None

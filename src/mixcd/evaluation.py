@@ -73,15 +73,15 @@ class DamagedSample:
         sample_id: Its row in the held-out data.
         bin_name: Its bin under the run's partition strategy, applied to the held-out data; empty for clusters of
             features.
-        label: The class that the base model predicted, rightly.
-        prediction: The class that the fine-tuned model predicts.
+        label: The class that the base model predicted, rightly; None where predictions are no class.
+        prediction: The class that the fine-tuned model predicts, likewise.
         text: How its text starts.
     """
 
     sample_id: int
     bin_name: str
-    label: int
-    prediction: int
+    label: int | None
+    prediction: int | None
     text: str
 
 

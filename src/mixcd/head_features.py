@@ -1,6 +1,6 @@
 """Head features: what the base model hands to its classification head, reduced to a few numbers a sample."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -88,15 +88,18 @@ _CURE = (
 )
 
 
-def pool_head_input(seen: list[torch.Tensor], batch: Any) -> NDArray[np.float32]:
-    """Make one vector a sample: a head that is given every token is averaged over those that are not padding.
+def pool_head_input(
+    seen: list[torch.Tensor], batch: Mapping[str, Any], mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Make one vector a sample: a head that is given every token is averaged over those that count.
 
     Args:
         seen: What `watch_head` collected; the last one is taken out.
         batch: The batch, with `attention_mask` when tokens are padded.
+        mask: Which tokens count, shape (rows, tokens); None for those that are no padding.
 
     Returns:
-        Shape (rows, inputs).
+        Shape (rows, inputs), single precision.
 
     Raises:
         UnsupportedTrainerError: If the forward pass did not use the head.
@@ -105,6 +108,7 @@ def pool_head_input(seen: list[torch.Tensor], batch: Any) -> NDArray[np.float32]
         raise UnsupportedTrainerError(f"The model's last linear layer took no part in its forward pass. {_CURE}")
     head_input = seen.pop().float()
     if head_input.ndim == 3:
-        mask = batch.get("attention_mask", torch.ones(head_input.shape[:2]))[..., None].to(head_input)
-        head_input = (head_input * mask).sum(1) / mask.sum(1).clamp(min=1)
-    return head_input.cpu().numpy()
+        counted = batch.get("attention_mask", torch.ones(head_input.shape[:2])) if mask is None else mask
+        weights = counted[:, None].to(head_input)
+        head_input = (weights @ head_input)[:, 0] / weights.sum(2).clamp(min=1)
+    return head_input

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import Trainer
 
+from mixcd.correctness_rule import CorrectnessRule
+from mixcd.correctness_rule.reading import apply_tolerance
 from mixcd.evaluation import DamagedSample, Evaluation, compare_correctness
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import PriorPredictions, assign_bins
+from mixcd.sft_trainer import prepare_raw
 from mixcd.trainer_predictions import predict_now, predict_with_trainer
 from mixcd.vocabulary import PartitionStrategy
 
@@ -45,7 +48,7 @@ def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, .
     Raises:
         DataError: If the data are empty, not map-style, or lack a column.
     """
-    data = {"prior": PriorDataset(held_out, "held_out")}
+    data = {"prior": PriorDataset(prepare_raw(trainer, held_out, "held_out"), "held_out")}
     for name in column_names:
         data["prior"].column(name)  # refused now if it is missing, not after training
     new_data = trainer.eval_dataset
@@ -54,13 +57,16 @@ def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, .
     return data
 
 
-def predict_held_out(trainer: Trainer, held_out: Mapping[str, PriorDataset], cache_dir: Path) -> dict[str, HeldOut]:
+def predict_held_out(
+    trainer: Trainer, held_out: Mapping[str, PriorDataset], cache_dir: Path, rule: CorrectnessRule
+) -> dict[str, HeldOut]:
     """Predict held-out data with the base model, or read its predictions from the cache.
 
     Args:
         trainer: The trainer, with the base model.
         held_out: The data by task.
         cache_dir: The folder of the prior data's cache.
+        rule: Says which predictions are right.
 
     Returns:
         The data with their predictions, by task.
@@ -69,23 +75,28 @@ def predict_held_out(trainer: Trainer, held_out: Mapping[str, PriorDataset], cac
         RehearsalError: Whatever `predict_prior` raises.
     """
     return {
-        task: HeldOut(data, predict_with_trainer(trainer, data, cache_dir / f"held_out_{task}", (), 0.0))
+        task: HeldOut(data, predict_with_trainer(trainer, data, cache_dir / f"held_out_{task}", (), 0.0, rule))
         for task, data in held_out.items()
     }
 
 
-def evaluate_held_out(trainer: Trainer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy) -> Evaluation:
+def evaluate_held_out(
+    trainer: Trainer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy, rule: CorrectnessRule
+) -> Evaluation:
     """Compare the trainer's model as it is now with the base model.
 
     Args:
         trainer: The trainer.
         held_out: The data and the base model's predictions, by task; "prior" must be there.
         strategy: Gives the damaged samples their bins.
+        rule: Says which predictions are right.
 
     Returns:
         Scores before and after, and the damaged prior samples.
     """
-    after = {task: predict_now(trainer, one.data) for task, one in held_out.items()}
+    after = {task: predict_now(trainer, one.data, rule) for task, one in held_out.items()}
+    for task, found in after.items():
+        found["correct"] = apply_tolerance(rule, found["correct"], found["loss"], held_out[task].before.loss)
     changes = {task: compare_correctness(one.before.correct, after[task]["correct"]) for task, one in held_out.items()}
     damaged = _list_damaged(held_out["prior"], after["prior"], strategy, trainer.processing_class)
     return Evaluation(changes["prior"], changes.get("new"), damaged)
@@ -101,8 +112,8 @@ def _list_damaged(
         DamagedSample(
             sample_id=int(sample_id),
             bin_name=bin_names[int(sample_id)],
-            label=int(before.prediction[sample_id]),
-            prediction=int(after["prediction"][sample_id]),
+            label=None if before.prediction is None else int(before.prediction[sample_id]),
+            prediction=None if "prediction" not in after else int(after["prediction"][sample_id]),
             text=_text_of(row, tokenizer),
         )
         for sample_id, row in zip(damaged, data.rows(damaged.tolist()), strict=True)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixcd.classification_output import classification_losses, find_labels, read_class_logits
-from mixcd.correctness import is_class_correct
+from mixcd.correctness_rule import CorrectnessRule
+from mixcd.correctness_rule.reading import Targets
 from mixcd.errors import PlanError
 from mixcd.vocabulary import Observation
 
@@ -24,12 +24,14 @@ class PredictionObserver:
     Paper: fine-tuned model f'; its predictions on rehearsed samples fall out of training.
 
     Args:
+        rule: Says which samples are right.
         with_logits: Whether to keep the class logits, too.
     """
 
-    def __init__(self, with_logits: bool = False) -> None:
+    def __init__(self, rule: CorrectnessRule, with_logits: bool = False) -> None:
         self.forward_count = 0
-        self.with_logits = with_logits
+        self._rule = rule
+        self._with_logits = with_logits
         self._seen: list[torch.Tensor] = []
 
     @contextmanager
@@ -43,9 +45,9 @@ class PredictionObserver:
 
         Raises:
             DataError: If the batch has no labels.
-            UnsupportedTrainerError: If the model's output shows no class logits.
+            UnsupportedTrainerError: If the model's output shows no predictions.
         """
-        labels = find_labels(batch, "trainer.train_dataset")
+        targets = self._rule.find_targets(batch, "trainer.train_dataset")
         seen = len(self._seen)
 
         def read(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
@@ -53,7 +55,7 @@ class PredictionObserver:
                 return
             self.forward_count += 1
             if len(self._seen) == seen:
-                self._read(sample_ids, labels, output)
+                self._read(sample_ids, targets, output)
 
         hook = model.register_forward_hook(read)
         try:
@@ -81,14 +83,14 @@ class PredictionObserver:
         return rows
 
     @torch.no_grad()
-    def _read(self, sample_ids: torch.Tensor, labels: torch.Tensor, output: Any) -> None:
-        logits = read_class_logits(output, labels).detach()
-        labels = labels.to(logits.device)
-        loss_bits = classification_losses(logits, labels).view(torch.int32)
-        columns = [sample_ids.to(logits.device), is_class_correct(logits, labels), loss_bits]
+    def _read(self, sample_ids: torch.Tensor, targets: Targets, output: Any) -> None:
+        reading = self._rule.read(output, targets)
+        loss = reading.loss.detach()
+        columns = [sample_ids.to(loss.device), reading.correct, loss.view(torch.int32)]
         seen = torch.stack([column.to(torch.int64) for column in columns], dim=1)
-        if self.with_logits:
-            seen = torch.cat([seen, logits.float().view(torch.int32).to(torch.int64)], dim=1)
+        if self._with_logits and reading.logits is not None:
+            logits = reading.logits.detach().float().contiguous()
+            seen = torch.cat([seen, logits.view(torch.int32).to(torch.int64)], dim=1)
         self._seen.append(seen)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mixcd.batched_inference import Collate, evaluating, predict_rows
+from mixcd.correctness_rule import CorrectnessRule
 from mixcd.errors import CacheError
 from mixcd.flat_array import create_array
 from mixcd.head_features import FITTED_ROWS, FeatureBasis, fit_basis
@@ -91,7 +92,8 @@ class PriorPass:
         batch_size: Rows a batch at the length of the longest row.
         progress: Whether to show a progress bar with the time left.
         processes: Who shares the pass.
-        feature_count: Features to cache, with the logits; 0 for neither.
+        rule: Says which predictions are right.
+        feature_count: Features to cache, with the class logits where there are any; 0 for neither.
     """
 
     model: torch.nn.Module
@@ -99,6 +101,7 @@ class PriorPass:
     collate_fn: Collate
     batch_size: int
     progress: bool
+    rule: CorrectnessRule
     processes: Processes = ALONE
     feature_count: int = 0
 
@@ -165,7 +168,9 @@ class PriorPass:
         basis = fit_basis(predicted["head_input"], self.feature_count)
         folder.mkdir(parents=True, exist_ok=True)
         checksum = write_basis(folder, basis)
-        arrays = {"features": basis.components.shape[1], "logits": predicted["logits"].shape[1]}
+        arrays = {"features": basis.components.shape[1]}
+        if "logits" in predicted:
+            arrays["logits"] = predicted["logits"].shape[1]
         for name, width in arrays.items():
             create_array(array_path(folder, name), cached_count(wanted), width)
         return replace(wanted, arrays=arrays, basis=checksum), forward_count
@@ -173,7 +178,7 @@ class PriorPass:
     def _require_features(self, folder: Path, manifest: Manifest) -> None:
         if self.feature_count and not manifest.arrays:
             raise CacheError(
-                f"The cache `{folder}` holds no features and logits, which the drift estimator needs. They are cached "
+                f"The cache `{folder}` holds no features, which the estimator or the partition needs. They are cached "
                 "when the base model predicts. Choose a new folder for the cache to predict again."
             )
 
@@ -210,9 +215,11 @@ class PriorPass:
         rows = self.prior.rows(sample_ids.tolist())
         predicted, forward_count = self._predict(rows, sample_ids, advance, basis is not None)
         require_finite_losses(sample_ids, predicted["loss"])
-        arrays = {}
+        arrays: dict[str, NDArray[Any]] = {}
         if basis is not None:
-            arrays = {"features": basis.apply(predicted.pop("head_input")), "logits": predicted.pop("logits")}
+            arrays["features"] = basis.apply(predicted.pop("head_input"))
+            if "logits" in predicted:
+                arrays["logits"] = predicted.pop("logits")
         stored = {name: self.prior.read_column(name, sample_ids, rows) for name in columns}
         return pa.table({"sample_id": sample_ids, **predicted, **stored}), arrays, forward_count
 
@@ -223,6 +230,7 @@ class PriorPass:
             self.model,
             rows,
             sample_ids,
+            rule=self.rule,
             collate_fn=self.collate_fn,
             batch_size=self.batch_size,
             data_name=self.prior.name,

@@ -1,5 +1,6 @@
 """The prior pass: the one inference of the base model over the prior data, cached on disk."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from mixcd.batched_inference import Collate, collate
-from mixcd.correctness import CLASSIFICATION_RULE
-from mixcd.errors import DataError, SettingError
+from mixcd.correctness_rule import CorrectnessRule, choose_rule
+from mixcd.errors import DataError, SettingError, shorten
 from mixcd.fingerprint import fingerprint_batch, fingerprint_rows, fingerprint_tokenizer, fingerprint_weights
 from mixcd.flat_array import open_array
 from mixcd.prediction_cache import Manifest, array_path, read_parts
@@ -25,6 +26,9 @@ LEAST_SHARE_RIGHT = 0.2
 """Below this share of right predictions the base model has too little to lose."""
 
 _PREPROCESSING_ROWS = 8
+_LEAST_NAMED = 0.01
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,22 +38,25 @@ class PriorPredictions:
     Args:
         sample_count: The number of prior samples; a partial cache holds fewer.
         sample_ids: The cached samples, ascending, shape (cached,).
-        loss: The base model's loss on each, in nats, shape (cached,).
+        loss: The base model's loss on each, in nats (a regression's in squared units), shape (cached,).
         correct: Whether the base model got each right, shape (cached,).
-        prediction: The class it predicted, shape (cached,).
+        prediction: The class it predicted, shape (cached,); None where predictions are no class.
+        share_right: The share of each one's target tokens that it predicted, NaN without any, shape (cached,); None
+            where there are no target tokens.
         token_count: Input tokens that are not padding, shape (cached,).
         columns: Columns of the prior data stored beside them, each of shape (cached,).
         sources: Fingerprints of what the predictions were made from.
         forward_count: Forward passes made to get them in this call; 0 when all came from the cache.
-        arrays: `logits`, shape (cached, classes), and `features`, shape (cached, features), 16-bit and
-            memory-mapped; empty when they were not cached.
+        arrays: `features`, shape (cached, features), and in classification `logits`, shape (cached, classes), 16-bit
+            and memory-mapped; empty when they were not cached.
     """
 
     sample_count: int
     sample_ids: Ids
     loss: Floats
     correct: Flags
-    prediction: Ids
+    prediction: Ids | None
+    share_right: Floats | None
     token_count: Ids
     columns: Mapping[str, NDArray[Any]]
     sources: Mapping[str, str]
@@ -63,6 +70,13 @@ class PriorPredictions:
         correct[self.sample_ids] = self.correct
         return correct
 
+    @property
+    def base_loss(self) -> Floats:
+        """The base model's loss on each prior sample, shape (samples,); infinite where not cached."""
+        loss = np.full(self.sample_count, np.inf)
+        loss[self.sample_ids] = self.loss
+        return loss
+
 
 def predict_prior(
     model: torch.nn.Module,
@@ -70,6 +84,7 @@ def predict_prior(
     cache_dir: str | Path,
     *,
     collate_fn: Collate,
+    correctness: CorrectnessRule | None = None,
     tokenizer: Any = None,
     batch_size: int = 8,
     columns: Sequence[str] = (),
@@ -89,11 +104,13 @@ def predict_prior(
     Paper: the prior model's predictions are cached once, before fine-tuning.
 
     Args:
-        model: The base model: called with a batch, it returns `logits` of shape (samples, classes).
+        model: The base model: called with a batch, it returns its `logits` by name, as those of transformers do.
         prior_data: Prepared rows (what `collate_fn` takes): a `datasets.Dataset`, a map-style dataset, or
             a dict of them.
         cache_dir: The cache's folder.
         collate_fn: Makes a batch of a list of rows, with `labels` in it, as in training.
+        correctness: When a prediction is right: `RightClass`, `RightLabels`, `RightSpan`, `RightTokens` or
+            `NearTarget`; by default what model and labels are made for.
         tokenizer: Fingerprinted, so that a cache made with another one is refused.
         batch_size: Rows a batch at the length of the longest row. Shorter rows share larger batches of no
             more padded tokens than that.
@@ -105,8 +122,8 @@ def predict_prior(
             samples by default, from 1,024 to 16,384.
         least_share_right: The share of right predictions below which the predictions are refused.
         processes: The processes that share the pass, each predicting its own parts.
-        features: Principal components of the classification head's input to cache beside the logits, as
-            `DriftEstimator` needs them; 0 for neither. Fitting them takes up to 4,096 forward passes of one
+        features: Principal components of the input of the model's head to cache, in classification beside the logits,
+            as `DriftEstimator` needs them; 0 for neither. Fitting them takes up to 4,096 forward passes of one
             sample more.
 
     Returns:
@@ -118,12 +135,13 @@ def predict_prior(
             or losses that are not finite; or if the model is right on too few samples.
         CacheError: If the folder holds something else, or a cache that does not match or was altered.
         FolderInUseError: If another run is filling the cache.
-        UnsupportedTrainerError: If the model's output shows no class logits.
+        UnsupportedTrainerError: If the model's output shows no predictions, or fits no task that is known.
         OSError: If the cache cannot be written or read.
     """
     prior = prior_data if isinstance(prior_data, PriorDataset) else PriorDataset(prior_data)
+    rule = choose_rule(correctness, model, collate(collate_fn, [prior[0]]), prior.name)
     manifest, forward_count = cache_predictions(
-        PriorPass(model, prior, collate_fn, batch_size, progress, processes, features),
+        PriorPass(model, prior, collate_fn, batch_size, progress, rule, processes, features),
         Path(cache_dir),
         tokenizer=tokenizer,
         columns=columns,
@@ -132,7 +150,8 @@ def predict_prior(
         part_size=part_size,
     )
     predictions = _load(Path(cache_dir), manifest, forward_count)
-    require_enough_right(float(predictions.correct.mean()), least_share_right)
+    _warn_of_masked(predictions, prior.name)
+    require_enough_right(float(predictions.correct.mean()), least_share_right, predictions.share_right)
     return predictions
 
 
@@ -175,7 +194,7 @@ def cache_predictions(
             "preprocessing": fingerprint_batch(
                 collate(prior_pass.collate_fn, prior.rows(range(len(prior))[:_PREPROCESSING_ROWS]))
             ),
-            "rule": CLASSIFICATION_RULE,
+            "rule": prior_pass.rule.name,
         },
         sample_count=len(prior),
         share=share or 1.0,
@@ -214,21 +233,43 @@ def assign_bins(strategy: PartitionStrategy, prior: PriorDataset, predictions: P
     return Partition(bin_ids, partition.bin_names)
 
 
-def require_enough_right(share_right: float, least_share_right: float) -> None:
+def require_enough_right(share_right: float, least_share_right: float, token_shares: Floats | None = None) -> None:
     """Refuse a base model that is right on too few prior samples.
 
     Args:
         share_right: The share of right predictions.
         least_share_right: The least that is accepted.
+        token_shares: The share of each sample's target tokens that are right, in language models.
 
     Raises:
         DataError: If the share is below it.
     """
     if share_right < least_share_right:
+        cure = ""
+        if token_shares is not None and np.nanmedian(token_shares) >= _LEAST_NAMED:
+            half = np.floor(100 * np.nanmedian(token_shares)) / 100
+            cure = (
+                f" Every target token must be right; half of the samples have {half:.0%} of theirs right, which "
+                f"`correctness=mixcd.RightTokens({half:g})` would count as right."
+            )
         raise DataError(
             f"The base model is right on {share_right:.1%} of the prior samples, but rehearsal needs at least "
             f"{least_share_right:.0%}: only what it gets right can be damaged. Check that the model was trained on the "
-            "prior task, and that labels and preprocessing are those it was trained with."
+            f"prior task, and that labels and preprocessing are those it was trained with.{cure}"
+        )
+
+
+def _warn_of_masked(predictions: PriorPredictions, data_name: str) -> None:
+    """Name the samples without a target token: they cannot be right, and so not be damaged."""
+    if predictions.share_right is None:
+        return
+    masked = predictions.sample_ids[np.isnan(predictions.share_right)]
+    if masked.size:
+        logger.warning(
+            "`%s` has no target token on sample %s: all labels are masked, or the answer was truncated away. They are "
+            "never counted as right. Leave them out, or raise the maximal length.",
+            data_name,
+            shorten(masked),
         )
 
 
@@ -246,10 +287,15 @@ def _load(folder: Path, manifest: Manifest, forward_count: int) -> PriorPredicti
         sample_ids=table["sample_id"].to_numpy(),
         loss=table["loss"].to_numpy().astype(np.float64),
         correct=table["correct"].to_numpy(),
-        prediction=table["prediction"].to_numpy(),
+        prediction=_read_optional(table, "prediction"),
+        share_right=_read_optional(table, "share_right"),
         token_count=table["token_count"].to_numpy(),
         columns={name: table[name].to_numpy() for name in manifest.columns},
         sources=manifest.sources,
         forward_count=forward_count,
         arrays={name: open_array(array_path(folder, name)) for name in manifest.arrays},
     )
+
+
+def _read_optional(table: pa.Table, name: str) -> NDArray[Any] | None:
+    return table[name].to_numpy() if name in table.column_names else None

@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from mixcd.audit import Audit, compare_rates
 from mixcd.batch_plan import require_mix_ratio
+from mixcd.correctness_rule import CorrectnessRule
 from mixcd.errors import SettingError
 from mixcd.estimator_choice import (
     EstimatorName,
@@ -29,6 +30,7 @@ from mixcd.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions
 from mixcd.probe import Probe
 from mixcd.rehearsal_health import Vitals
 from mixcd.rehearsal_loop import RehearsalLoop
+from mixcd.sft_trainer import prepare_raw
 from mixcd.step_record import StepRecord
 from mixcd.trainer_predictions import predict_with_trainer
 from mixcd.trainer_seam import TrainerSeam
@@ -45,6 +47,7 @@ def attach(
     mix_ratio: float,
     partition: PartitionStrategy | None = None,
     estimator: EstimatorName | MakeEstimator = "auto",
+    correctness: CorrectnessRule | None = None,
     held_out: Any = None,
     cache_dir: str | Path | None = None,
     cache_columns: Sequence[str] = (),
@@ -65,18 +68,24 @@ def attach(
     Paper: mix-cd, the whole of it; see `docs/paper-map.md`.
 
     Args:
-        trainer: A `transformers.Trainer` for single-label sequence classification.
+        trainer: A `transformers.Trainer`, or a subclass of it, for classification of texts, pairs or images, with one
+            label or several; extractive question answering; sequence to sequence; a causal language model; regression.
+            Or TRL's `SFTTrainer`.
         prior_data: The prior task's samples, prepared like `trainer.train_dataset`: a `datasets.Dataset`, a
-            map-style dataset, or a dict of them, whose keys become the column `prior_set`.
+            map-style dataset, or a dict of them, whose keys become the column `prior_set`. With `SFTTrainer` they may
+            be raw: the trainer prepares them as it does its own.
         mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
         partition: How the prior data are cut into bins; `ByPriorLoss(10)` by default, in which damage is then
             counted, whoever draws.
-        estimator: "auto" for what measured best: "drift", or "counts" when a partition is named, the model has no
-            linear head or the cache no features. "drift" forecasts every sample's damage from cached features and
-            logits (`DriftEstimator`); "counts" draws by smoothed counts a bin; "shrunk" pulls the rates of thin
-            bins to the overall rate; "factored" keeps one table a part of a combined partition; "paper" is the
-            paper's raw u / n without a floor; "uniform" is plain rehearsal. Or a function from (partition,
-            predictions) to an estimator.
+        estimator: "auto" for what measured best: "drift" in single-label classification; "counts" for other tasks, or
+            when a partition is named, the model has no linear head or the cache no features. "drift" forecasts every
+            sample's damage from cached features and logits (`DriftEstimator`); "counts" draws by smoothed counts a
+            bin; "shrunk" pulls the rates of thin bins to the overall rate; "factored" keeps one table a part of a
+            combined partition; "paper" is the paper's raw u / n without a floor; "uniform" is plain rehearsal. Or a
+            function from (partition, predictions) to an estimator.
+        correctness: When a prediction is right. By default what the model and its labels are made for: `RightClass`,
+            `RightLabels` (several labels), `RightSpan` (answers in a text) or `RightTokens` (language models: every
+            target token). A regression needs `NearTarget(tolerance)`.
         held_out: Prior samples that are never rehearsed, for `evaluate()`.
         cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
         cache_columns: Columns of the prior data to store in a new cache besides those of the partition.
@@ -98,7 +107,8 @@ def attach(
             model inputs than each other, or labels outside the model's classes.
         CacheError: If the cache was made from something else, or was altered.
         AlreadyAttachedError: If the trainer already rehearses.
-        UnsupportedTrainerError: If the trainer does something that rehearsal cannot follow.
+        UnsupportedTrainerError: If the trainer does something that rehearsal cannot follow, or the model fits no task
+            that is known.
     """
     require_mix_ratio(mix_ratio)
     require_estimator(estimator)
@@ -106,18 +116,18 @@ def attach(
     strategy = partition if partition is not None else ByPriorLoss()
     require_supported(trainer)
     warn_if_untested(trainer)
-    prior = PriorDataset(prior_data)
-    require_alike(trainer, prior)
+    prior = PriorDataset(prepare_raw(trainer, prior_data, "prior_data"))
+    rule = require_alike(trainer, prior, correctness)
     args = trainer.args
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
-    estimator = choose_named(estimator, partition, cast(torch.nn.Module, trainer.model), folder, features)
+    estimator = choose_named(estimator, partition, cast(torch.nn.Module, trainer.model), rule, folder, features)
     feature_count = choose_feature_count(estimator, strategy, features)
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
-    seam = TrainerSeam(trainer, prior, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)
+    seam = TrainerSeam(trainer, prior, rule, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)
     held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, strategy.column_names)
     columns = tuple(dict.fromkeys((*strategy.column_names, *cache_columns)))
-    predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT, feature_count)
-    held_out_predictions = predict_held_out(trainer, held_out_data, folder)
+    predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT, rule, feature_count)
+    held_out_predictions = predict_held_out(trainer, held_out_data, folder, rule)
     made, bins = make_estimator(estimator, strategy, prior, predictions)
     loop = RehearsalLoop(
         made,
@@ -128,9 +138,9 @@ def attach(
         probe=probe,
         lag=lag,
     )
-    seam.install(loop)
+    seam.install(loop, None if rule.loss_tolerance is None else predictions.base_loss)
     _log_epoch(loop)
-    return Rehearsal(trainer, seam, loop, strategy, predictions, held_out_predictions)
+    return Rehearsal(trainer, seam, loop, strategy, rule, predictions, held_out_predictions)
 
 
 class Rehearsal:
@@ -141,6 +151,7 @@ class Rehearsal:
         seam: The seam that feeds it.
         loop: Plans its steps and learns from them.
         strategy: The partition strategy.
+        rule: Says which predictions are right.
         predictions: The base model's predictions on the prior data.
         held_out: The held-out data and the base model's predictions on them, by task.
     """
@@ -151,6 +162,7 @@ class Rehearsal:
         seam: TrainerSeam,
         loop: RehearsalLoop,
         strategy: PartitionStrategy,
+        rule: CorrectnessRule,
         predictions: PriorPredictions,
         held_out: Mapping[str, HeldOut],
     ) -> None:
@@ -160,6 +172,7 @@ class Rehearsal:
         self._seam = seam
         self._loop = loop
         self._strategy = strategy
+        self._rule = rule
         self._held_out = held_out
 
     @property
@@ -237,7 +250,7 @@ class Rehearsal:
                 "`evaluate()` needs held-out prior data, but `attach` was given none. Damage must be measured on "
                 "samples that are never rehearsed. Pass `held_out=` to `attach`."
             )
-        return evaluate_held_out(self._trainer, self._held_out, self._strategy)
+        return evaluate_held_out(self._trainer, self._held_out, self._strategy, self._rule)
 
 
 def _log_epoch(loop: RehearsalLoop) -> None:

@@ -18,8 +18,8 @@ from transformers import (
     get_scheduler,
 )
 
-from mixcd.classification_output import require_known_labels
 from mixcd.config import Config, DataConfig, HeldOutConfig
+from mixcd.correctness_rule.right_class import require_known_labels
 from mixcd.data_preparation import LABEL, ColumnNames, prepare_rows, require_inputs, split_held_out
 from mixcd.data_source import open_data
 from mixcd.errors import DataError, SettingError, shorten

@@ -25,6 +25,7 @@ from mixcd.rehearsal import Rehearsal, attach
 from mixcd.sweep_method import Method, ProbeSettings, choose_estimator
 from mixcd.sweep_task import SweepTask
 from mixcd.trainer_predictions import predict_now
+from mixcd.trainer_support import rule_of
 from mixcd.vocabulary import Flags
 from mixcd.wise_ft import average_weights
 
@@ -104,7 +105,9 @@ class Judge:
         return scores
 
     def _predict(self, trainer: Trainer) -> dict[str, Flags]:
-        return {task: predict_now(trainer, data)["correct"] for task, data in self._held_out.items()}
+        return {
+            task: predict_now(trainer, data, rule_of(trainer, data))["correct"] for task, data in self._held_out.items()
+        }
 
 
 def _compare_half(before: Flags, after: Flags, half: str) -> TaskChange:

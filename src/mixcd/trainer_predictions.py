@@ -9,6 +9,7 @@ from torch.nn import Module
 from transformers import Trainer
 
 from mixcd.batched_inference import evaluating, predict_rows
+from mixcd.correctness_rule import CorrectnessRule
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import PriorPass, Processes
 from mixcd.prior_predictions import PriorPredictions, predict_prior
@@ -22,6 +23,7 @@ def predict_with_trainer(
     folder: Path,
     columns: tuple[str, ...],
     least_share_right: float,
+    rule: CorrectnessRule,
     features: int = 0,
 ) -> PriorPredictions:
     """Predict with the trainer's model as it is, or read the cache; the trainer's processes share the work.
@@ -32,7 +34,8 @@ def predict_with_trainer(
         folder: The cache's folder.
         columns: Columns of the data to store beside the predictions.
         least_share_right: The share of right predictions below which they are refused.
-        features: Features to cache beside the logits; 0 for neither.
+        rule: Says which predictions are right.
+        features: Features to cache; 0 for none.
 
     Returns:
         The predictions.
@@ -40,13 +43,14 @@ def predict_with_trainer(
     Raises:
         RehearsalError: Whatever `predict_prior` raises.
     """
-    prior_pass = prior_pass_of(trainer, data)
+    prior_pass = prior_pass_of(trainer, data, rule)
     with trainer.accelerator.autocast():
         return predict_prior(
             prior_pass.model,
             data,
             folder,
             collate_fn=prior_pass.collate_fn,
+            correctness=rule,
             tokenizer=trainer.processing_class,
             batch_size=prior_pass.batch_size,
             columns=columns,
@@ -57,12 +61,13 @@ def predict_with_trainer(
         )
 
 
-def prior_pass_of(trainer: Trainer, data: PriorDataset) -> PriorPass:
+def prior_pass_of(trainer: Trainer, data: PriorDataset, rule: CorrectnessRule) -> PriorPass:
     """Return a pass over some data with the trainer's model, collator, batch size and processes.
 
     Args:
         trainer: The trainer.
         data: Prepared rows.
+        rule: Says which predictions are right.
 
     Returns:
         The pass, not yet run.
@@ -74,19 +79,21 @@ def prior_pass_of(trainer: Trainer, data: PriorDataset) -> PriorPass:
         collator_of(trainer, data),
         args.eval_batch_size,
         not args.disable_tqdm,
+        rule,
         Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone),
     )
 
 
-def predict_now(trainer: Trainer, data: PriorDataset) -> dict[str, NDArray[Any]]:
+def predict_now(trainer: Trainer, data: PriorDataset, rule: CorrectnessRule) -> dict[str, NDArray[Any]]:
     """Predict with the trainer's model as it is, without a cache.
 
     Args:
         trainer: The trainer.
         data: Prepared rows.
+        rule: Says which predictions are right.
 
     Returns:
-        Arrays `loss`, `correct`, `prediction` and `token_count`, each of shape (samples,).
+        Arrays `loss`, `correct` and others, as `predict_rows` returns them, each of shape (samples,).
     """
     model = _model_of(trainer)
     with evaluating(model), trainer.accelerator.autocast():
@@ -94,6 +101,7 @@ def predict_now(trainer: Trainer, data: PriorDataset) -> dict[str, NDArray[Any]]
             model,
             data.rows(range(len(data))),
             np.arange(len(data)),
+            rule=rule,
             collate_fn=collator_of(trainer, data),
             batch_size=trainer.args.eval_batch_size,
             data_name=data.name,
@@ -101,13 +109,16 @@ def predict_now(trainer: Trainer, data: PriorDataset) -> dict[str, NDArray[Any]]
     return predicted
 
 
-def observe_now(trainer: Trainer, data: PriorDataset, sample_ids: Ids, with_logits: bool) -> tuple[Observation, int]:
+def observe_now(
+    trainer: Trainer, data: PriorDataset, sample_ids: Ids, rule: CorrectnessRule, with_logits: bool
+) -> tuple[Observation, int]:
     """Observe some samples by fresh inference with the trainer's model as it is.
 
     Args:
         trainer: The trainer.
         data: Prepared rows.
         sample_ids: Which of them, shape (observed,).
+        rule: Says which predictions are right.
         with_logits: Whether the class logits are wanted, too.
 
     Returns:
@@ -119,6 +130,7 @@ def observe_now(trainer: Trainer, data: PriorDataset, sample_ids: Ids, with_logi
             model,
             data.rows(sample_ids.tolist()),
             sample_ids,
+            rule=rule,
             collate_fn=collator_of(trainer, data),
             batch_size=trainer.args.eval_batch_size,
             data_name=data.name,

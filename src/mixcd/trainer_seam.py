@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +13,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from mixcd.batch_plan import BatchPlan
+from mixcd.correctness_rule import CorrectnessRule
+from mixcd.correctness_rule.reading import apply_tolerance
 from mixcd.errors import PlanError, ResumeError, UnsupportedTrainerError
 from mixcd.fingerprint import fingerprint_weights
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, PlanSampler, TaggingCollator
@@ -24,7 +27,7 @@ from mixcd.small_matrices import small_matrices
 from mixcd.step_record import StepRecord, summarise_step
 from mixcd.trainer_predictions import observe_now
 from mixcd.trainer_support import SHADOWED
-from mixcd.vocabulary import Belief, Observation
+from mixcd.vocabulary import Belief, Floats, Observation
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class TrainerSeam:
     Args:
         trainer: The trainer.
         prior: The prior data, prepared as the trainer's own.
+        rule: Says which samples are right.
         mix_ratio: β.
         seed: The seed of the draws.
         lag: The lag asked for, or None.
@@ -54,13 +58,14 @@ class TrainerSeam:
         self,
         trainer: Trainer,
         prior: PriorDataset,
+        rule: CorrectnessRule,
         *,
         mix_ratio: float,
         seed: int,
         lag: int | None,
         probe: Probe | None = None,
     ) -> None:
-        self.observer = PredictionObserver()
+        self.observer = PredictionObserver(rule)
         self.probe = probe
         self.probe_forward_count = 0
         self.batch_sample_ids = torch.zeros(0, dtype=torch.int64)
@@ -72,18 +77,21 @@ class TrainerSeam:
         self._new_data: Any = trainer.train_dataset
         self._mixed_data = MixedDataset(self._new_data, prior)
         self._prior = prior
+        self._rule = rule
         self._prior_count = len(prior)
         self._make_loader = trainer.get_train_dataloader
         self._step = trainer.training_step
         choose_lag(lag, self._look_ahead())
         self._require_plain_loader(self._make_mixed_loader(), self._plan())
 
-    def install(self, loop: RehearsalLoop) -> None:
+    def install(self, loop: RehearsalLoop, base_loss: Floats | None) -> None:
         """Make the trainer rehearse.
 
         Args:
             loop: Plans its steps and learns from them.
+            base_loss: The base model's loss on each prior sample, shape (samples,), where the rule judges by it.
         """
+        self._base_loss = base_loss
         self._loop = loop
         self.observer = self._make_observer()
         self._sampler = PlanSampler(loop)
@@ -169,7 +177,7 @@ class TrainerSeam:
         trained = read_rows(rows)
         probed = self._observe_probe()
         with small_matrices():
-            counts = self._loop.commit(keep_rehearsed(trained), self._share_belief, probed)
+            counts = self._loop.commit(self._judge(keep_rehearsed(trained)), self._share_belief, probed)
         self.last_step = summarise_step(self._loop.steps_done, trained, counts)
 
     def _observe_probe(self) -> Observation | None:
@@ -179,12 +187,19 @@ class TrainerSeam:
             ids = choose_probed(self.probe, self._prior_count, self._seed, self._loop.steps_done)
         if ids is None:
             return None
-        observation, forward_count = observe_now(self._trainer, self._prior, ids, self._reads_logits)
+        observation, forward_count = observe_now(self._trainer, self._prior, ids, self._rule, self._reads_logits)
         self.probe_forward_count += forward_count
-        return observation
+        return self._judge(observation)
+
+    def _judge(self, seen: Observation) -> Observation:
+        """Judge by the base model's loss, where the rule does."""
+        if self._base_loss is None:
+            return seen
+        base_loss = self._base_loss[seen.sample_ids]
+        return replace(seen, correct=apply_tolerance(self._rule, seen.correct, seen.loss, base_loss))
 
     def _make_observer(self) -> PredictionObserver:
-        return PredictionObserver(with_logits=self._reads_logits)
+        return PredictionObserver(self._rule, with_logits=self._reads_logits)
 
     @property
     def _reads_logits(self) -> bool:

@@ -1,16 +1,19 @@
 """Which trainers rehearsal can follow, and which data they may be given."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import Trainer
 
 from mixcd.batched_inference import collate
-from mixcd.classification_output import LABEL_KEYS, find_labels, require_known_labels
+from mixcd.correctness_rule import CorrectnessRule, RightClass, choose_rule
+from mixcd.correctness_rule.right_class import LABEL_KEYS, require_known_labels
 from mixcd.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError, shorten
 from mixcd.prior_dataset import PriorDataset
+from mixcd.sft_trainer import is_sft_trainer, read_fused, require_same_targets, require_targets
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +37,20 @@ def require_supported(trainer: Trainer) -> None:
             f"This trainer's `{shadowed[0]}` is already replaced on the instance, by an earlier `attach` or by other "
             "code. One rehearsal a trainer is supported. Call `detach()` on the earlier one, or build a new trainer."
         )
+    require_targets(trainer)
     args = trainer.args
     loader_settings = args.accelerator_config
     dispatches = getattr(loader_settings, "dispatch_batches", None) or getattr(loader_settings, "split_batches", False)
     strategy = args.train_sampling_strategy
+    joins = getattr(args, "padding_free", False) or getattr(trainer, "padding_free", False)
     parallel = trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1
     for refused, setting, reason, cure in (
         (strategy != "random", f'train_sampling_strategy="{strategy}"', "orders the rows itself", 'Use "random"'),
         (dispatches, "`dispatch_batches` or `split_batches`", "splits batches after they are drawn", "Turn them off"),
         (getattr(args, "packing", False), "`packing=True`", "mixes samples in one row", "Pass `packing=False`"),
         (
-            getattr(args, "padding_free", False) or getattr(trainer, "padding_free", False),
-            "`padding_free=True`",
+            joins and (not is_sft_trainer(trainer) or getattr(args, "pad_to_multiple_of", None)),
+            "`padding_free=True`" + (" with `pad_to_multiple_of`" if is_sft_trainer(trainer) else ""),
             "joins a batch's samples in one row",
             "Pass `padding_free=False`",
         ),
@@ -78,25 +83,42 @@ def warn_if_untested(trainer: Trainer) -> None:
         )
 
 
-def require_alike(trainer: Trainer, prior: PriorDataset) -> None:
+def require_alike(trainer: Trainer, prior: PriorDataset, correctness: CorrectnessRule | None) -> CorrectnessRule:
     """Refuse new data that are missing or mislabelled, and prior data that are prepared differently.
 
     Args:
         trainer: The trainer, with its new data.
         prior: The prior data.
+        correctness: The rule that the caller gave, or None.
+
+    Returns:
+        The rule that judges both.
 
     Raises:
-        DataError: If data are empty, not map-style, unlabelled, have other model inputs than each other, or
-            labels outside the model's classes.
+        DataError: If data are empty, not map-style, unlabelled, of other tasks or with other model inputs than each
+            other, or have labels outside the model's classes.
+        SettingError: If the rule is none, or a regression was given none.
+        UnsupportedTrainerError: If the labels fit no task that is known.
     """
     if trainer.train_dataset is None:
         raise DataError(
             "`trainer.train_dataset` is None, but rehearsal mixes new data with prior. Give the trainer one."
         )
+    model = cast(torch.nn.Module, trainer.model)
     new = PriorDataset(trainer.train_dataset, "trainer.train_dataset")
     new_batch, prior_batch = (collate(collator_of(trainer, data), [data[0]]) for data in (new, prior))
-    find_labels(new_batch, new.name)
-    find_labels(prior_batch, prior.name)
+    rules = [
+        read_fused(trainer, choose_rule(correctness, model, batch, data.name))
+        for batch, data in ((new_batch, new), (prior_batch, prior))
+    ]
+    for rule, batch, data in zip(rules, (new_batch, prior_batch), (new, prior), strict=True):
+        rule.find_targets(batch, data.name)
+    if rules[0] != rules[1]:
+        raise DataError(
+            f"`{new.name}` and `{prior.name}` are of different tasks by their labels: {rules[0].name}; "
+            f"{rules[1].name}. One model learns both, so they must be of one kind. Prepare `prior_data` exactly like "
+            "`trainer.train_dataset`."
+        )
     different = set(new_batch) ^ set(prior_batch)
     if different:
         raise DataError(
@@ -104,10 +126,32 @@ def require_alike(trainer: Trainer, prior: PriorDataset) -> None:
             f"{shorten((f'`{name}`' for name in sorted(different)), 20)} comes from one of them only. Prepare "
             "`prior_data` exactly like `trainer.train_dataset`."
         )
-    class_count = getattr(getattr(trainer.model, "config", None), "num_labels", None)
+    class_count = getattr(getattr(model, "config", None), "num_labels", None)
     label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)
-    if class_count and label_key and isinstance(trainer.train_dataset, Dataset | list):
+    is_readable = isinstance(rules[0], RightClass) and isinstance(trainer.train_dataset, Dataset | list)
+    if is_readable and class_count and label_key:
         require_known_labels(new.column(label_key), np.arange(len(new)), class_count, new.name)
+    if is_sft_trainer(trainer) and all("labels" in data.column_names for data in (new, prior)):
+        require_same_targets(new, prior)
+    return rules[0]
+
+
+def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | None = None) -> CorrectnessRule:
+    """Return the rule that judges a trainer's predictions on some data.
+
+    Args:
+        trainer: The trainer.
+        data: Prepared rows.
+        correctness: The rule that the caller gave, or None.
+
+    Returns:
+        The caller's rule; by default what the model and the labels are made for.
+
+    Raises:
+        RehearsalError: Whatever `choose_rule` raises.
+    """
+    batch = collate(collator_of(trainer, data), [data[0]])
+    return read_fused(trainer, choose_rule(correctness, cast(torch.nn.Module, trainer.model), batch, data.name))
 
 
 def collator_of(trainer: Trainer, data: Any) -> Any:

@@ -10,6 +10,7 @@ from mixcd.held_out import collect_held_out, evaluate_held_out, predict_held_out
 from mixcd.model_loading import load_model
 from mixcd.run_folder import RunFolder, write_evaluation
 from mixcd.run_setup import set_up
+from mixcd.trainer_support import rule_of
 from mixcd.training_arguments import make_arguments
 
 
@@ -53,9 +54,10 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
             f"{shorten(base.config.label2id, 20)}. Name a model with the same classes in the same order."
         )
     held_out = collect_held_out(trainer, setup.held_out_prior, strategy.column_names)
-    predicted = predict_held_out(trainer, held_out, config.cache_folder)
+    rule = rule_of(trainer, held_out["prior"])
+    predicted = predict_held_out(trainer, held_out, config.cache_folder, rule)
     trainer.model = judged.to(trainer.args.device)
-    evaluation = evaluate_held_out(trainer, predicted, strategy)
+    evaluation = evaluate_held_out(trainer, predicted, strategy, rule)
     if output is not None:
         output.mkdir(parents=True)
         write_evaluation(evaluation, output / "evaluation.json", output / "damaged.parquet")

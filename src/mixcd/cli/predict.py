@@ -16,6 +16,7 @@ from mixcd.prior_predictions import LEAST_SHARE_RIGHT, cache_predictions, requir
 from mixcd.run_folder import RunFolder
 from mixcd.run_setup import set_up
 from mixcd.trainer_predictions import prior_pass_of
+from mixcd.trainer_support import rule_of
 from mixcd.training_arguments import make_arguments
 
 
@@ -39,11 +40,13 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     trainer, wanted = setup.trainer, config.rehearsal
     columns = dict.fromkeys((*config.partition.column_names, *wanted.cache_columns))
     model = cast(torch.nn.Module, trainer.model)
+    prior = PriorDataset(setup.prior)
+    rule = rule_of(trainer, prior)
     estimator = choose_named(
-        wanted.estimator, config.partition if wanted.partition else None, model, config.cache_folder
+        wanted.estimator, config.partition if wanted.partition else None, model, rule, config.cache_folder
     )
     feature_count = choose_feature_count(estimator, config.partition)
-    prior_pass = replace(prior_pass_of(trainer, PriorDataset(setup.prior)), feature_count=feature_count)
+    prior_pass = replace(prior_pass_of(trainer, prior, rule), feature_count=feature_count)
     with trainer.accelerator.autocast():
         manifest, forward_count = cache_predictions(
             prior_pass, config.cache_folder, tokenizer=trainer.processing_class, columns=tuple(columns), share=share

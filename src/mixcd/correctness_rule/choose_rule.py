@@ -1,0 +1,82 @@
+"""`choose_rule`: which rule fits a model and its data."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mixcd.correctness_rule.near_target import NearTarget
+from mixcd.correctness_rule.reading import CorrectnessRule, find_target
+from mixcd.correctness_rule.right_class import LABEL_KEYS, RightClass
+from mixcd.correctness_rule.right_labels import RightLabels, is_label_set
+from mixcd.correctness_rule.right_span import SPAN_KEYS, RightSpan
+from mixcd.correctness_rule.right_tokens import RightTokens
+from mixcd.errors import SettingError, UnsupportedTrainerError
+
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How transformers' causal language models are called; a `…WithLMHeadModel` predicts masked tokens."""
+_RULES = (RightClass, RightLabels, RightSpan, RightTokens, NearTarget)
+
+
+def choose_rule(
+    wanted: CorrectnessRule | None, model: torch.nn.Module, batch: Mapping[str, Any], data_name: str
+) -> CorrectnessRule:
+    """Choose when a sample is right: what the caller said, else what the labels and the model are made for.
+
+    Args:
+        wanted: The caller's rule, or None.
+        model: The base model.
+        batch: A batch of the data.
+        data_name: Whose batch it is, for messages.
+
+    Returns:
+        The rule.
+
+    Raises:
+        DataError: If the batch has no labels.
+        SettingError: If the rule is none, or numbers are to be predicted and no tolerance is given.
+        UnsupportedTrainerError: If the labels fit no task that is known.
+    """
+    if isinstance(wanted, RightTokens) and wanted.is_shifted is None:
+        return replace(wanted, is_shifted=_is_shifted(model))
+    if wanted is not None:
+        if not isinstance(wanted, _RULES):
+            names = ", ".join(f"`{rule.__name__}`" for rule in _RULES)
+            raise SettingError(f"`correctness` is {wanted!r}, which is none of the rules {names}. Pass one of them.")
+        return wanted
+    if all(key in batch for key in SPAN_KEYS):
+        return RightSpan()
+    labels = find_target(batch, LABEL_KEYS, data_name)
+    if is_label_set(labels):
+        return RightLabels()
+    if labels.is_floating_point() or _output_count(model) == 1:
+        raise SettingError(
+            f"The labels of `{data_name}` are numbers to be predicted (a regression), and how near is right is for you "
+            "to say. Pass `correctness=mixcd.NearTarget(tolerance)`, in the unit of the labels."
+        )
+    if labels.ndim == 2:
+        return RightTokens(is_shifted=_is_shifted(model))
+    return RightClass()
+
+
+def _output_count(model: torch.nn.Module) -> int | None:
+    count: int | None = getattr(getattr(model, "config", None), "num_labels", None)
+    return count
+
+
+def _is_shifted(model: torch.nn.Module) -> bool:
+    """Whether the model predicts the next token from each; refused where it is no language model."""
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    base: Any = model
+    base = base.get_base_model() if hasattr(base, "get_base_model") else base  # of PEFT
+    names = [kind.__name__ for kind in type(base).__mro__]
+    if any(name.endswith(_CAUSAL) and not name.endswith("WithLMHeadModel") for name in names):
+        return True
+    raise UnsupportedTrainerError(
+        f"The labels are one number a token, but `{type(base).__name__}` is neither a causal language model nor an "
+        "encoder-decoder, so what a token predicts is not known. mixcd follows those two, classification, extractive "
+        "question answering and regression. For a causal language model of your own, pass "
+        "`correctness=mixcd.RightTokens(is_shifted=True)`."
+    )

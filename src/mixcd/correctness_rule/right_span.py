@@ -1,0 +1,71 @@
+"""`RightSpan`: extractive question answering."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch.nn import functional
+
+from mixcd.correctness import is_span_correct
+from mixcd.correctness_rule.reading import NOTHING, Reading, Targets, find_target, read_tensor, refuse_output
+from mixcd.errors import DataError, shorten
+from mixcd.vocabulary import Ids
+
+SPAN_KEYS = ("start_positions", "end_positions")
+_MASK = "is_token"
+
+
+@dataclass(frozen=True)
+class RightSpan:
+    """Right when the arg-max start and the arg-max end are both the gold ones; padding is never predicted.
+
+    Paper: collateral damage in question answering.
+    """
+
+    name: ClassVar[str] = "extractive question answering: arg-max start and end equal the gold span"
+    has_logits: ClassVar[bool] = False
+    loss_tolerance: ClassVar[None] = None
+    withheld: ClassVar[tuple[str, ...]] = SPAN_KEYS
+    settings: ClassVar[Mapping[str, Any]] = NOTHING
+
+    def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
+        """Return the gold starts and ends, token numbers; and which tokens are no padding."""
+        spans = {key: find_target(batch, (key,), data_name) for key in SPAN_KEYS}
+        return {**spans, _MASK: batch["attention_mask"]} if "attention_mask" in batch else spans
+
+    def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
+        """Refuse spans outside the sample's tokens."""
+        token_count = _read_logits(output, {})[0].shape[1]
+        starts, ends = (targets[key].cpu().numpy() for key in SPAN_KEYS)
+        unknown = (starts < 0) | (ends < starts) | (ends >= token_count)
+        if unknown.any():
+            raise DataError(
+                f"`{data_name}` has an answer outside its {token_count} tokens, or one that ends before it starts, on "
+                f"sample {shorten(sample_ids[unknown])}: such an answer can never be found. Was it truncated away? "
+                "Leave such samples out, or let their answer be token 0, as for questions without one."
+            )
+
+    def read(self, output: Any, targets: Targets) -> Reading:
+        """Read `start_logits` and `end_logits`; the loss is the mean of both cross-entropies, in nats."""
+        logits = _read_logits(output, targets)
+        starts, ends = (targets[key].to(logits[0].device) for key in SPAN_KEYS)
+        losses = [
+            functional.cross_entropy(one.float(), wanted, reduction="none")
+            for one, wanted in zip(logits, (starts, ends), strict=True)
+        ]
+        return Reading(correct=is_span_correct(*logits, starts, ends), loss=(losses[0] + losses[1]) / 2)
+
+
+def _read_logits(output: Any, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
+    start, end = read_tensor(output, "start_logits"), read_tensor(output, "end_logits")
+    if start is None or end is None:
+        raise refuse_output(
+            f"a {type(output).__name__} without `start_logits` and `end_logits`",
+            "extractive question answering",
+            "both, of shape (samples, tokens)",
+        )
+    if _MASK in targets:  # a sample's logits of padding depend on the samples beside it
+        is_padding = targets[_MASK].to(start.device) == 0
+        start, end = (one.masked_fill(is_padding, torch.finfo(one.dtype).min) for one in (start, end))
+    return start, end

@@ -1,0 +1,162 @@
+"""`RightTokens`: translation and other sequence-to-sequence tasks, and causal language models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch.nn import functional
+
+from mixcd.correctness import IGNORED, share_of_tokens_right
+from mixcd.correctness_rule.reading import NOTHING, Reading, Targets, find_target, read_tensor, refuse_output
+from mixcd.errors import DataError, SettingError, shorten
+from mixcd.vocabulary import Ids
+
+_NUMBERS_AT_ONCE = 1 << 22
+"""Logits that are turned into losses together: a copy of all of them would be as large as the model's own."""
+_FUSED: Mapping[str, Any] = {"fused_lm_head": True, "use_cache": False}
+"""What makes a model of `trl.SFTTrainer` score its labels without building logits."""
+_STARTS = "cu_seq_lens_q"
+"""Where the samples start that TRL joined in one row, instead of padding them, and where the last one ends."""
+
+
+@dataclass(frozen=True)
+class RightTokens:
+    """Right when the target tokens are predicted, each given all true tokens before it (teacher forcing).
+
+    With every token right, the default, that is the same as greedy decoding giving exactly the target. The graded
+    rules, by `least_share` or `loss_tolerance`, are our choice, not the paper's.
+
+    Paper: collateral damage in translation.
+
+    Args:
+        least_share: τ, the share of the target tokens that must be right, in (0, 1].
+        loss_tolerance: δ: instead, a sample is right while its loss is at most the base model's plus this, in nats a
+            token; the base model gets all samples right then.
+        is_shifted: Whether position t predicts token t + 1, as in causal models, and not token t, as in
+            encoder-decoders; None for what the model is.
+        is_fused: Whether the model scores its labels without building logits, as `trl.SFTTrainer` makes it do.
+
+    Raises:
+        SettingError: If a setting makes no sense, or both are given.
+    """
+
+    least_share: float = 1.0
+    loss_tolerance: float | None = None
+    is_shifted: bool | None = None
+    is_fused: bool = False
+
+    has_logits: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.least_share <= 1:
+            raise SettingError(
+                f"`least_share` is {self.least_share}, but it is a share of the target tokens, in (0, 1]. Pass such as "
+                "0.8; 1 asks for every token."
+            )
+        if self.loss_tolerance is not None and not 0 <= self.loss_tolerance < float("inf"):
+            raise SettingError(
+                f"`loss_tolerance` is {self.loss_tolerance}, but it must be finite and not negative: nats a token. "
+                "Pass such as 0.1."
+            )
+        if self.loss_tolerance is not None and self.least_share != 1:
+            raise SettingError(
+                "`least_share` and `loss_tolerance` are both given, but a sample is right by one of them. Pass one."
+            )
+
+    @property
+    def name(self) -> str:
+        """The rule in words, with its settings."""
+        task = "causal language model" if self.is_shifted else "sequence to sequence"
+        if self.loss_tolerance is not None:
+            return f"{task}: loss at most the base model's + {self.loss_tolerance:g}"
+        return f"{task}: share of target tokens right ≥ {self.least_share:g}"
+
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """The labels; not from an encoder-decoder, which makes its input of them, nor from a head that scores them."""
+        return ("labels",) if self.is_shifted and not self.is_fused else ()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What makes a fused head score the labels."""
+        return _FUSED if self.is_fused else NOTHING
+
+    def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
+        """Return the target tokens, `IGNORED` where there is none; and where samples start that are joined in a row."""
+        labels = find_target(batch, ("labels",), data_name)
+        return {"labels": labels, _STARTS: batch[_STARTS]} if _STARTS in batch else {"labels": labels}
+
+    def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
+        """Refuse tokens that are not in the model's vocabulary; a fused head does so itself."""
+        if read_tensor(output, "is_top1") is not None:
+            return
+        logits, labels = self._align(output, targets)
+        unknown = ((labels != IGNORED) & ((labels < 0) | (labels >= logits.shape[-1]))).any(-1).cpu().numpy()
+        if unknown.any():
+            raise DataError(
+                f"`{data_name}` has labels outside the model's {logits.shape[-1]} tokens on sample "
+                f"{shorten(sample_ids[unknown])}. Tokenise with the model's own tokenizer, and mark tokens that are "
+                f"no target by {IGNORED}."
+            )
+
+    def read(self, output: Any, targets: Targets) -> Reading:
+        """Read `logits` of shape (samples, tokens, vocabulary), or what a fused head made of them.
+
+        The loss is the mean over the target tokens, in nats. A sample without a target token is never right, and has
+        loss 0.
+        """
+        right, losses, target = self._score(output, targets)
+        if _STARTS in targets:
+            own = _find_own(targets[_STARTS].to(target.device), target.shape[-1] + bool(self.is_shifted))
+            own = own[:, 1:] if self.is_shifted else own
+            right, losses, target = right & own, losses * own, target & own
+        share, target_count = share_of_tokens_right(right, target), target.sum(-1)
+        least = 0.0 if self.loss_tolerance is not None else self.least_share
+        return Reading(
+            correct=(share >= least) & (target_count > 0),
+            loss=losses.sum(-1) / target_count.clip(min=1),
+            share=torch.where(target_count > 0, share, torch.nan),
+            head_mask=functional.pad(target, (0, 1)) if self.is_shifted else target,
+        )
+
+    def _score(self, output: Any, targets: Targets) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return which predictions are right, their losses, and which are of targets; shape (rows, tokens)."""
+        is_top, scores, target = (read_tensor(output, name) for name in ("is_top1", "log_probs", "label_mask"))
+        if is_top is not None and scores is not None and target is not None:
+            return is_top.bool(), -scores.float(), target
+        logits, labels = self._align(output, targets)
+        return logits.argmax(-1) == labels, _losses_of(logits, labels), labels != IGNORED
+
+    def _align(self, output: Any, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and the labels that they predict, shapes (rows, tokens, vocabulary), (rows, tokens)."""
+        logits, labels = read_tensor(output, "logits"), targets["labels"]
+        if logits is None or logits.shape[:-1] != labels.shape:
+            shape = "no `logits`" if logits is None else f"`logits` of shape {tuple(logits.shape)}"
+            raise refuse_output(
+                f"{shape} for labels of shape {tuple(labels.shape)}",
+                "language models",
+                "`logits` of shape (samples, tokens, vocabulary), which a loss computed inside a kernel does not show",
+            )
+        labels = labels.to(logits.device)
+        return (logits[:, :-1], labels[:, 1:]) if self.is_shifted else (logits, labels)
+
+
+def _find_own(starts: torch.Tensor, token_count: int) -> torch.Tensor:
+    """Say which tokens of a joined row are each sample's, shape (samples, tokens)."""
+    places = torch.arange(token_count, device=starts.device)
+    return (places >= starts[:-1, None]) & (places < starts[1:, None])
+
+
+def _losses_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy at each position, 0 where there is no target, some positions at a time."""
+    rows, tokens, vocabulary = logits.shape
+    width = max(1, _NUMBERS_AT_ONCE // (rows * vocabulary))
+    losses = torch.zeros(rows, tokens, device=logits.device)
+    for start in range(0, tokens, width):
+        part = logits[:, start : start + width].float().transpose(1, 2)  # classes come second
+        wanted = labels[:, start : start + width]
+        losses[:, start : start + width] = functional.cross_entropy(
+            part, wanted, ignore_index=IGNORED, reduction="none"
+        )
+    return losses

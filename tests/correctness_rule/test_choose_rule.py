@@ -1,0 +1,98 @@
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, choose_rule
+from mixcd.errors import DataError, SettingError, UnsupportedTrainerError
+
+SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
+TOKENS = {"labels": torch.ones(1, 4, dtype=torch.int64)}
+
+
+def bert(kind, **more):
+    return kind(BertConfig(**SMALL, **more))
+
+
+def llama():
+    return LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2))
+
+
+def t5():
+    return T5ForConditionalGeneration(T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+
+
+def gpt2():
+    return GPT2LMHeadModel(GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=1, n_head=2))
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "rule"),
+    [
+        (bert(BertForSequenceClassification), {"labels": torch.tensor([1])}, RightClass()),
+        (torch.nn.Linear(2, 2), {"label": torch.tensor([1])}, RightClass()),
+        (bert(BertForSequenceClassification, num_labels=3), {"labels": torch.ones(1, 3)}, RightLabels()),
+        (
+            bert(BertForQuestionAnswering),
+            {"start_positions": torch.tensor([1]), "end_positions": torch.tensor([2])},
+            RightSpan(),
+        ),
+        (llama(), TOKENS, RightTokens(is_shifted=True)),
+        (gpt2(), TOKENS, RightTokens(is_shifted=True)),
+        (t5(), TOKENS, RightTokens(is_shifted=False)),
+    ],
+)
+def test_the_rule_is_what_model_and_labels_are_made_for(model, batch, rule):
+    assert choose_rule(None, model, batch, "prior_data") == rule
+
+
+def test_adapters_and_subclasses_are_what_they_wrap():
+    from peft import LoraConfig, get_peft_model
+
+    class Own(LlamaForCausalLM):
+        pass
+
+    wrapped = get_peft_model(llama(), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    own = Own(LlamaConfig(**SMALL, num_key_value_heads=2))
+    for model in (wrapped, own):
+        assert choose_rule(None, model, TOKENS, "prior_data") == RightTokens(is_shifted=True)
+
+
+def test_the_callers_rule_is_taken_and_learns_what_the_model_is():
+    wanted = RightTokens(0.8)
+    assert choose_rule(wanted, llama(), TOKENS, "prior_data") == RightTokens(0.8, is_shifted=True)
+    assert choose_rule(wanted, t5(), TOKENS, "prior_data") == RightTokens(0.8, is_shifted=False)
+    assert choose_rule(NearTarget(1.0), llama(), TOKENS, "prior_data") == NearTarget(1.0)
+    said = RightTokens(is_shifted=True)
+    assert choose_rule(said, torch.nn.Linear(2, 2), TOKENS, "prior_data") == said
+
+
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForTokenClassification])
+def test_labels_of_tokens_that_no_known_task_has_are_refused(kind):
+    with pytest.raises(UnsupportedTrainerError, match=f"`{kind.__name__}` is neither a causal language model nor an"):
+        choose_rule(None, bert(kind), TOKENS, "prior_data")
+
+
+def test_a_regression_needs_a_tolerance():
+    single = bert(BertForSequenceClassification, num_labels=1)
+    for model, labels in ((single, torch.tensor([1])), (torch.nn.Linear(2, 2), torch.tensor([1.0]))):
+        with pytest.raises(SettingError, match=r"a regression.*Pass `correctness=mixcd.NearTarget\(tolerance\)`"):
+            choose_rule(None, model, {"labels": labels}, "prior_data")
+
+
+def test_what_is_no_rule_and_a_batch_without_labels_are_refused():
+    with pytest.raises(SettingError, match="`correctness` is 'exact', which is none of the rules `RightClass`"):
+        choose_rule("exact", llama(), TOKENS, "prior_data")
+    with pytest.raises(DataError, match="`prior_data` has no labels"):
+        choose_rule(None, llama(), {"input_ids": torch.ones(1, 1)}, "prior_data")

@@ -1,0 +1,211 @@
+"""What the rules read off outputs, against plain arithmetic; and what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers.modeling_outputs import (
+    CausalLMOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+)
+
+from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, right_tokens
+from mixcd.correctness_rule.reading import apply_tolerance
+from mixcd.errors import DataError, SettingError, UnsupportedTrainerError
+
+IDS = np.array([10, 11, 12])
+CAUSAL, PAIRED = RightTokens(is_shifted=True), RightTokens(is_shifted=False)
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def token_output(labels, vocabulary=7, right=(), seed=0):
+    """Logits that predict the label at the positions in `right`, and token 0 elsewhere; labels are never 0."""
+    logits = random(*labels.shape, vocabulary, seed=seed)
+    logits[..., 0] = 9.0
+    for sample, position in right:
+        logits[sample, position, labels[sample, position]] = 20.0
+    return CausalLMOutput(logits=logits)
+
+
+# --- classes, sets, spans, numbers ----------------------------------------------------------------------------------
+
+
+def test_classes_are_read_with_their_logits():
+    logits, labels = random(3, 4), torch.tensor([0, 1, 2])
+    reading = RightClass().read(SequenceClassifierOutput(logits=logits), {"labels": labels})
+    assert reading.correct.tolist() == (logits.argmax(-1) == labels).tolist()
+    assert reading.prediction.tolist() == logits.argmax(-1).tolist()
+    torch.testing.assert_close(reading.loss, functional.cross_entropy(logits, labels, reduction="none"))
+    assert reading.logits is logits
+
+
+def test_label_sets_are_judged_whole():
+    logits, labels = random(3, 4), (random(3, 4, seed=1) > 0).float()
+    logits[0] = (labels[0] - 0.5) * 4
+    reading = RightLabels().read(SequenceClassifierOutput(logits=logits), {"labels": labels})
+    assert reading.correct.tolist() == [True, *((logits > 0) == (labels > 0.5)).all(1)[1:].tolist()]
+    expected = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+    torch.testing.assert_close(reading.loss, expected)
+    assert reading.prediction is None
+
+
+def test_spans_are_read_by_both_ends():
+    start, end = random(3, 5), random(3, 5, seed=1)
+    targets = {"start_positions": start.argmax(-1), "end_positions": end.argmax(-1)}
+    targets["end_positions"][2] = (targets["end_positions"][2] + 1) % 5
+    output = QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+    reading = RightSpan().read(output, targets)
+    assert reading.correct.tolist() == [True, True, False]
+    losses = [
+        functional.cross_entropy(one, targets[key], reduction="none")
+        for one, key in ((start, "start_positions"), (end, "end_positions"))
+    ]
+    torch.testing.assert_close(reading.loss, sum(losses) / 2)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3,)])
+def test_numbers_are_judged_by_the_tolerance(shape):
+    output = SequenceClassifierOutput(logits=torch.tensor([[1.0], [2.0], [3.0]]))
+    targets = {"labels": torch.tensor([1.4, 2.6, 3.0]).reshape(shape)}
+    reading = NearTarget(0.5).read(output, targets)
+    assert reading.correct.tolist() == [True, False, True]
+    torch.testing.assert_close(reading.loss, torch.tensor([0.16, 0.36, 0.0]))
+    assert NearTarget(0.5).name == "regression: absolute error ≤ 0.5"
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_causal_model_is_judged_on_the_next_tokens():
+    labels = torch.tensor([[-100, 2, 3, 4], [-100, -100, 5, 6], [1, 2, -100, -100]])
+    right = [(0, 0), (0, 1), (0, 2), (1, 1)]  # position t predicts token t + 1
+    logits = token_output(labels.roll(-1, 1).clamp(min=0), right=right).logits
+    reading = CAUSAL.read(CausalLMOutput(logits=logits), {"labels": labels})
+    assert reading.correct.tolist() == [True, False, False]
+    assert reading.share.tolist() == [1.0, 0.5, 0.0]
+    mean = [functional.cross_entropy(logits[row, :-1], labels[row, 1:], ignore_index=-100).item() for row in range(3)]
+    torch.testing.assert_close(reading.loss, torch.tensor(mean))
+    assert reading.head_mask.tolist() == [[True] * 3 + [False], [False, True, True, False], [True] + [False] * 3]
+
+
+def test_an_encoder_decoder_is_judged_on_the_tokens_themselves():
+    labels = torch.tensor([[2, 3, -100], [4, 5, 6]])
+    output = token_output(labels.clamp(min=0), right=[(0, 0), (0, 1), (1, 0), (1, 2)])
+    reading = PAIRED.read(output, {"labels": labels})
+    assert reading.correct.tolist() == [True, False]
+    torch.testing.assert_close(reading.share, torch.tensor([1.0, 2 / 3]))
+    mean = [functional.cross_entropy(output.logits[row], labels[row], ignore_index=-100).item() for row in range(2)]
+    torch.testing.assert_close(reading.loss, torch.tensor(mean))
+    assert reading.head_mask.tolist() == [[True, True, False], [True] * 3]
+
+
+def test_losses_are_the_same_in_pieces(monkeypatch):
+    labels = torch.randint(0, 7, (3, 11), generator=torch.Generator().manual_seed(0))
+    output = CausalLMOutput(logits=random(3, 11, 7))
+    whole = CAUSAL.read(output, {"labels": labels}).loss
+    monkeypatch.setattr(right_tokens, "_NUMBERS_AT_ONCE", 50)
+    torch.testing.assert_close(CAUSAL.read(output, {"labels": labels}).loss, whole)
+
+
+def test_a_sample_without_a_target_token_is_never_right():
+    labels = torch.full((2, 3), -100)
+    labels[1] = 1
+    for rule in (CAUSAL, PAIRED, RightTokens(0.01, is_shifted=True), RightTokens(loss_tolerance=9.0, is_shifted=True)):
+        reading = rule.read(token_output(labels.clamp(min=0)), {"labels": labels})
+        assert not reading.correct[0]
+        assert reading.loss[0] == 0
+        assert reading.share.isnan().tolist() == [True, False]
+
+
+def test_a_share_of_the_tokens_may_be_enough():
+    labels = torch.tensor([[1, 2, 3, 4, 5]])
+    output = token_output(labels, right=[(0, place) for place in range(4)])
+    for least, right in ((0.8, True), (0.81, False), (1.0, False)):
+        assert RightTokens(least, is_shifted=False).read(output, {"labels": labels}).correct.tolist() == [right]
+
+
+def test_a_loss_near_the_base_models_may_be_enough():
+    rule = RightTokens(loss_tolerance=0.5, is_shifted=False)
+    labels = torch.tensor([[1, 2], [3, 4]])
+    reading = rule.read(token_output(labels), {"labels": labels})
+    assert reading.correct.all()  # by itself every sample with a target is
+    kept = apply_tolerance(rule, np.array([True, True, False]), np.array([1.5, 1.6, 0.0]), np.ones(3))
+    assert kept.tolist() == [True, False, False]
+    assert apply_tolerance(PAIRED, np.array([True]), np.array([9.0]), np.array([0.0])).tolist() == [True]
+
+
+def test_the_names_tell_rules_apart():
+    rules = [RightClass(), RightLabels(), RightSpan(), NearTarget(1.0), NearTarget(2.0), CAUSAL, PAIRED]
+    rules += [RightTokens(0.5, is_shifted=True), RightTokens(loss_tolerance=0.5, is_shifted=True)]
+    assert len({rule.name for rule in rules}) == len(rules)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda: RightTokens(0.0), r"`least_share` is 0.0, but it is a share of the target tokens, in \(0, 1\]"),
+        (lambda: RightTokens(1.5), "`least_share` is 1.5"),
+        (lambda: RightTokens(loss_tolerance=-1.0), "`loss_tolerance` is -1.0, but it must be finite and not negative"),
+        (lambda: RightTokens(0.5, loss_tolerance=0.1), "`least_share` and `loss_tolerance` are both given"),
+        (lambda: NearTarget(float("nan")), "`tolerance` is nan, but it must be finite and not negative"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, part):
+    with pytest.raises(SettingError, match=part):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("rule", "output", "targets", "part"),
+    [
+        (RightClass(), (1,), {"labels": torch.tensor([0])}, "a tuple without `logits`"),
+        (RightClass(), {"logits": random(2, 1)}, {"labels": torch.tensor([0, 0])}, "a single output"),
+        (RightClass(), {"logits": random(2, 3, 4)}, {"labels": torch.tensor([0, 0])}, r"`logits` of shape \(2, 3, 4\)"),
+        (RightLabels(), {"logits": random(2, 3)}, {"labels": torch.ones(2, 4)}, r"shape \(2, 3\).* \(2, 4\)"),
+        (RightSpan(), {"logits": random(2, 3)}, {}, "a dict without `start_logits` and `end_logits`"),
+        (CAUSAL, {"loss": 1}, {"labels": torch.ones(2, 3)}, "no `logits` for .*computed inside a kernel"),
+        (CAUSAL, {"logits": random(2, 5, 7)}, {"labels": torch.ones(2, 3)}, r"`logits` of shape \(2, 5, 7\)"),
+        (NearTarget(1.0), {"logits": random(2, 3)}, {"labels": torch.ones(2)}, "one number a target"),
+    ],
+)
+def test_outputs_that_show_no_predictions_are_refused(rule, output, targets, part):
+    with pytest.raises(UnsupportedTrainerError, match=part):
+        rule.read(output, targets)
+
+
+@pytest.mark.parametrize(
+    ("rule", "targets", "output", "part"),
+    [
+        (RightClass(), {"labels": torch.tensor([0, 3, -1])}, {"logits": random(3, 3)}, r"has label -1, 3 on sample 11"),
+        (RightLabels(), {"labels": torch.tensor([[1.0], [0.5], [0.0]])}, {}, "labels other than 0 and 1 on sample 11"),
+        (
+            RightSpan(),
+            {"start_positions": torch.tensor([0, 2, 1]), "end_positions": torch.tensor([0, 1, 9])},
+            {"start_logits": random(3, 4), "end_logits": random(3, 4)},
+            "an answer outside its 4 tokens, or one that ends before it starts, on sample 11, 12",
+        ),
+        (
+            PAIRED,
+            {"labels": torch.tensor([[1, -100], [7, 1], [-5, 1]])},
+            {"logits": random(3, 2, 7)},
+            "labels outside the model's 7 tokens on sample 11, 12",
+        ),
+        (NearTarget(1.0), {"labels": torch.tensor([1.0, torch.nan, torch.inf])}, {}, "NaN or infinite on sample 11"),
+    ],
+)
+def test_targets_that_cannot_be_predicted_are_refused_by_sample(rule, targets, output, part):
+    with pytest.raises(DataError, match=part):
+        rule.require_known(targets, output, IDS, "prior_data")
+
+
+def test_a_batch_without_targets_is_refused():
+    for rule, key in ((RightClass(), "labels"), (CAUSAL, "labels"), (RightSpan(), "start_positions")):
+        with pytest.raises(DataError, match=f"`prior_data` has no labels.*judged against `{key}`"):
+            rule.find_targets({"input_ids": torch.ones(1, 1)}, "prior_data")

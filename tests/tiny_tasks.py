@@ -1,0 +1,221 @@
+"""A tiny task, model and collator of every family that rehearsal follows, for tests that drive the real trainers.
+
+In each the prior task says a target by a rule of the input's tokens (or of an image's brightness), and the new task by
+another rule on partly the same inputs, so that fine-tuning damages some of what the base model knew.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens
+
+WORDS = 40
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": WORDS,
+    "max_position_embeddings": 16,
+}
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a test needs to drive one family."""
+
+    make_model: Callable[[], torch.nn.Module]
+    make_row: Callable[[np.random.Generator, str], dict[str, Any]]
+    rule: Any
+    correctness: Any = None
+    trainer_class: type[Trainer] = Trainer
+    arguments_class: type[TrainingArguments] = TrainingArguments
+    label_names: tuple[str, ...] = ("labels",)
+    base_steps: int = 250
+
+    def make_rows(self, count, seed, task):
+        rng = np.random.default_rng(seed)
+        return Dataset.from_list([self.make_row(rng, task) for _ in range(count)])
+
+    def make_trainer(self, model, data, folder, **settings):
+        arguments = self.arguments_class(
+            **{
+                "output_dir": str(folder),
+                "per_device_train_batch_size": 8,
+                "per_device_eval_batch_size": 32,
+                "max_steps": 10,
+                "learning_rate": 5e-3,
+                "logging_strategy": "no",
+                "save_strategy": "no",
+                "report_to": "none",
+                "disable_tqdm": True,
+                "use_cpu": True,
+                "dataloader_pin_memory": False,
+                "label_names": list(self.label_names),
+                **settings,
+            }
+        )
+        return self.trainer_class(model=model, args=arguments, train_dataset=data, data_collator=collate)
+
+    def train_base(self, folder):
+        torch.manual_seed(0)
+        model = self.make_model()
+        self.make_trainer(model, self.make_rows(600, 1, "prior"), folder, max_steps=self.base_steps).train()
+        return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def collate(rows):
+    """Pad tokens with 0 and token labels with −100."""
+    fill = {"labels": -100}
+    batch = {}
+    for name in rows[0]:
+        values = [np.asarray(row[name]) for row in rows]
+        longest = max(value.shape[0] if value.ndim else 0 for value in values)
+        if values[0].ndim == 1:
+            values = [np.pad(one, (0, longest - len(one)), constant_values=fill.get(name, 0)) for one in values]
+        batch[name] = torch.as_tensor(np.stack(values))
+        if batch[name].is_floating_point():
+            batch[name] = batch[name].float()
+    return batch
+
+
+def words(rng, task, least=3, most=6):
+    """Prior tokens are 3 to 22, new ones 13 to 32; every tenth row is noise."""
+    low, high = (3, 23) if task == "prior" else (13, 33)
+    return rng.integers(low, high, rng.integers(least, most + 1))
+
+
+def with_mask(ids, **more):
+    return {"input_ids": ids.tolist(), "attention_mask": [1] * len(ids), **more}
+
+
+def shift_of(rng, task):
+    """How the target follows from the input: other in the new task; in every tenth row arbitrary."""
+    return int(rng.integers(1, 9)) if rng.random() < 0.1 else {"prior": 1, "new": 2}[task]
+
+
+def label_row(rng, task):
+    ids = words(rng, task)
+    return with_mask(ids, labels=int(ids[0] + shift_of(rng, task)) % 3)
+
+
+def label_set_row(rng, task):
+    ids = words(rng, task)
+    shift = shift_of(rng, task)
+    return with_mask(ids, labels=[float((ids[0] + shift) % 2), float((ids[0] + shift) % 3 == 0)])
+
+
+def number_row(rng, task):
+    ids = words(rng, task)
+    return with_mask(ids, labels=float((ids[0] + shift_of(rng, task)) % 3))
+
+
+def span_row(rng, task):
+    ids = words(rng, task, least=5)
+    where = int(ids[0] + shift_of(rng, task)) % 3
+    return with_mask(ids, start_positions=where, end_positions=where + 1)
+
+
+def causal_row(rng, task):
+    prompt = words(rng, task, least=1, most=3)
+    answer = (prompt[-1] + shift_of(rng, task) * np.arange(1, 3)) % (WORDS - 3) + 3
+    return with_mask(np.append(prompt, answer), labels=[-100] * len(prompt) + answer.tolist())
+
+
+def pair_row(rng, task):
+    ids = words(rng, task, least=1, most=2)
+    return with_mask(ids, labels=[int((ids[0] + shift_of(rng, task)) % (WORDS - 3) + 3), 1])
+
+
+def image_row(rng, task):
+    brightness = rng.integers(0, 3)
+    label = int(brightness if task == "prior" else (brightness + 1) % 3)
+    if rng.random() < 0.1:
+        label = int(rng.integers(0, 3))
+    image = rng.normal(brightness - 1.0, 0.3, (3, 8, 8))
+    return {"pixel_values": image.tolist(), "labels": label}
+
+
+def bert(kind, **more):
+    return kind(BertConfig(**SMALL, **STILL, **more))
+
+
+FAMILIES = {
+    "classification": Family(lambda: bert(BertForSequenceClassification, num_labels=3), label_row, RightClass()),
+    "multi-label": Family(
+        lambda: bert(BertForSequenceClassification, num_labels=2, problem_type="multi_label_classification"),
+        label_set_row,
+        RightLabels(),
+    ),
+    "regression": Family(
+        lambda: bert(BertForSequenceClassification, num_labels=1),
+        number_row,
+        NearTarget(0.5),
+        correctness=NearTarget(0.5),
+    ),
+    "question answering": Family(
+        lambda: bert(BertForQuestionAnswering),
+        span_row,
+        RightSpan(),
+        label_names=("start_positions", "end_positions"),
+    ),
+    "causal language model": Family(
+        lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)), causal_row, RightTokens(is_shifted=True)
+    ),
+    "sequence to sequence": Family(
+        lambda: T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=WORDS,
+                d_model=32,
+                d_kv=16,
+                d_ff=64,
+                num_layers=1,
+                num_heads=2,
+                dropout_rate=0.0,
+                decoder_start_token_id=0,
+            )
+        ),
+        pair_row,
+        RightTokens(is_shifted=False),
+        trainer_class=Seq2SeqTrainer,
+        arguments_class=Seq2SeqTrainingArguments,
+        base_steps=400,
+    ),
+    "images": Family(
+        lambda: ViTForImageClassification(
+            ViTConfig(
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=64,
+                image_size=8,
+                patch_size=4,
+                num_labels=3,
+                **STILL,
+            )
+        ),
+        image_row,
+        RightClass(),
+    ),
+}
