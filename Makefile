@@ -6,7 +6,9 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 LOWEST = .venv-lowest
 INTEGRATION = tests/test_canaries.py tests/test_data_source.py tests/test_data_preparation.py tests/test_rehearsal.py \
-	tests/test_training_run.py tests/test_two_processes.py tests/test_launched_cli.py
+	tests/test_training_run.py tests/test_two_processes.py tests/test_launched_cli.py tests/test_tasks.py tests/test_sft_trainer.py
+# Two processes of one thread each: the tests are many, and their models tiny.
+PYTEST = -m pytest -q -n 2 --dist worksteal
 
 .PHONY: demo test test-lowest faults lint clean
 
@@ -14,11 +16,11 @@ demo: $(INSTALLED)
 	$(BIN)/mixcd demo --output mixcd-demo --overwrite
 
 test: lint
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 # The canary and integration tests at the lowest versions that pyproject.toml allows; continuous integration runs it, too.
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest -q $(INTEGRATION)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) $(INTEGRATION)
 
 # Kills the real command 100 times and alters 1,000 cache files; `make test` does a few of each.
 faults: $(INSTALLED)

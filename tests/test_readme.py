@@ -3,17 +3,20 @@
 import re
 from pathlib import Path
 
+import torch
+
 from mixcd.demo_result import HEADINGS
 from tiny import collate, make_rows
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
 
-def test_the_python_block_runs(base_model, new_data, prior_data, tmp_path, monkeypatch, capsys):
+def test_the_python_blocks_run(base_model, base_weights, new_data, prior_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, by_hand = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(code.splitlines()) <= 10
     names = {
+        "optimizer": torch.optim.SGD(base_model.parameters(), lr=1e-3),
         "model": base_model,
         "collator": collate,
         "new_data": new_data,
@@ -25,6 +28,9 @@ def test_the_python_block_runs(base_model, new_data, prior_data, tmp_path, monke
     shown = capsys.readouterr().out
     assert "prior task: score 0." in shown
     assert "Vitals(damage_rate=0." in shown
+    base_model.load_state_dict(base_weights)
+    exec(by_hand, names)  # noqa: S102
+    assert names["rehearsal"].counts.observed_count.sum() == 20 * 4
 
 
 def test_the_two_commands_come_first():

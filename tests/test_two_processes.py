@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 
-WORKER = Path(__file__).with_name("two_process_worker.py")
 
-
-def launch(processes, folder, *arguments):
+def launch(processes, folder, *arguments, worker="two_process_worker.py"):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
         sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1",
-        f"--master-port={port}", str(WORKER), str(folder), *arguments,
+        f"--master-port={port}", str(Path(__file__).with_name(worker)), str(folder), *arguments,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

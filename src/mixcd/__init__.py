@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mixcd.correctness_rule import RightSpan as RightSpan
     from mixcd.correctness_rule import RightTokens as RightTokens
     from mixcd.errors import RehearsalError as RehearsalError
+    from mixcd.hand_rehearsal import rehearse as rehearse
     from mixcd.partition_strategy import ByColumn as ByColumn
     from mixcd.partition_strategy import ByFeatures as ByFeatures
     from mixcd.partition_strategy import ByPriorLoss as ByPriorLoss
@@ -40,6 +41,7 @@ _HOMES = {
     "RightTokens": "correctness_rule",
     "attach": "rehearsal",
     "predict_prior": "prior_predictions",
+    "rehearse": "hand_rehearsal",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

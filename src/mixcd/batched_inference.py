@@ -165,4 +165,6 @@ def _length_of(row: Any) -> int:
     if not isinstance(row, Mapping) or "input_ids" not in row:
         return 1
     target = row.get("labels")
-    return len(row["input_ids"]) + (len(target) if isinstance(target, Sized) else 0)
+    if not isinstance(target, Sized) or getattr(target, "ndim", 1) == 0:  # a tensor of one label is Sized, too
+        return len(row["input_ids"])
+    return len(row["input_ids"]) + len(target)

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast
 from torch.utils.data import RandomSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -23,6 +22,7 @@ from mixcd.prior_dataset import PriorDataset
 from mixcd.probe import Probe, choose_probed
 from mixcd.rehearsal_health import find_failure_signs
 from mixcd.rehearsal_loop import RehearsalLoop, choose_lag
+from mixcd.shared_arrays import broadcast_arrays
 from mixcd.small_matrices import small_matrices
 from mixcd.step_record import StepRecord, summarise_step
 from mixcd.trainer_predictions import observe_now
@@ -215,13 +215,8 @@ class TrainerSeam:
 
     def _share_belief(self, belief: Belief) -> Belief:
         """Return the first process's belief, and learn whether it was asked to stop."""
-        accelerator = self._trainer.accelerator
-        if accelerator.num_processes == 1:
-            self._stopping = self._stop_asked
-            return belief
-        arrays = [torch.from_numpy(array) for array in (*belief, np.array([float(self._stop_asked)]))]
-        shared = broadcast([array.to(accelerator.device) for array in arrays], from_process=0)
-        *first, stop_asked = (array.cpu().numpy() for array in shared)
+        asked = np.array([float(self._stop_asked)])
+        *first, stop_asked = broadcast_arrays(self._trainer.accelerator, (*belief, asked))
         self._stopping = bool(stop_asked[0])
         return tuple(first)
 

@@ -9,9 +9,9 @@ from datasets import Dataset
 from transformers import Trainer
 
 from mixcd.batched_inference import collate
-from mixcd.correctness_rule import CorrectnessRule, RightClass, choose_rule
+from mixcd.correctness_rule import CorrectnessRule, RightClass, choose_common_rule, choose_rule
 from mixcd.correctness_rule.right_class import LABEL_KEYS, require_known_labels
-from mixcd.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError, shorten
+from mixcd.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
 from mixcd.prior_dataset import PriorDataset
 from mixcd.sft_trainer import is_sft_trainer, read_fused, require_same_targets, require_targets
 
@@ -106,34 +106,16 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
         )
     model = cast(torch.nn.Module, trainer.model)
     new = PriorDataset(trainer.train_dataset, "trainer.train_dataset")
-    new_batch, prior_batch = (collate(collator_of(trainer, data), [data[0]]) for data in (new, prior))
-    rules = [
-        read_fused(trainer, choose_rule(correctness, model, batch, data.name))
-        for batch, data in ((new_batch, new), (prior_batch, prior))
-    ]
-    for rule, batch, data in zip(rules, (new_batch, prior_batch), (new, prior), strict=True):
-        rule.find_targets(batch, data.name)
-    if rules[0] != rules[1]:
-        raise DataError(
-            f"`{new.name}` and `{prior.name}` are of different tasks by their labels: {rules[0].name}; "
-            f"{rules[1].name}. One model learns both, so they must be of one kind. Prepare `prior_data` exactly like "
-            "`trainer.train_dataset`."
-        )
-    different = set(new_batch) ^ set(prior_batch)
-    if different:
-        raise DataError(
-            f"The model would be given other inputs for prior than for new samples: "
-            f"{shorten((f'`{name}`' for name in sorted(different)), 20)} comes from one of them only. Prepare "
-            "`prior_data` exactly like `trainer.train_dataset`."
-        )
+    batches = ((data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior))
+    rule = read_fused(trainer, choose_common_rule(correctness, model, *batches))
     class_count = getattr(getattr(model, "config", None), "num_labels", None)
     label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)
-    is_readable = isinstance(rules[0], RightClass) and isinstance(trainer.train_dataset, Dataset | list)
+    is_readable = isinstance(rule, RightClass) and isinstance(trainer.train_dataset, Dataset | list)
     if is_readable and class_count and label_key:
         require_known_labels(new.column(label_key), np.arange(len(new)), class_count, new.name)
     if is_sft_trainer(trainer) and all("labels" in data.column_names for data in (new, prior)):
         require_same_targets(new, prior)
-    return rules[0]
+    return rule
 
 
 def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | None = None) -> CorrectnessRule:

@@ -1,6 +1,6 @@
 """Correctness rules: each says which samples a model gets right, by its forward pass."""
 
-from mixcd.correctness_rule.choose_rule import choose_rule
+from mixcd.correctness_rule.choose_rule import choose_common_rule, choose_rule
 from mixcd.correctness_rule.near_target import NearTarget
 from mixcd.correctness_rule.reading import CorrectnessRule, Reading
 from mixcd.correctness_rule.right_class import RightClass
@@ -16,5 +16,6 @@ __all__ = [
     "RightLabels",
     "RightSpan",
     "RightTokens",
+    "choose_common_rule",
     "choose_rule",
 ]

@@ -12,7 +12,7 @@ from mixcd.correctness_rule.right_class import LABEL_KEYS, RightClass
 from mixcd.correctness_rule.right_labels import RightLabels, is_label_set
 from mixcd.correctness_rule.right_span import SPAN_KEYS, RightSpan
 from mixcd.correctness_rule.right_tokens import RightTokens
-from mixcd.errors import SettingError, UnsupportedTrainerError
+from mixcd.errors import DataError, SettingError, UnsupportedTrainerError, shorten
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How transformers' causal language models are called; a `…WithLMHeadModel` predicts masked tokens."""
@@ -58,6 +58,46 @@ def choose_rule(
     if labels.ndim == 2:
         return RightTokens(is_shifted=_is_shifted(model))
     return RightClass()
+
+
+def choose_common_rule(
+    wanted: CorrectnessRule | None,
+    model: torch.nn.Module,
+    new: tuple[str, Mapping[str, Any]],
+    prior: tuple[str, Mapping[str, Any]],
+) -> CorrectnessRule:
+    """Choose the rule that judges new and prior samples, which must be of one kind.
+
+    Args:
+        wanted: The caller's rule, or None.
+        model: The base model.
+        new: What messages call the new data, and a batch of them.
+        prior: The same of the prior data.
+
+    Returns:
+        The rule.
+
+    Raises:
+        DataError: If labels are missing, or the two are of different tasks or with different model inputs.
+        SettingError: As in `choose_rule`.
+        UnsupportedTrainerError: As in `choose_rule`.
+    """
+    rules = [choose_rule(wanted, model, batch, name) for name, batch in (new, prior)]
+    for rule, (name, batch) in zip(rules, (new, prior), strict=True):
+        rule.find_targets(batch, name)
+    if rules[0] != rules[1]:
+        raise DataError(
+            f"`{new[0]}` and `{prior[0]}` are of different tasks by their labels: {rules[0].name}; {rules[1].name}. "
+            f"One model learns both, so they must be of one kind. Prepare `{prior[0]}` exactly like `{new[0]}`."
+        )
+    different = set(new[1]) ^ set(prior[1])
+    if different:
+        raise DataError(
+            f"The model would be given other inputs for prior than for new samples: "
+            f"{shorten((f'`{name}`' for name in sorted(different)), 20)} comes from one of them only. Prepare "
+            f"`{prior[0]}` exactly like `{new[0]}`."
+        )
+    return rules[0]
 
 
 def _output_count(model: torch.nn.Module) -> int | None:
