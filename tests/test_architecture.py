@@ -64,6 +64,7 @@ LAYERS = {
         "provenance",
         "sweep_run",
         "sweep_task",
+        "testing",
         "trainer_predictions",
         "trainer_seam",
         "trainer_support",

@@ -58,7 +58,7 @@ class Family:
         rng = np.random.default_rng(seed)
         return Dataset.from_list([self.make_row(rng, task) for _ in range(count)])
 
-    def make_trainer(self, model, data, folder, **settings):
+    def make_trainer(self, model, data, folder, *, eval_dataset=None, **settings):
         arguments = self.arguments_class(
             **{
                 "output_dir": str(folder),
@@ -76,7 +76,9 @@ class Family:
                 **settings,
             }
         )
-        return self.trainer_class(model=model, args=arguments, train_dataset=data, data_collator=collate)
+        return self.trainer_class(
+            model=model, args=arguments, train_dataset=data, eval_dataset=eval_dataset, data_collator=collate
+        )
 
     def train_base(self, folder):
         torch.manual_seed(0)

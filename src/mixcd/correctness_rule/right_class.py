@@ -56,7 +56,7 @@ def _read_logits(output: Any, labels: torch.Tensor) -> torch.Tensor:
     logits = read_tensor(output, "logits")
     if logits is None:
         kind = f"a {type(output).__name__} without `logits`"
-    elif logits.ndim != 2 or labels.ndim != 1 or labels.is_floating_point():
+    elif logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():
         kind = f"`logits` of shape {tuple(logits.shape)} for labels of shape {tuple(labels.shape)} and {labels.dtype}"
     elif logits.shape[1] < 2:
         kind = "`logits` of a single output, which is a regression"

@@ -14,6 +14,7 @@ from mixcd.vocabulary import Ids
 
 SPAN_KEYS = ("start_positions", "end_positions")
 _MASK = "is_token"
+_TASK = "extractive question answering"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ class RightSpan:
 def _read_logits(output: Any, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
     start, end = read_tensor(output, "start_logits"), read_tensor(output, "end_logits")
     if start is None or end is None:
-        raise refuse_output(
-            f"a {type(output).__name__} without `start_logits` and `end_logits`",
-            "extractive question answering",
-            "both, of shape (samples, tokens)",
-        )
+        kind = f"a {type(output).__name__} without `start_logits` and `end_logits`"
+        raise refuse_output(kind, _TASK, "both, of shape (samples, tokens)")
+    if SPAN_KEYS[0] in targets and len(start) != len(targets[SPAN_KEYS[0]]):
+        kind = f"`start_logits` of {len(start)} samples for {len(targets[SPAN_KEYS[0]])} answers"
+        raise refuse_output(kind, _TASK, "one row a sample")
     if _MASK in targets:  # a sample's logits of padding depend on the samples beside it
         is_padding = targets[_MASK].to(start.device) == 0
         start, end = (one.masked_fill(is_padding, torch.finfo(one.dtype).min) for one in (start, end))

@@ -1,0 +1,72 @@
+"""Writes `docs/support.md`: which trainers rehearsal follows, by running the conformance suite on each.
+
+python docs/support.py
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent / "tests"))
+
+from mixcd.replace_file import replace_file  # noqa: E402
+from mixcd.testing import CheckResult, check_trainer  # noqa: E402
+from supported_trainers import KNOWN_FAULTS, TRAINERS  # noqa: E402
+
+INTRODUCTION = """\
+# What rehearsal follows
+
+This page is made by `python docs/support.py`, which runs the conformance suite `mixcd.testing.check_trainer` on tiny
+models; `make test` runs it again, and compares. Whoever writes a trainer can run it on theirs:
+
+    from mixcd.testing import check_trainer, require_conformance
+
+    require_conformance(check_trainer(make_trainer, prior_data, tmp_path))
+
+`make_trainer(folder, changes)` returns a fresh trainer with the same weights every time. An interrupted run ends with
+the same weights to the bit. Versions: `constraints.txt`.
+
+"""
+REFUSED = """
+## Refused, with the reason
+
+| what | why |
+|---|---|
+| `packing=True` | mixes samples in one row; use `padding_free=True` |
+| `padding_free=True` with `pad_to_multiple_of` | padding looks like more samples |
+| iterable data sets | samples are drawn by number |
+| `train_sampling_strategy` other than "random", samplers of one's own, replacement | they order the rows themselves |
+| `dispatch_batches`, `split_batches` | batches are split after they are drawn |
+| context and sequence parallelism | a sample is split over processes |
+| losses inside kernels that show no predictions (Liger's fused loss) | there is nothing to read |
+| `DPOTrainer`, `KTOTrainer`, `RewardTrainer`, `GRPOTrainer`, `RLOOTrainer` | their samples have no labels |
+| masked language models, token classification | what a token predicts is another thing there |
+| `restore_callback_states_from_checkpoint=True` | replaces rehearsal's callback |
+
+Not run, and warned of once: FSDP, DeepSpeed. Not run at all: a GPU, 4-bit base models, Triton kernels.
+"""
+
+
+def main() -> None:
+    """Run the suite on every trainer, and write the page."""
+    rows, names = [], list[str]()
+    for name, make in TRAINERS.items():
+        make_trainer, make_prior, correctness = make()
+        with tempfile.TemporaryDirectory() as folder:
+            results = check_trainer(make_trainer, make_prior(), Path(folder), correctness=correctness)
+        names = [result.name for result in results]
+        rows.append(f"| {name} | {' | '.join(map(_show, results))} |")
+        sys.stdout.write(f"{rows[-1]}\n")
+    head = [f"| trainer and task | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    faults = [f"*{trainer}*, {check}: {reason}." for (trainer, check), reason in KNOWN_FAULTS.items()]
+    page = INTRODUCTION + "\n".join([*head, *rows, "", *faults]) + "\n" + REFUSED
+    replace_file(DOCS / "support.md", lambda unfinished: unfinished.write_text(page, "utf-8"))
+
+
+def _show(result: CheckResult) -> str:
+    return "yes" if result.passed else "no"
+
+
+if __name__ == "__main__":
+    main()
