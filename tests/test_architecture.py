@@ -34,6 +34,7 @@ LAYERS = {
         "data_source",
         "fingerprint",
         "flat_array",
+        "fresh_adapter",
         "head_features",
         "prediction_cache",
         "prediction_observer",

@@ -463,7 +463,7 @@ def test_features_of_a_model_without_a_linear_head_are_refused(predict, base_mod
     with pytest.raises(UnsupportedTrainerError, match="The model has no linear layer"):
         predict(model=model, features=8)
     model.layer = torch.nn.Linear(2, 3)
-    with pytest.raises(UnsupportedTrainerError, match="last linear layer took no part in its forward pass"):
+    with pytest.raises(UnsupportedTrainerError, match="No linear layer of the model took part in its forward pass"):
         predict(model=model, features=8)
 
 

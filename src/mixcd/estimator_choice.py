@@ -76,13 +76,13 @@ def choose_named(
             f'`estimator` is "drift", which forecasts class logits, but this task has none ({rule.name}). Pass "auto" '
             'or "counts".'
         )
-    if estimator != "auto" or not rule.has_logits:
-        return "counts" if estimator == "auto" else estimator
+    if estimator != "auto":
+        return estimator
     has_head = any(isinstance(module, torch.nn.Linear) for module in model.modules())
     found = read_manifest(cache)
     lacks_features = features == 0 or (found is not None and bool(found.parts) and not found.arrays)
-    chosen: EstimatorName = "drift" if partition is None and has_head and not lacks_features else "counts"
-    return chosen
+    can_forecast = rule.has_logits and has_head and not lacks_features
+    return "drift" if partition is None and can_forecast else "counts"
 
 
 def make_estimator(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixcd.fresh_adapter import base_weights
 from mixcd.prior_dataset import fetch_rows
 
 SAMPLED_VALUES = 4096
@@ -18,6 +19,8 @@ SAMPLED_ROWS = 32_768
 
 def fingerprint_weights(model: torch.nn.Module) -> str:
     """Fingerprint a model by its weights: name, shape, dtype and spaced values of each tensor.
+
+    An adapter that has learnt nothing yet does not count: its weights are random, and change no prediction.
 
     Args:
         model: The model, on any device.
@@ -34,9 +37,7 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
         False
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):
-            continue
+    for name, tensor in sorted(base_weights(model).items()):
         flat = tensor.detach().reshape(-1)
         spaced = flat[torch.from_numpy(_spaced(flat.numel(), SAMPLED_VALUES)).to(flat.device)]
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

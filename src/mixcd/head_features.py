@@ -60,31 +60,40 @@ def fit_basis(head_inputs: NDArray[np.float32], feature_count: int) -> FeatureBa
 
 @contextmanager
 def watch_head(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect what the classification head is given by the forward passes inside the block.
+    """Collect what the model's head is given by the forward passes inside the block.
 
     Args:
-        model: The model; its head is its last linear layer.
+        model: The model; its head is the last linear layer that it calls, those of adapters left out.
 
     Yields:
-        A list that grows by one tensor, shape (rows, inputs) or (rows, tokens, inputs), a forward pass.
+        A list that holds one tensor after a forward pass, shape (rows, inputs) or (rows, tokens, inputs).
 
     Raises:
         UnsupportedTrainerError: If there is no linear layer.
     """
-    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    layers = [module for name, module in model.named_modules() if _is_layer(name, module)]
     if not layers:
         raise UnsupportedTrainerError(f"The model has no linear layer. {_CURE}")
     seen: list[torch.Tensor] = []
-    hook = layers[-1].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))
+
+    def keep(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen[:] = [inputs[0].detach()]
+
+    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
     try:
         yield seen
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+
+
+def _is_layer(name: str, module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear) and "lora_" not in name
 
 
 _CURE = (
-    "The features that drift is forecast with are the input of the classification head, which must be the model's last "
-    '`torch.nn.Linear`. Use `estimator="counts"`, or such a model.'
+    "The features that drift is forecast with are the input of the model's head, which must be the last "
+    '`torch.nn.Linear` that it calls. Use `estimator="counts"`, or such a model.'
 )
 
 
@@ -94,7 +103,7 @@ def pool_head_input(
     """Make one vector a sample: a head that is given every token is averaged over those that count.
 
     Args:
-        seen: What `watch_head` collected; the last one is taken out.
+        seen: What `watch_head` collected; it is taken out.
         batch: The batch, with `attention_mask` when tokens are padded.
         mask: Which tokens count, shape (rows, tokens); None for those that are no padding.
 
@@ -105,7 +114,7 @@ def pool_head_input(
         UnsupportedTrainerError: If the forward pass did not use the head.
     """
     if not seen:
-        raise UnsupportedTrainerError(f"The model's last linear layer took no part in its forward pass. {_CURE}")
+        raise UnsupportedTrainerError(f"No linear layer of the model took part in its forward pass. {_CURE}")
     head_input = seen.pop().float()
     if head_input.ndim == 3:
         counted = batch.get("attention_mask", torch.ones(head_input.shape[:2])) if mask is None else mask

@@ -17,6 +17,7 @@ from mixcd.batched_inference import Collate, evaluating, predict_rows
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.errors import CacheError
 from mixcd.flat_array import create_array
+from mixcd.fresh_adapter import without_fresh_adapter
 from mixcd.head_features import FITTED_ROWS, FeatureBasis, fit_basis
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.lock_folder import lock_folder
@@ -138,7 +139,7 @@ class PriorPass:
             if not _is_complete(folder, manifest):
                 check_parts(folder, manifest)
             self._require_features(folder, manifest)
-            with evaluating(self.model):
+            with evaluating(self.model), without_fresh_adapter(self.model):
                 forward_count = self._predict_missing(folder, manifest)
             wait()
             if is_first and not _is_complete(folder, manifest):
@@ -163,7 +164,7 @@ class PriorPass:
         rng = keyed_generator(wanted.seed, 0, Stream.FEATURES)
         chosen = np.sort(rng.choice(len(covered), min(len(covered), FITTED_ROWS), replace=False, shuffle=False))
         ids = np.asarray(covered)[chosen]
-        with evaluating(self.model):
+        with evaluating(self.model), without_fresh_adapter(self.model):
             predicted, forward_count = self._predict(self.prior.rows(ids.tolist()), ids, lambda _: None)
         basis = fit_basis(predicted["head_input"], self.feature_count)
         folder.mkdir(parents=True, exist_ok=True)

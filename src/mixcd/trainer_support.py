@@ -69,15 +69,19 @@ def require_supported(trainer: Trainer) -> None:
 
 
 def warn_if_untested(trainer: Trainer) -> None:
-    """Say once, on the first process, that a way of splitting the model was never run with rehearsal.
+    """Say once, on the first process, that a way of splitting or storing the model was never run with rehearsal.
 
     Args:
         trainer: The trainer.
     """
-    untested = {"FSDP": trainer.is_fsdp_enabled, "DeepSpeed": trainer.is_deepspeed_enabled}
+    untested = {
+        "FSDP": trainer.is_fsdp_enabled,
+        "DeepSpeed": trainer.is_deepspeed_enabled,
+        "quantised weights": getattr(trainer.model, "is_quantized", False),
+    }
     for name in (name for name, used in untested.items() if used and trainer.is_world_process_zero()):
         logger.warning(
-            "Rehearsal under %s is untested. Every step still checks that the rows observed are the rows planned, and "
+            "Rehearsal with %s is untested. Every step still checks that the rows observed are the rows planned, and "
             "stops if they are not. Compare a short run with one on plain data-parallel processes first.",
             name,
         )
