@@ -36,6 +36,7 @@ FAST_TASKS = (
 )
 CONTROLS = ("vitaminc_covid", "vitaminc_multirc")
 """Tasks whose base model knows nothing that could be damaged: not part of any mean."""
+BORROWING = ("granularity", "windows", "first_experiments")
 BETAS = {0.03125: "1/32", 0.0625: "1/16", 0.125: "1/8", 0.25: "1/4", 0.5: "1/2", 0.0: "–"}
 _TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -59,12 +60,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 @cache
 def read(kind: str, task: str, half: str = "test", against: str = "uniform") -> FrontierReport | None:
-    """Report one results file, without its averages with the base model; None when the sweep was not run."""
+    """Report one results file, without its averages with the base model; None when the sweep was not run.
+
+    A sweep at one mix ratio borrows uniform rehearsal's curve and the oracle from the fast lane's comparison.
+    """
     path = RESULTS / f"{kind}-{task}.parquet"
     if not path.exists():
         return None
-    rows = [row for row in read_results(path) if row["wise_ft"] == 1.0]
-    return report_frontier(join_results([rows]), half, against)
+    files = [read_results(path)]
+    compared = RESULTS / f"fast-{task}.parquet"
+    if kind in BORROWING and compared.exists():
+        files.append([row for row in read_results(compared) if row["method"] in ("uniform", "oracle-hard")])
+    rows = [[row for row in file if row["wise_ft"] == 1.0] for file in files]
+    return report_frontier(join_results(rows), half, against)
 
 
 def _matched(point: PointReport) -> str:

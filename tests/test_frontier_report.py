@@ -165,7 +165,7 @@ def test_oracles_are_not_on_the_frontier_and_push_nobody_off():
 
 def test_the_same_run_twice_counts_once():
     rows = make_sweep()
-    again = [{**row, "seconds": 9.0, "provenance": '{"when": "later"}'} for row in rows]
+    again = [{**row, "seconds": 9.0, "provenance": '{"when": "later"}', "prior_pass_forward_count": 0} for row in rows]
     assert join_results([rows, again]) == rows
     assert len(join_results([make_sweep(methods=("uniform",)), make_sweep(methods=("drift",))])) == 12
 

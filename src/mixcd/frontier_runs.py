@@ -14,7 +14,7 @@ from mixcd.vocabulary import Floats
 
 Half = Literal["test", "validation"]
 Row = Mapping[str, Any]
-_MEASURED_ANEW = ("seconds", "provenance")
+_MEASURED_ANEW = ("seconds", "provenance", "prior_pass_forward_count")
 """What differs between two runs of the same thing."""
 
 
