@@ -1,4 +1,5 @@
 import copy
+import gzip
 import hashlib
 import importlib.util
 import io
@@ -366,3 +367,53 @@ def test_features_are_computed_once(load, task_data, monkeypatch):
     assert calls == ["some", "other"]
     assert torch.equal(first, again)
     assert first.dtype == torch.float32
+
+
+# --- vision ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vision(load, package_files, monkeypatch):
+    """The file of tasks, with sixty made-up digits in the place of MNIST's, and little training."""
+    made = load("vision")
+    rng = np.random.default_rng(0)
+    pixels = np.hstack([rng.integers(0, 256, (60, 28 * 28)), np.arange(60)[:, None] % 10])
+    content = gzip.compress("\n".join(",".join(map(str, row)) for row in pixels).encode())
+    monkeypatch.setattr(made, "read_member", lambda package, member: content)
+    monkeypatch.setattr(made, "PRIOR_HELD_OUT", 20)
+    monkeypatch.setattr(made, "BASE_STEPS", 3)
+    made.pixels = pixels
+    return made
+
+
+def test_digits_are_averaged_to_eight_by_eight_pixels(vision):
+    images, labels = vision.read_mnist()
+    assert images.shape == (60, 1, 8, 8)
+    assert labels.tolist() == [number % 10 for number in range(60)]
+    assert (images >= -1).all()
+    assert (images <= 1).all()
+    first = vision.pixels[0, :-1].reshape(28, 28) / 255
+    np.testing.assert_allclose(images[0, 0, 1, 1], 2 * first[2:6, 2:6].mean() - 1, rtol=1e-6)
+    np.testing.assert_allclose(images[0, 0, 0, 0], 2 * first[:2, :2].sum() / 16 - 1, rtol=1e-6)
+    own, _ = vision.read_own_digits()
+    assert own.shape == (1797, 1, 8, 8)
+    assert (own.min(), own.max()) == (-1, 1)
+
+
+def test_the_vision_task_keeps_rows_apart_makes_its_base_model_once_and_rehearses(vision, tmp_path, monkeypatch):
+    task = vision.digits(3, tmp_path)
+    sizes = [len(data) for data in (task.prior, task.held_out_prior, task.new, task.held_out_new)]
+    assert sizes == [40, 20, 1197, 600]
+    together = np.concatenate([task.prior.images, task.held_out_prior.images])
+    assert len(np.unique(together.reshape(60, -1), axis=0)) == 60
+    monkeypatch.setattr(vision, "_train_base_model", None)
+    again = vision.digits(3, tmp_path)
+    for name, value in task.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+    args = TrainingArguments(str(tmp_path / "out"), **{**task.training, "max_steps": 3, "use_cpu": True})
+    trainer = Trainer(model=task.model, args=args, train_dataset=task.new)
+    monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
+    rehearsal = mixcd.attach(trainer, task.prior, mix_ratio=0.25)
+    trainer.train()
+    assert rehearsal.counts.observed_count.sum() == 3 * 8
+    assert rehearsal.predictions.arrays["features"].shape == (40, 40)
