@@ -94,14 +94,14 @@ def _headroom(point: PointReport) -> str:
     return f"{100 * headroom.captured.value:.0f} %{bounds}"
 
 
-def whole_table(report: FrontierReport, wanted: Sequence[str] | None = None) -> str:
-    """All methods at all mix ratios."""
+def whole_table(report: FrontierReport, mix_ratio: float | None = None) -> str:
+    """All methods at all mix ratios, or at one."""
     headings = ["method", "β", "prior", "new", "Δ prior", "Δ new", "prior at equal new", "yield", "headroom"]
     rows = []
     for method in report.methods:
-        if wanted is not None and method.name not in wanted:
-            continue
         for point in method.points:
+            if mix_ratio is not None and point.mix_ratio not in (0.0, mix_ratio):
+                continue
             name = method.name + ("" if point.is_charged else " ‡")
             rows.append(
                 [
@@ -239,10 +239,10 @@ def _half(values: Any) -> float:
     return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
-def _one(kind: str, task: str, half: str = "test") -> Callable[[], str]:
+def _one(kind: str, task: str, half: str = "test", mix_ratio: float | None = None) -> Callable[[], str]:
     def make() -> str:
         report = read(kind, task, half)
-        return whole_table(report) if report else "not run\n"
+        return whole_table(report, mix_ratio) if report else "not run\n"
 
     return make
 
@@ -258,9 +258,10 @@ TABLES: Mapping[str, Callable[[], str]] = {
         for task in FAST_TASKS
         if (RESULTS / f"tune-{task}.parquet").exists()
     ),
-    "granularity": _one("granularity", "tweets"),
-    "windows": _one("windows", "tweets"),
-    "windows-shifted": _one("windows", "tweets_shifted"),
+    "granularity": _one("granularity", "tweets", mix_ratio=0.125),
+    "windows": _one("windows", "tweets", mix_ratio=0.125),
+    "windows-shifted": _one("windows", "tweets_shifted", mix_ratio=0.125),
+    "vision": _one("vision", "digits"),
     "first-experiments": _one("first_experiments", "tweets"),
     "replay": replay,
     "audit": audit,
