@@ -9,6 +9,7 @@ from peft import LoraConfig
 
 import mixcd
 from mixcd.errors import DataError, UnsupportedTrainerError
+from mixcd.prediction_cache import read_basis, read_manifest
 from mixcd.prior_dataset import PriorDataset
 from mixcd.trainer_predictions import predict_now
 from tiny_sft import make_model, make_rows, make_sft_trainer
@@ -193,6 +194,26 @@ def test_rows_keep_their_order_when_the_trainer_shuffles_its_own(build, tmp_path
     _, shuffled, _ = build("chat", shuffle_dataset=True, output_dir=str(tmp_path / "shuffled"))
     for one, other in zip(*(each._seam._prior.rows(range(10)) for each in (plain, shuffled)), strict=True):
         assert one["input_ids"] == other["input_ids"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"padding_free": True, "max_length": None}], ids=["padded", "joined"])
+def test_bins_are_made_of_what_the_fused_head_is_given(base_weights, tmp_path, settings):
+    model = make_model()
+    model.load_state_dict(base_weights("chat"))
+    trainer = make_sft_trainer(model, make_rows(60, "new"), tmp_path, assistant_only_loss=True, **settings)
+    rehearsal = mixcd.attach(
+        trainer, make_rows(40, "prior"), mix_ratio=0.25, partition=mixcd.ByFeatures(3), correctness=RULE, features=4
+    )
+    row = rehearsal._seam._prior[7]
+    ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+    with torch.no_grad():
+        states = model.eval().model(input_ids=ids).last_hidden_state[0]
+    predicting = torch.nn.functional.pad(labels[1:] != -100, (0, 1))
+    expected = states[predicting].mean(0).numpy()
+    basis = read_basis(tmp_path / "_mixcd_cache", read_manifest(tmp_path / "_mixcd_cache"))
+    np.testing.assert_allclose(rehearsal.predictions.arrays["features"][7], basis.apply(expected), atol=2e-2)
+    trainer.train()
+    assert rehearsal.counts.observed_count.sum() == 10 * 2
 
 
 # --- what is dropped and refused ------------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ def watch_head(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     """Collect what the model's head is given by the forward passes inside the block.
 
     Args:
-        model: The model; its head is the last linear layer that it calls, those of adapters left out.
+        model: The model; its head is the last linear layer that it calls, those of adapters left out. A head that is
+            computed without being called, as TRL's fused one, is given what the model's backbone returns.
 
     Yields:
         A list that holds one tensor after a forward pass, shape (rows, inputs) or (rows, tokens, inputs).
@@ -79,12 +80,25 @@ def watch_head(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     def keep(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         seen[:] = [inputs[0].detach()]
 
+    def keep_states(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+        states = getattr(output, "last_hidden_state", None)
+        if isinstance(states, torch.Tensor):
+            seen[:] = [states.detach()]  # until a linear layer is called after it
+
     hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+    hooks += [backbone.register_forward_hook(keep_states) for backbone in _find_backbone(model)]
     try:
         yield seen
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _find_backbone(model: torch.nn.Module) -> list[torch.nn.Module]:
+    bare: Any = model
+    bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare  # of PEFT
+    backbone = getattr(bare, "base_model", None)
+    return [backbone] if isinstance(backbone, torch.nn.Module) and backbone is not bare else []
 
 
 def _is_layer(name: str, module: torch.nn.Module) -> bool:
