@@ -348,6 +348,16 @@ def test_outputs_that_do_not_fit_the_labels_are_refused(predict, base_model):
         predict(collate_fn=lambda rows: {**collate(rows), "labels": torch.zeros(len(rows), 3)})
 
 
+def test_samples_longer_than_the_models_positions_are_named(predict):
+    def lengthen(row, number):
+        times = 9 if number in (3, 8) else 1
+        return {name: row[name] * times for name in ("input_ids", "attention_mask")}
+
+    data = make_rows(20, seed=1, task="prior").map(lengthen, with_indices=True)
+    with pytest.raises(DataError, match=r"tokens on sample 3, 8, but the model has 16 positions\. Truncate when tok"):
+        predict(data=data)
+
+
 def test_the_rule_may_be_said(predict, base_model):
     base_model.classifier = torch.nn.Linear(16, 1)
     found = predict(correctness=NearTarget(1.5))

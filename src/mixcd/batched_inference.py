@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.errors import UnsupportedTrainerError
 from mixcd.head_features import pool_head_input, watch_head
+from mixcd.model_limits import require_fitting
 from mixcd.vocabulary import Ids
 
 Collate = Callable[[list[Any]], Mapping[str, Any]]
@@ -47,10 +48,11 @@ def predict_rows(
         (rows, …); and the number of forward passes.
 
     Raises:
-        DataError: If the rows have no labels, or labels that the model cannot predict.
+        DataError: If the rows have no labels, labels that the model cannot predict, or more tokens than it takes.
         UnsupportedTrainerError: If the model's output shows no predictions.
     """
     parts, positions = [], []
+    require_fitting(model, [_count_inputs(row) for row in rows], sample_ids, data_name)
     with watch_head(model) if with_head_input else nullcontext() as head_inputs:
         for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
             batch = collate(collate_fn, [rows[position] for position in batch_positions])
@@ -160,11 +162,14 @@ def _count_tokens(batch: Mapping[str, Any], row_count: int) -> torch.Tensor:
     return mask.sum(-1).to(torch.int32)
 
 
+def _count_inputs(row: Any) -> int:
+    """Input tokens of a row; 1 for rows without tokens."""
+    return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else 1
+
+
 def _length_of(row: Any) -> int:
     """Tokens of a row, those of its target included; 1 for rows without tokens."""
-    if not isinstance(row, Mapping) or "input_ids" not in row:
-        return 1
-    target = row.get("labels")
+    target = row.get("labels") if isinstance(row, Mapping) else None
     if not isinstance(target, Sized) or getattr(target, "ndim", 1) == 0:  # a tensor of one label is Sized, too
-        return len(row["input_ids"])
-    return len(row["input_ids"]) + len(target)
+        return _count_inputs(row)
+    return _count_inputs(row) + len(target)

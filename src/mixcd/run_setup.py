@@ -23,6 +23,7 @@ from mixcd.correctness_rule.right_class import require_known_labels
 from mixcd.data_preparation import LABEL, ColumnNames, prepare_rows, require_inputs, split_held_out
 from mixcd.data_source import open_data
 from mixcd.errors import DataError, SettingError, shorten
+from mixcd.model_limits import count_positions, count_tokens
 from mixcd.model_loading import load_model, load_tokenizer, reason_of
 from mixcd.prior_dataset import SOURCE_COLUMN
 
@@ -172,7 +173,7 @@ def _prepare(
         )
         labels = np.asarray(rows.with_format("numpy")[LABEL][:])
         require_known_labels(labels, np.arange(len(rows)), class_count, name)
-        require_inputs(rows, name=name, token_count=_count_tokens(model), longest=_count_positions(model))
+        require_inputs(rows, name=name, token_count=count_tokens(model), longest=count_positions(model))
         return rows
 
     rows = open_rows(source.path, source.split, source.subset, f"{place}.path")
@@ -194,25 +195,10 @@ def _longest(tokenizer: Any, model: PreTrainedModel) -> int | None:
     limits = (
         tokenizer.model_max_length,
         getattr(model.config, "max_position_embeddings", None),
-        _count_positions(model),
+        count_positions(model),
     )
     return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
 
 
 def _first(*values: int | None) -> Any:
     return next((value for value in values if value is not None), None)
-
-
-def _count_tokens(model: PreTrainedModel) -> int | None:
-    embeddings = model.get_input_embeddings()
-    return embeddings.num_embeddings if isinstance(embeddings, torch.nn.Embedding) else None
-
-
-def _count_positions(model: PreTrainedModel) -> int | None:
-    """The number of absolute positions, where the model has them: a longer sample would fail in the forward pass."""
-    counts = [
-        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-        for name, module in model.named_modules()
-        if name.rpartition(".")[2] == "position_embeddings" and isinstance(module, torch.nn.Embedding)
-    ]
-    return min(counts, default=None)

@@ -1,0 +1,60 @@
+"""What a model can take: how many token numbers, and how many tokens a sample."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixcd.errors import DataError, shorten
+from mixcd.vocabulary import Ids
+
+_POSITIONS = ("position_embeddings", "wpe")
+"""How modules of absolute positions are called."""
+
+
+def count_tokens(model: Any) -> int | None:
+    """Return the number of a model's tokens, where it says.
+
+    Args:
+        model: A model of transformers.
+    """
+    embeddings = model.get_input_embeddings()
+    return embeddings.num_embeddings if isinstance(embeddings, torch.nn.Embedding) else None
+
+
+def count_positions(model: torch.nn.Module) -> int | None:
+    """Return the number of absolute positions, where the model has them: a longer sample fails in the forward pass.
+
+    Args:
+        model: Any model.
+    """
+    counts = [
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in _POSITIONS and isinstance(module, torch.nn.Embedding)
+    ]
+    return min(counts, default=None)
+
+
+def require_fitting(model: torch.nn.Module, lengths: Sequence[int], sample_ids: Ids, data_name: str) -> None:
+    """Refuse samples that are longer than the model's positions, before PyTorch fails on an index.
+
+    Args:
+        model: The model.
+        lengths: Tokens of each sample, shape (samples,).
+        sample_ids: Their ids, shape (samples,).
+        data_name: Whose they are, for the message.
+
+    Raises:
+        DataError: If one is too long; names the samples.
+    """
+    longest = count_positions(model)
+    if longest is None:
+        return
+    too_long = np.asarray(lengths) > longest
+    if too_long.any():
+        raise DataError(
+            f"`{data_name}` has {max(lengths)} tokens on sample {shorten(sample_ids[too_long])}, but the model has "
+            f"{longest} positions. Truncate when tokenising (`truncation=True, max_length={longest}`)."
+        )
