@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import mixcd
 from mixcd.errors import DataError, SettingError
@@ -161,6 +162,25 @@ def test_generation_in_evaluation_is_left_alone(base_weights, tmp_path):
     generated = trainer.predict(family.make_rows(20, 4, "prior")).predictions
     assert generated.shape[0] == 20
     assert rehearsal.counts.observed_count.sum() == counts == 10 * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"generation_num_beams": 4}, "Evaluation generates with 4 beams, but a prior sample is right by what greedy"),
+        ({"generation_config": GenerationConfig(do_sample=True)}, "Evaluation generates with sampling"),
+        ({}, ""),
+    ],
+)
+def test_decoding_that_is_not_greedy_is_warned_of(settings, said, base_weights, tmp_path, caplog):
+    family = FAMILIES["sequence to sequence"]
+    model = family.make_model()
+    model.load_state_dict(base_weights("sequence to sequence"))
+    settings = {"predict_with_generate": True, **settings}
+    trainer = family.make_trainer(model, family.make_rows(20, 2, "new"), tmp_path, **settings)
+    mixcd.attach(trainer, family.make_rows(50, 3, "prior"), mix_ratio=0.25)
+    assert said in caplog.text
+    assert bool(said) == ("Evaluation generates" in caplog.text)
 
 
 def test_what_the_default_estimator_is(family, build):

@@ -34,7 +34,7 @@ from mixcd.sft_trainer import prepare_raw
 from mixcd.step_record import StepRecord
 from mixcd.trainer_predictions import predict_with_trainer
 from mixcd.trainer_seam import TrainerSeam
-from mixcd.trainer_support import require_alike, require_supported, warn_if_untested
+from mixcd.trainer_support import require_alike, require_supported, warn_if_untested, warn_of_generation
 from mixcd.vocabulary import DamageCounts, Partition, PartitionStrategy
 
 logger = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ def attach(
     warn_if_untested(trainer)
     prior = PriorDataset(prepare_raw(trainer, prior_data, "prior_data"))
     rule = require_alike(trainer, prior, correctness)
+    warn_of_generation(trainer, rule)
     args = trainer.args
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
     estimator = choose_named(estimator, partition, cast(torch.nn.Module, trainer.model), rule, folder, features)

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import Trainer
 
 from mixcd.batched_inference import collate
-from mixcd.correctness_rule import CorrectnessRule, RightClass, choose_common_rule, choose_rule
+from mixcd.correctness_rule import CorrectnessRule, RightClass, RightTokens, choose_common_rule, choose_rule
 from mixcd.correctness_rule.right_class import LABEL_KEYS, require_known_labels
 from mixcd.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
 from mixcd.prior_dataset import PriorDataset
@@ -85,6 +85,28 @@ def warn_if_untested(trainer: Trainer) -> None:
             "stops if they are not. Compare a short run with one on plain data-parallel processes first.",
             name,
         )
+
+
+def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
+    """Say when evaluation decodes otherwise than the rule supposes: it judges by what greedy decoding would give.
+
+    Args:
+        trainer: The trainer.
+        rule: Says which samples are right.
+    """
+    if not isinstance(rule, RightTokens) or not getattr(trainer.args, "predict_with_generate", False):
+        return
+    model: Any = trainer.model
+    settings = getattr(trainer.args, "generation_config", None) or getattr(model, "generation_config", None)
+    beams = getattr(trainer.args, "generation_num_beams", None) or getattr(settings, "num_beams", None) or 1
+    for used, what in ((beams > 1, f"{beams} beams"), (bool(getattr(settings, "do_sample", False)), "sampling")):
+        if used:
+            logger.warning(
+                "Evaluation generates with %s, but a prior sample is right by what greedy decoding would give: scores "
+                "of generated text may move otherwise than the damage that is counted. Use greedy decoding to see the "
+                "same.",
+                what,
+            )
 
 
 def require_alike(trainer: Trainer, prior: PriorDataset, correctness: CorrectnessRule | None) -> CorrectnessRule:
