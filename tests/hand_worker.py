@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -59,6 +60,7 @@ def main():
     (args.folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(result))
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    os._exit(0)  # as in `two_process_worker.py`
 
 
 if __name__ == "__main__":
