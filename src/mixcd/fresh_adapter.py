@@ -10,6 +10,17 @@ _UP, _OWN = "lora_B", "lora_"
 _WRAPPED = ("base_model.model.", ".base_layer")
 
 
+def bare_model(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model under a wrapper of PEFT, or the model itself.
+
+    Args:
+        model: Any model; PEFT need not be installed.
+    """
+    wrapped: Any = model
+    found: torch.nn.Module = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    return found
+
+
 def has_fresh_adapter(model: torch.nn.Module) -> bool:
     """Whether the model bears LoRA adapters that add nothing: all their up-projections are zero, as at first.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 from mixcd.batch_plan import BatchPlan
 from mixcd.batched_inference import Collate, collate
 from mixcd.correctness_rule import CorrectnessRule, choose_common_rule
-from mixcd.correctness_rule.reading import apply_tolerance
+from mixcd.correctness_rule.reading import judge_by_loss
 from mixcd.errors import PlanError, SettingError
 from mixcd.estimator_choice import (
     EstimatorName,
@@ -224,10 +223,7 @@ class HandRehearsal:
                 "must be observed once, and every step committed. Check `accumulation_steps`, and that `commit` "
                 "follows every optimizer step."
             )
-        seen = keep_rehearsed(read_rows(rows))
-        if self._base_loss is not None:
-            kept = apply_tolerance(self._rule, seen.correct, seen.loss, self._base_loss[seen.sample_ids])
-            seen = replace(seen, correct=kept)
+        seen = judge_by_loss(self._rule, keep_rehearsed(read_rows(rows)), self._base_loss)
         with small_matrices():
             return self._loop.commit(seen, lambda belief: broadcast_arrays(self._accelerator, belief))
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from mixcd.errors import UnsupportedTrainerError
+from mixcd.fresh_adapter import bare_model
 
 FITTED_ROWS = 4096
 """Samples that the reduction is fitted on."""
@@ -95,8 +96,7 @@ def watch_head(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 def _find_backbone(model: torch.nn.Module) -> list[torch.nn.Module]:
-    bare: Any = model
-    bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare  # of PEFT
+    bare = bare_model(model)
     backbone = getattr(bare, "base_model", None)
     return [backbone] if isinstance(backbone, torch.nn.Module) and backbone is not bare else []
 

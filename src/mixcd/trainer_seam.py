@@ -2,7 +2,6 @@
 
 import logging
 import math
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +12,7 @@ from transformers.trainer_callback import ExportableState
 
 from mixcd.batch_plan import BatchPlan
 from mixcd.correctness_rule import CorrectnessRule
-from mixcd.correctness_rule.reading import apply_tolerance
+from mixcd.correctness_rule.reading import judge_by_loss
 from mixcd.errors import PlanError, ResumeError, UnsupportedTrainerError
 from mixcd.fingerprint import fingerprint_weights
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, PlanSampler, TaggingCollator
@@ -177,7 +176,8 @@ class TrainerSeam:
         trained = read_rows(rows)
         probed = self._observe_probe()
         with small_matrices():
-            counts = self._loop.commit(self._judge(keep_rehearsed(trained)), self._share_belief, probed)
+            seen = judge_by_loss(self._rule, keep_rehearsed(trained), self._base_loss)
+            counts = self._loop.commit(seen, self._share_belief, probed)
         self.last_step = summarise_step(self._loop.steps_done, trained, counts)
 
     def _observe_probe(self) -> Observation | None:
@@ -189,14 +189,7 @@ class TrainerSeam:
             return None
         observation, forward_count = observe_now(self._trainer, self._prior, ids, self._rule, self._reads_logits)
         self.probe_forward_count += forward_count
-        return self._judge(observation)
-
-    def _judge(self, seen: Observation) -> Observation:
-        """Judge by the base model's loss, where the rule does."""
-        if self._base_loss is None:
-            return seen
-        base_loss = self._base_loss[seen.sample_ids]
-        return replace(seen, correct=apply_tolerance(self._rule, seen.correct, seen.loss, base_loss))
+        return judge_by_loss(self._rule, observation, self._base_loss)
 
     def _make_observer(self) -> PredictionObserver:
         return PredictionObserver(self._rule, with_logits=self._reads_logits)

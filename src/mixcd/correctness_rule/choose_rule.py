@@ -13,6 +13,7 @@ from mixcd.correctness_rule.right_labels import RightLabels, is_label_set
 from mixcd.correctness_rule.right_span import SPAN_KEYS, RightSpan
 from mixcd.correctness_rule.right_tokens import RightTokens
 from mixcd.errors import DataError, SettingError, UnsupportedTrainerError, shorten
+from mixcd.fresh_adapter import bare_model
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How transformers' causal language models are called; a `…WithLMHeadModel` predicts masked tokens."""
@@ -109,8 +110,7 @@ def _is_shifted(model: torch.nn.Module) -> bool:
     """Whether the model predicts the next token from each; refused where it is no language model."""
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return False
-    base: Any = model
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base  # of PEFT
+    base = bare_model(model)
     names = [kind.__name__ for kind in type(base).__mro__]
     if any(name.endswith(_CAUSAL) and not name.endswith("WithLMHeadModel") for name in names):
         return True

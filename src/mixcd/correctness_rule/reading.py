@@ -1,14 +1,14 @@
 """What is read off a forward pass, and the interface of the rules that read it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 
 from mixcd.errors import DataError, UnsupportedTrainerError, shorten
-from mixcd.vocabulary import Flags, Floats, Ids
+from mixcd.vocabulary import Flags, Floats, Ids, Observation
 
 Targets = Mapping[str, torch.Tensor]
 """What a batch's samples are judged against, by the names that the rule gives them."""
@@ -82,6 +82,22 @@ def apply_tolerance(rule: CorrectnessRule, correct: Flags, loss: Floats, base_lo
         Which are right, shape (samples,).
     """
     return correct if rule.loss_tolerance is None else correct & (loss <= base_loss + rule.loss_tolerance)
+
+
+def judge_by_loss(rule: CorrectnessRule, seen: Observation, base_loss: Floats | None) -> Observation:
+    """Judge observed samples by the base model's loss, where the rule does.
+
+    Args:
+        rule: The rule.
+        seen: What was observed.
+        base_loss: The base model's loss on each prior sample, shape (samples,); None where losses do not matter.
+
+    Returns:
+        The observation with what is right.
+    """
+    if base_loss is None:
+        return seen
+    return replace(seen, correct=apply_tolerance(rule, seen.correct, seen.loss, base_loss[seen.sample_ids]))
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
