@@ -7,7 +7,7 @@ rehearsed samples, and full predictions on a pool of 3,000 prior samples at a fe
 the observations, and its weights over the pool are held against the truth, with the belief of `LAG` steps before.
 
 Selectivity: (mean damage under its weights − mean damage) / (the same for the oracle − mean damage), where damage is
-the drop in the label's probability and the oracle draws in proportion to it. Lift: share of damaged samples under its
+the drop in the target's probability and the oracle draws in proportion to it. Lift: share of damaged samples under its
 weights over their share in the pool. Both say how well draws are aimed, not what they gain; training says that.
 """
 
@@ -28,7 +28,7 @@ from scipy.stats import t as student
 from transformers import TrainerCallback
 
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
-from mixcd.correctness_rule import RightClass
+from mixcd.correctness_rule import CorrectnessRule
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.partition_strategy import ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
@@ -37,16 +37,19 @@ from mixcd.rehearsal import attach
 from mixcd.replace_file import replace_file
 from mixcd.rival_estimators import FixedWeights, NothingLearnt
 from mixcd.sampling_scheduler import FLOOR, mix_with_floor
+from mixcd.sft_trainer import prepare_raw
 from mixcd.sweep_config import load_function
 from mixcd.sweep_run import make_plain_trainer, trainer_arguments
 from mixcd.trainer_predictions import observe_now
+from mixcd.trainer_support import rule_of
 from mixcd.vocabulary import Belief, Floats, Ids, Observation, Partition, PriorTable
 
 HERE = Path(__file__).parent
 MIX_RATIO = 1 / 8
 LAG = 8
 POOL_SIZE = 3000
-POOL_STEPS = (20, 50, 100, 200, 299)
+POOL_SHARES = (0.07, 0.17, 0.34, 0.67, 0.99)
+"""When the pool is predicted, as shares of the run's steps."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Recording:
 
     Args:
         arrays: The base model's `base_logits`, `features`, `base_loss`, `prediction`, `base_correct` on all prior
-            samples; `ids`, `logits`, `loss`, `correct`, `step` of the rehearsed ones; `pool_ids`, and `pool_logits`
-            at each of `POOL_STEPS`.
+            samples; `ids`, `logits`, `loss`, `correct`, `step` of the rehearsed ones; `pool_ids`, and `pool_loss` and
+            `pool_correct` at each of `pool_steps`.
     """
 
     arrays: Mapping[str, NDArray[Any]]
@@ -68,18 +71,15 @@ class Recording:
         return [Observation(*(column[step == one] for column in columns)) for one in range(last_step)]
 
     def damage(self, number: int) -> Floats:
-        """Return the drop in the label's probability of the pool's samples that f had right, at a pool step."""
+        """Return the drop in the target's probability of the pool's samples that f had right, at a pool step."""
         pool = self.arrays["pool_ids"]
-        rows, labels = np.arange(pool.size), self.arrays["prediction"][pool]
-        before = softmax(self.arrays["base_logits"][pool].astype(np.float64), axis=1)[rows, labels]
-        after = softmax(self.arrays["pool_logits"][number].astype(np.float64), axis=1)[rows, labels]
-        return np.where(self.arrays["base_correct"][pool], before - after, 0.0)
+        drop = np.exp(-self.arrays["base_loss"][pool]) - np.exp(-self.arrays["pool_loss"][number])
+        return np.where(self.arrays["base_correct"][pool], drop, 0.0)
 
     def damaged(self, number: int) -> NDArray[np.bool_]:
         """Return which of the pool's samples are damaged at a pool step."""
-        pool = self.arrays["pool_ids"]
-        wrong = self.arrays["pool_logits"][number].argmax(1) != self.arrays["prediction"][pool]
-        return self.arrays["base_correct"][pool] & wrong
+        damaged: NDArray[np.bool_] = self.arrays["base_correct"][self.arrays["pool_ids"]]
+        return damaged & ~self.arrays["pool_correct"][number]
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,19 @@ class Recorder:
 
 
 class PoolWatcher(TrainerCallback):
-    """Predicts the pool at `POOL_STEPS`."""
+    """Predicts the pool at some steps."""
 
-    def __init__(self, trainer: Any, prior: PriorDataset, pool_ids: Ids) -> None:
-        self._trainer, self._prior, self._pool_ids = trainer, prior, pool_ids
-        self.logits: list[Floats] = []
+    def __init__(
+        self, trainer: Any, prior: PriorDataset, pool_ids: Ids, steps: Sequence[int], rule: CorrectnessRule
+    ) -> None:
+        self._trainer, self._prior, self._pool_ids, self._steps, self._rule = trainer, prior, pool_ids, steps, rule
+        self.seen: list[Observation] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Predict when it is time."""
-        if state.global_step in POOL_STEPS:
-            observation, _count = observe_now(self._trainer, self._prior, self._pool_ids, RightClass(), True)
-            assert observation.logits is not None  # noqa: S101
-            self.logits.append(observation.logits)
+        if state.global_step in self._steps:
+            observation, _count = observe_now(self._trainer, self._prior, self._pool_ids, self._rule, False)
+            self.seen.append(observation)
 
 
 def record(lane: str, task_name: str, seed: int) -> Recording:
@@ -134,24 +135,30 @@ def record(lane: str, task_name: str, seed: int) -> Recording:
     folder = HERE / "work" / f"{lane.removesuffix('_lane')}-{task_name}" / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     task = load_function(f"{HERE / 'tasks' / lane}.py:{task_name}")(seed, folder)
-    trainer = make_plain_trainer(task, {}, trainer_arguments(task, folder, {}, int(task.training["max_steps"]), seed))
+    steps = int(task.training["max_steps"])
+    trainer = (task.make_trainer or make_plain_trainer)(task, {}, trainer_arguments(task, folder, {}, steps, seed))
     seen: list[Observation] = []
-    prior = PriorDataset(task.prior)
+    prior = PriorDataset(prepare_raw(trainer, task.prior, "prior"))
     rehearsal = attach(
         trainer,
         task.prior,
         mix_ratio=MIX_RATIO,
+        correctness=task.correctness,
         estimator=lambda _, predictions: Recorder(predictions.sample_count, seen),
         cache_dir=folder / "cache-plain-64",
         features=64,
         seed=seed,
     )
     rng = keyed_generator(seed, 0, Stream.CONTROLS)
-    watcher = PoolWatcher(trainer, prior, rng.choice(len(prior), min(POOL_SIZE, len(prior)), replace=False))
+    pool_ids = rng.choice(len(prior), min(POOL_SIZE, len(prior)), replace=False)
+    pool_steps = [round(share * steps) for share in POOL_SHARES]
+    watcher = PoolWatcher(trainer, prior, pool_ids, pool_steps, rule_of(trainer, prior, task.correctness))
     trainer.add_callback(watcher)
     trainer.train()
     arrays = _collect(rehearsal.predictions, seen)
-    arrays["pool_ids"], arrays["pool_logits"] = watcher._pool_ids, np.stack(watcher.logits)
+    arrays |= {"pool_ids": pool_ids, "pool_steps": np.array(pool_steps)}
+    arrays["pool_loss"] = np.stack([one.loss for one in watcher.seen])
+    arrays["pool_correct"] = np.stack([one.correct for one in watcher.seen])
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     replace_file(path, lambda unfinished: save_file(whole, unfinished))
@@ -163,7 +170,7 @@ def _collect(predictions: PriorPredictions, seen: Sequence[Observation]) -> dict
         "base_logits": np.asarray(predictions.arrays["logits"]),
         "features": np.asarray(predictions.arrays["features"]),
         "base_loss": predictions.loss,
-        "prediction": predictions.prediction.astype(np.int64),
+        "prediction": predictions.classes.astype(np.int64),
         "base_correct": predictions.correct,
         "ids": np.concatenate([one.sample_ids for one in seen]),
         "logits": np.concatenate([one.logits for one in seen]),
@@ -325,14 +332,14 @@ ESTIMATORS: Mapping[str, MakeEstimator] = {
 
 
 def judge(recording: Recording, make: MakeEstimator) -> list[dict[str, float]]:
-    """Return selectivity and lift of an estimator at each of `POOL_STEPS`."""
+    """Return selectivity and lift of an estimator at each pool step."""
     estimator = make(recording.arrays)
     state, pool, judged = estimator.init(), recording.arrays["pool_ids"], []
     beliefs = [estimator.belief(state)]
-    for observation in recording.observations(max(POOL_STEPS)):
+    for observation in recording.observations(int(recording.arrays["pool_steps"].max())):
         state = estimator.update(state, observation)
         beliefs.append(estimator.belief(state))
-    for number, step in enumerate(POOL_STEPS):
+    for number, step in enumerate(recording.arrays["pool_steps"].tolist()):
         weights = mix_with_floor(estimator.damage_probability(beliefs[max(0, step - LAG)], pool), FLOOR)
         damage, damaged = recording.damage(number), recording.damaged(number)
         oracle = np.maximum(damage, 0) / np.maximum(damage, 0).sum()
@@ -351,7 +358,9 @@ def main(arguments: Sequence[str]) -> None:
     """Record, judge, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="+", help="functions of the lane's file, such as tweets")
-    parser.add_argument("--lane", default="fast_lane", help="fast_lane or slow_lane")
+    parser.add_argument(
+        "--lane", default="fast_lane", help="the file of `tasks/`: fast_lane, slow_lane, answers, translation, chat"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -364,7 +373,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _print(task: str, result: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], seed_count: int) -> None:
-    print(f"\n{task}, {seed_count} seeds: mean at steps {POOL_STEPS}; ± 95 % t interval of the mean over steps")
+    print(f"\n{task}, {seed_count} seeds: mean at {POOL_SHARES} of the steps; ± 95 % t interval of the mean over steps")
     for name, seeds in result.items():
         cells = []
         for quantity in ("selectivity", "lift"):

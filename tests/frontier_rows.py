@@ -1,6 +1,6 @@
 """Rows of a sweep's results, made up."""
 
-from mixcd.sweep_results import RESULTS_SCHEMA
+from mixcd.sweep_results import NO_MEASURES, RESULTS_SCHEMA
 
 
 def make_row(method="uniform", mix_ratio=0.25, seed=0, *, new=0.8, prior=0.7, **others):
@@ -22,6 +22,7 @@ def make_row(method="uniform", mix_ratio=0.25, seed=0, *, new=0.8, prior=0.7, **
         "seconds": 1.0,
         "settings": "{}",
         "provenance": "{}",
+        "measures": NO_MEASURES,
     }
     for half, lower in (("test", 0.0), ("validation", 0.1)):
         row |= {f"new_after_{half}": new - lower, f"prior_after_{half}": prior - lower}

@@ -39,6 +39,7 @@ LAYERS = {
         "prediction_cache",
         "prediction_observer",
         "lock_folder",
+        "label_names",
         "model_limits",
         "prior_dataset",
         "prior_pass",

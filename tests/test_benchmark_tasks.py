@@ -7,6 +7,7 @@ import json
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertForQuestionAnswering, PrinterCallback, Trainer, TrainingArguments
 
 import mixcd
+import tiny_sft
 from mixcd.errors import DataError
 from mixcd.partition_strategy import ByColumn
+from mixcd.sweep_method import BUILT_IN
+from mixcd.sweep_run import Judge, RunSpec, run_once
 from tiny import make_model
 from workspace import make_tokenizer
 
@@ -155,7 +159,9 @@ def put_bigbench(package_files, task_data, monkeypatch):
         {"input": "Sentence: Jane ran. \nQuestion: Who fell?", "target": ["No."]},
     ]
     squad = {"data": [{"paragraphs": [make_passage()]}, {"paragraphs": [make_passage(), make_passage()]}]}
-    files = [{"examples": vitaminc}, {"examples": multirc}, squad, squad, squad, squad]
+    asked = [{"input": f" task {number} ", "target": [f"{number}."]} for number in range(8)]
+    asked += [{"input": "task 3", "target": ["3."]}, {"input": "ambiguous", "target": ["one.", "two."]}]
+    files = [{"examples": vitaminc}, {"examples": multirc}, *[squad] * 4, *[{"examples": asked}] * 4]
     contents = {
         member: json.dumps(file).encode() for member, file in zip(task_data.BIGBENCH.members, files, strict=True)
     }
@@ -406,7 +412,7 @@ def test_the_vision_task_keeps_rows_apart_makes_its_base_model_once_and_rehearse
     assert sizes == [40, 20, 1197, 600]
     together = np.concatenate([task.prior.images, task.held_out_prior.images])
     assert len(np.unique(together.reshape(60, -1), axis=0)) == 60
-    monkeypatch.setattr(vision, "_train_base_model", None)
+    monkeypatch.setattr(vision, "_make_model", None)
     again = vision.digits(3, tmp_path)
     for name, value in task.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name])
@@ -479,3 +485,101 @@ def test_the_task_of_answers_holds_passages_out_whole_and_rehearses(load, packag
     trainer.train()
     assert rehearsal.predictions.sources["rule"] == mixcd.RightSpan().name
     assert rehearsal.counts.observed_count.sum() == 2 * 4
+
+
+# --- translation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def translation(load, package_files, monkeypatch):
+    """The file of tasks, with made-up texts in the place of an interface's, and little training."""
+    made = load("translation")
+    english = {"menu": {f"item {number}": f"open door {number} with care" for number in range(60)}, "lone": "only here"}
+
+    def read(package, member):
+        assert member in package.members
+        part = member.partition("translations/")[2].rpartition("/")[0]
+        language = next(one for one, version in made.VERSIONS.items() if version in member)
+        if part:
+            return b"{}"
+        texts = {key: value.replace("open", language) for key, value in english["menu"].items()}
+        return json.dumps(english if language == "en" else {"menu": texts}).encode()
+
+    monkeypatch.setattr(made, "read_member", read)
+    for name, value in {"HELD_OUT": 60, "NEW_HELD_OUT": 20, "VOCABULARY": 300, "MEASURED": 4}.items():
+        monkeypatch.setattr(made, name, value)
+    monkeypatch.setattr(made, "BASE_TRAINING", {"max_steps": 3})
+    return made
+
+
+def test_texts_are_paired_by_their_keys(load):
+    pair_texts = load("translation").pair_texts
+    source = {"a": {"b": "one", "c": "two"}, "d": "three", "e": "same", "f": "", "g": 1, "h": "word " * 13, "i": "one"}
+    target = {"a": {"b": "uno", "c": "due"}, "e": "same", "f": "x", "g": "1", "h": "parola", "i": "uno"}
+    assert pair_texts(source, target) == [("one", "uno"), ("two", "due")]
+
+
+def test_a_text_is_held_out_in_all_languages_and_its_translations_are_measured(translation, tmp_path, monkeypatch):
+    task = translation.interface(3, tmp_path)
+    sizes = [len(data) for data in (task.prior, task.held_out_prior, task.new, task.held_out_new)]
+    assert sizes == [120, 60, 40, 20]
+    decode = translation._tokenizer().decode
+    kept, held_out = (
+        {decode(tokens, skip_special_tokens=True) for tokens in rows["input_ids"]}
+        for rows in (task.prior, task.held_out_prior)
+    )
+    assert len(held_out) == 20
+    assert not kept & held_out
+    assert set(task.prior["language"]) == {"fr", "es", "de"}
+    assert decode(task.new[0]["input_ids"]).startswith("<it>")
+    assert decode(task.new[0]["labels"]).endswith("</s>")
+    assert translation._decode(task.new[0]["labels"]).startswith("it door ")
+    measured = task.measure(task.model)
+    assert measured.keys() == {"prior_bleu", "prior_chrf", "new_bleu", "new_chrf"}
+    monkeypatch.setattr(
+        translation, "translate", lambda model, rows: [translation._decode(labels) for labels in rows["labels"]]
+    )
+    assert list(task.measure(task.model).values()) == pytest.approx([1.0] * 4)
+    monkeypatch.setattr(translation, "_make_model", None)
+    again = translation.interface(3, tmp_path)
+    assert torch.equal(task.model.shared.weight, again.model.shared.weight)
+
+
+# --- chat -----------------------------------------------------------------------------------------------------------
+
+
+def test_instructions_are_split_by_task_and_tuned_with_an_adapter(
+    load, package_files, task_data, monkeypatch, tmp_path
+):
+    put_bigbench(package_files, task_data, monkeypatch)
+    chat = load("chat")
+    monkeypatch.setattr(chat, "load_published", lambda: (tiny_sft.make_model(), tiny_sft.make_tokenizer()))
+    for name, value in {"HELD_OUT_A_TASK": 2, "NEW_HELD_OUT": 3, "ROWS_A_TASK": 5}.items():
+        monkeypatch.setattr(chat, name, value)
+    monkeypatch.setattr(chat, "BASE_TRAINING", {"max_steps": 2})
+    task = chat.instructions(3, tmp_path)
+    sizes = [len(data) for data in (task.prior, task.held_out_prior, task.new, task.held_out_new)]
+    assert sizes == [15, 6, 5, 3]
+    assert sorted(set(task.prior["task"])) == sorted(chat.PRIOR_TASKS)
+    asked = {(row["task"], row["prompt"][0]["content"]) for row in task.prior}
+    assert not asked & {(row["task"], row["prompt"][0]["content"]) for row in task.held_out_prior}
+    first = task.new[0]
+    assert first["prompt"][0]["content"].startswith("Write a word that both sentences share.\ntask ")
+    assert first["completion"][0]["content"] == first["prompt"][0]["content"].rpartition(" ")[2] + "."
+    monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
+    spec = RunSpec(BUILT_IN["uniform"], 0.25, 3, 0)
+    quick = replace(task, training={**task.training, "max_steps": 2, "use_cpu": True})
+    row = run_once(quick, spec, tmp_path, Judge(quick, tmp_path), task.make_trainer)[0]
+    assert row["observed_count"] == 2 * 2
+    monkeypatch.setattr(chat, "load_published", None)
+    again = chat.instructions(3, tmp_path)
+    assert torch.equal(task.model.lm_head.weight, again.model.lm_head.weight)
+
+
+def test_samples_with_several_right_answers_are_left_out(load, package_files, task_data, monkeypatch):
+    put_bigbench(package_files, task_data, monkeypatch)
+    chat = load("chat")
+    content = package_files.read_member(task_data.BIGBENCH, next(iter(task_data.INSTRUCTIONS.values())))
+    found = chat.read_instructions(content, "Say it.")
+    assert found[:2] == [("Say it.\ntask 0", "0."), ("Say it.\ntask 1", "1.")]
+    assert len(found) == 8

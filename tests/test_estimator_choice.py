@@ -113,7 +113,7 @@ def test_drift_without_cached_features_is_refused():
     with pytest.raises(SettingError) as failure:
         make_drift_estimator(make_predictions(arrays=False))
     assert str(failure.value) == (
-        "The drift estimator needs class logits and features of the base model, but none were cached. Pass "
+        "The drift estimator needs logits and features of the base model, but none were cached. Pass "
         '`features=64` to `attach`, or `estimator="drift"`, which asks for them.'
     )
 

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from frontier_rows import make_row, make_sweep
 from mixcd.errors import DataError, SettingError
 from mixcd.frontier_comparison import match_gain, measure_volumes
 from mixcd.frontier_report import report_frontier
-from mixcd.frontier_runs import gather_runs, join_results, require_half
+from mixcd.frontier_runs import gather_runs, join_results, judge_by, require_half
 from mixcd.seed_interval import estimate_mean
 
 
@@ -209,3 +211,24 @@ def test_names_that_are_not_there_are_refused():
 def test_a_score_that_is_no_number_is_refused():
     with pytest.raises(DataError, match="The run of `drift` at mix ratio 0.25, seed 0, WiSE-FT 0.5 has the scores nan"):
         report_frontier([make_row(), make_row("drift", wise_ft=0.5, new=float("nan"))])
+
+
+def measured(rows, **values):
+    measures = json.dumps(dict.fromkeys(("before", "after"), values))
+    return [{**row, "measures": measures} for row in rows]
+
+
+def test_another_measure_takes_the_place_of_accuracy():
+    rows = judge_by(measured(make_sweep(), prior_f1=0.25, new_f1=0.75), "f1")
+    report = report_frontier(rows)
+    point = find_point(report, "drift", 0.1)
+    assert (point.prior.value, point.new.value, report.base[0].value) == (0.25, 0.75, 0.75)
+    assert report.task == "toy, f1"
+
+
+def test_a_measure_that_was_not_taken_is_refused():
+    rows = measured(make_sweep(1), prior_f1=0.25, new_f1=0.75)
+    with pytest.raises(SettingError, match="`drift` at mix ratio 0.1, seed 0 was not measured by `f2` "):
+        judge_by(rows[2:], "f2")
+    with pytest.raises(SettingError, match="was not measured by `f1`"):
+        judge_by(make_sweep(1), "f1")

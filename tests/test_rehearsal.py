@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 from pathlib import Path
@@ -5,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel
 from scipy.stats import binom
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, Trainer, TrainerCallback
 
 import mixcd
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
@@ -676,6 +680,37 @@ def test_labels_outside_the_models_classes_are_refused(trainer, prior_data, base
         attach(trainer, with_label_7(prior_data))
     with pytest.raises(DataError, match=r"`trainer.train_dataset` has label 7 on sample 5"):
         attach(make_trainer(base_model, with_label_7(new_data), tmp_path / "b"), prior_data)
+
+
+def name_labels(data, *names):
+    return data.cast_column("label", ClassLabel(names=list(names)))
+
+
+def test_label_names_in_another_order_are_refused(base_model, prior_data, new_data, tmp_path):
+    named = name_labels(prior_data, "no", "yes", "maybe")
+    other = name_labels(new_data, "Yes", "No", "Maybe")
+    trainer = make_trainer(base_model, other, tmp_path / "data")
+    with pytest.raises(DataError) as failure:
+        attach(trainer, named)
+    assert str(failure.value) == (
+        "`prior_data` numbers its labels no, yes, maybe, from 0 on, but `trainer.train_dataset` Yes, No, Maybe. A "
+        "number must mean the same label everywhere. Renumber the data's labels, with "
+        "`datasets.Dataset.align_labels_with_mapping`."
+    )
+    model = copy.deepcopy(base_model)
+    model.config.id2label = {0: "yes", 1: "no", 2: "maybe"}
+    trainer = make_trainer(model, new_data, tmp_path / "model")
+    with pytest.raises(DataError, match=r"`prior_data\['b'\]` numbers its labels no, yes, maybe, .* but the model yes"):
+        attach(trainer, {"a": name_labels(prior_data, "Yes", "No", "Maybe"), "b": named})
+    attach(trainer, name_labels(prior_data, "yes", "no", "maybe"))  # alike
+    attach(make_trainer(model, other, tmp_path / "others"), name_labels(prior_data, "a", "b", "c"))  # cannot be told
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(base_model, prior_data, new_data, tmp_path):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
+    trainer = make_trainer(base_model, new_data, tmp_path, data_collator=DataCollatorWithPadding(tokenizer))
+    with pytest.raises(DataError, match=r"has no padding token, .* such as `tokenizer.pad_token = tokenizer.eos_tok"):
+        attach(trainer, prior_data)
 
 
 def test_a_missing_partition_column_is_refused(trainer, prior_data):

@@ -274,10 +274,10 @@ def refusal(kind, call, *arguments, **options):
 
 def test_results_of_another_version_are_refused_and_kept(toy, whole, tmp_path):
     toy.results.parent.mkdir()
-    schema = RESULTS_SCHEMA.with_metadata({b"mixcd_results_format": b"2"})
+    schema = RESULTS_SCHEMA.with_metadata({b"mixcd_results_format": b"3"})
     pq.write_table(pa.Table.from_pylist(whole, schema=schema), toy.results)
     before = toy.results.read_bytes()
-    assert "has results format 2, but this version of mixcd reads format 1" in refusal(DataError, toy)
+    assert "has results format 3, but this version of mixcd reads format 2" in refusal(DataError, toy)
     assert toy.results.read_bytes() == before
     assert not (tmp_path / "work").exists()
 

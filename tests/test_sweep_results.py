@@ -40,23 +40,32 @@ def test_the_file_says_its_format(tmp_path):
     assert schema.remove_metadata().equals(RESULTS_SCHEMA)
 
 
-@pytest.mark.parametrize("version", ["2", "0", ""])
+@pytest.mark.parametrize("version", ["3", "0", ""])
 def test_results_of_another_version_are_refused(tmp_path, version):
     schema = RESULTS_SCHEMA.with_metadata({b"mixcd_results_format": version.encode()})
     path = tmp_path / "toy.parquet"
     pq.write_table(pa.Table.from_pylist(make_sweep(), schema=schema), path)
     assert refusal(path) == (
-        f"`{path}` has results format {version or 'none'}, but this version of mixcd reads format 1. Results of "
+        f"`{path}` has results format {version or 'none'}, but this version of mixcd reads format 2. Results of "
         "different versions are not mixed. Run the sweep again into another file, or use the version that wrote it."
     )
 
 
 def test_results_with_other_columns_are_refused(tmp_path):
-    schema = RESULTS_SCHEMA.with_metadata({b"mixcd_results_format": b"1"})
+    schema = RESULTS_SCHEMA.with_metadata({b"mixcd_results_format": b"2"})
     table = pa.Table.from_pylist(make_sweep(), schema=schema)
     for changed in (table.drop_columns(["lift"]), table.append_column("more", [[1] * len(table)])):
         pq.write_table(changed, tmp_path / "toy.parquet")
-        assert "has results format 1, but this version of mixcd reads format 1" in refusal(tmp_path / "toy.parquet")
+        assert "has results format 2, but this version of mixcd reads format 2" in refusal(tmp_path / "toy.parquet")
+
+
+def test_the_first_format_is_read_still(tmp_path):
+    rows = make_sweep()
+    names = [name for name in RESULTS_SCHEMA.names if name != "measures"]
+    schema = pa.schema([RESULTS_SCHEMA.field(name) for name in names])
+    old = pa.Table.from_pylist(rows, schema=schema.with_metadata({b"mixcd_results_format": b"1"}))
+    pq.write_table(old, tmp_path / "old.parquet")
+    assert read_results(tmp_path / "old.parquet") == rows
 
 
 def test_other_parquet_files_are_refused(tmp_path):

@@ -189,11 +189,21 @@ def test_what_the_default_estimator_is(family, build):
     assert type(rehearsal._loop.estimator).__name__ == ("DriftEstimator" if is_class else "CountEstimator")
 
 
-def test_drift_is_refused_where_there_are_no_class_logits(family, build):
-    if family.rule.has_logits:
-        pytest.skip("has class logits")
-    with pytest.raises(SettingError, match='"drift", which forecasts class logits, but this task has none'):
-        build(estimator="drift")
+def test_drift_is_forecast_of_every_task_whose_correctness_follows_from_its_logits(family, build):
+    if not family.rule.has_logits:
+        with pytest.raises(SettingError, match='"drift", but with loss at most'):
+            build(estimator="drift")
+        return
+    trainer, rehearsal, _ = build(estimator="drift", learning_rate=5e-3, max_steps=30)
+    arrays = rehearsal.predictions.arrays
+    is_right = arrays["logits"].argmax(1) == (rehearsal.predictions.classes)
+    assert (is_right | ~rehearsal.predictions.correct).mean() > 0.9  # a token may be ahead against the odds
+    trainer.train()
+    estimator, state = rehearsal._loop.estimator, rehearsal._loop.state.estimator_state
+    assert np.abs(estimator.belief(state)[0]).max() > 0
+    weights = estimator.damage_probability(estimator.belief(state), np.arange(len(is_right)))
+    assert np.isfinite(weights).all()
+    assert (weights[~rehearsal.predictions.correct] == 0).all()
 
 
 def test_bins_of_features_are_made_of_every_models_head_input(family, base_weights, request, tmp_path):

@@ -10,7 +10,6 @@ layers with a head of two outputs a token; the embeddings are frozen, all else i
 The data are of `bigbench`: see `task_data.py`.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from base_model import train_base_model
 from datasets import Dataset
-from filelock import FileLock
 from package_files import read_member
 from questions import read_passages
 from task_data import BIGBENCH, TASK_FOLDER
@@ -29,10 +28,6 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
     DataCollatorWithPadding,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-    set_seed,
 )
 
 from mixcd.demo_data import find_minilm
@@ -86,10 +81,8 @@ def squad_nyt(seed: int, folder: Path) -> SweepTask:
     new, held_out_new = _split("answers-news", NEWS, seed)
     collate_fn = DataCollatorWithPadding(_tokenizer())
     place = folder / f"base-answers-{seed}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
-        if not place.is_dir():
-            _train_base_model(place, prior, collate_fn, seed)
+    settings = {**TRAINING, "max_steps": BASE_STEPS, "seed": seed}
+    train_base_model(place, lambda: _load_model(find_minilm()), prior, settings, collate_fn)
     return SweepTask(
         model=_load_model(place),
         new=new,
@@ -178,19 +171,6 @@ def _split(name: str, names: tuple[str, ...], seed: int) -> tuple[Dataset, Datas
     pool = TextPool(name, [()] * len(rows), np.zeros(len(rows), dtype=np.int64), HELD_OUT, groups=numbers)
     kept, held_out = pool.split(seed)
     return rows.select(kept), rows.select(held_out)
-
-
-def _train_base_model(place: Path, prior: Dataset, collate_fn: Any, seed: int) -> None:
-    set_seed(seed)
-    model = _load_model(find_minilm())
-    with tempfile.TemporaryDirectory(dir=place.parent) as unfinished:
-        settings = {**TRAINING, "max_steps": BASE_STEPS, "seed": seed}
-        args = TrainingArguments(output_dir=f"{unfinished}/trainer", **settings)
-        trainer = Trainer(model=model, args=args, train_dataset=prior, data_collator=collate_fn)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        model.save_pretrained(f"{unfinished}/model")
-        Path(unfinished, "model").rename(place)
 
 
 def _load_model(folder: Path) -> Any:

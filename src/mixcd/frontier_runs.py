@@ -93,6 +93,35 @@ def gather_runs(rows: Iterable[Row], half: Half) -> dict[str, MixRatios]:
     return found
 
 
+def judge_by(rows: Sequence[Row], measure: str) -> list[Row]:
+    """Put what else the task measures in the place of accuracy, on the test half.
+
+    Args:
+        rows: Rows of one task.
+        measure: Its name, such as "f1".
+
+    Returns:
+        The rows, with other scores and the measure in the task's name.
+
+    Raises:
+        SettingError: If a run was not measured so.
+    """
+    judged: list[Row] = []
+    for row in rows:
+        measured = json.loads(row["measures"])
+        known = sorted(name.removeprefix("new_") for name in measured["after"] if name.startswith("new_"))
+        if measure not in known:
+            told = f"{_name_run(row)} was not measured by `{measure}`{nearest_name(measure, known)}"
+            raise SettingError(end_sentence(told))
+        scores = {
+            f"{task}_{when}_test": measured[when][f"{task}_{measure}"]
+            for task in ("prior", "new")
+            for when in ("before", "after")
+        }
+        judged.append({**row, **scores, "task": f"{row['task']}, {measure}"})
+    return judged
+
+
 def name_method(row: Row) -> str:
     """Return the name of a row's method; an average with the base model is a method of its own.
 

@@ -22,7 +22,9 @@ from mixcd.estimator_choice import (
     make_estimator,
     require_estimator,
 )
+from mixcd.label_names import require_same_numbers
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, TaggingCollator
+from mixcd.model_limits import require_padding
 from mixcd.partition_strategy import ByPriorLoss
 from mixcd.prediction_observer import PredictionObserver, keep_rehearsed, read_rows
 from mixcd.prior_dataset import PriorDataset
@@ -91,9 +93,11 @@ def rehearse(
     chosen_floor = choose_floor(estimator, floor)
     strategy, folder = partition if partition is not None else ByPriorLoss(), Path(cache_dir)
     prior, new = PriorDataset(prior_data), PriorDataset(new_data, "new_data")
+    require_padding(collate_fn)
     rule = choose_common_rule(
         correctness, model, *((data.name, collate(collate_fn, [data[0]])) for data in (new, prior))
     )
+    require_same_numbers(model, new, prior)
     process_count = 1 if accelerator is None else int(accelerator.num_processes)
     plan = BatchPlan(len(new), len(prior), mix_ratio, batch_size, accumulation_steps * process_count, seed)
     named = choose_named(estimator, partition, model, rule, folder, features)

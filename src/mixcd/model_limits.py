@@ -58,3 +58,21 @@ def require_fitting(model: torch.nn.Module, lengths: Sequence[int], sample_ids: 
             f"`{data_name}` has {max(lengths)} tokens on sample {shorten(sample_ids[too_long])}, but the model has "
             f"{longest} positions. Truncate when tokenising (`truncation=True, max_length={longest}`)."
         )
+
+
+def require_padding(collate_fn: Any) -> None:
+    """Refuse a collator whose tokenizer cannot pad: batches of samples of several lengths could not be made.
+
+    Args:
+        collate_fn: The collator.
+
+    Raises:
+        DataError: If its tokenizer has no padding token.
+    """
+    tokenizer = getattr(collate_fn, "tokenizer", None)
+    if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:
+        raise DataError(
+            "The tokenizer of the data collator has no padding token, but new and prior samples of several lengths "
+            "share a batch. Set it first, such as `tokenizer.pad_token = tokenizer.eos_token`; for a classifier "
+            "`model.config.pad_token_id = tokenizer.pad_token_id`, too."
+        )

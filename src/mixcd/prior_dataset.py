@@ -89,6 +89,12 @@ class PriorDataset(Dataset[Any]):
         names = column_names_of(self._parts[0])
         return (*names, SOURCE_COLUMN) if self.set_names else names
 
+    def features(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return the features of each `datasets.Dataset` among the data, with the name that messages call it by."""
+        names = [f"{self.name}[{key!r}]" for key in self.set_names] or [self.name]
+        found = ((name, getattr(part, "features", None)) for name, part in zip(names, self._parts, strict=True))
+        return [(name, features) for name, features in found if isinstance(features, Mapping)]
+
     def column(self, name: str) -> NDArray[Any]:
         """Return a whole column, shape (samples,).
 

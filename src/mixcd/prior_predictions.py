@@ -47,8 +47,8 @@ class PriorPredictions:
         columns: Columns of the prior data stored beside them, each of shape (cached,).
         sources: Fingerprints of what the predictions were made from.
         forward_count: Forward passes made to get them in this call; 0 when all came from the cache.
-        arrays: `features`, shape (cached, features), and in classification `logits`, shape (cached, classes), 16-bit
-            and memory-mapped; empty when they were not cached.
+        arrays: `features`, shape (cached, features), and `logits`, shape (cached, classes), 16-bit and memory-mapped:
+            the class logits, or how far each way to be wrong is ahead of being right. Empty when they were not cached.
     """
 
     sample_count: int
@@ -69,6 +69,11 @@ class PriorPredictions:
         correct = np.zeros(self.sample_count, dtype=bool)
         correct[self.sample_ids] = self.correct
         return correct
+
+    @property
+    def classes(self) -> Ids:
+        """Each sample's class among its logits, shape (cached,): 0, to be right, where predictions are no class."""
+        return np.zeros(len(self.correct), dtype=np.int64) if self.prediction is None else self.prediction
 
     @property
     def base_loss(self) -> Floats:

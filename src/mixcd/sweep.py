@@ -256,8 +256,8 @@ def _make_runs(
         spec = make_spec(sweep, run)
         named = {"task": sweep.name, "method": run[0], "settings": describe_method(sweep, run[0])}
         try:
-            make_trainer = load_function(spec.method.trainer) if spec.method.trainer else make_plain_trainer
-            made = run_once(task, spec, folder, judge, make_trainer)
+            own = load_function(spec.method.trainer) if spec.method.trainer else task.make_trainer
+            made = run_once(task, spec, folder, judge, own or make_plain_trainer)
         except Exception as error:  # a run of one method says nothing about the others
             yield run, _tell(error), 0.0
         else:

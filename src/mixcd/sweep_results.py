@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from mixcd.errors import DataError
 from mixcd.replace_file import replace_file
 
-RESULTS_FORMAT = 1
+RESULTS_FORMAT = 2
 _FORMAT_KEY = b"mixcd_results_format"
 
 _SCORES = [
@@ -43,8 +43,12 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),  # of training
         pa.field("settings", pa.string(), nullable=False),  # JSON: the method's and the trainer's settings
         pa.field("provenance", pa.string(), nullable=False),  # JSON: versions, hardware, sources, when
+        pa.field("measures", pa.string(), nullable=False),  # JSON: what else the task measures, before and after
     ]
 )
+_FIRST_SCHEMA = RESULTS_SCHEMA.remove(RESULTS_SCHEMA.get_field_index("measures"))
+"""Format 1, which is still read."""
+NO_MEASURES = '{"after": {}, "before": {}}'
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -68,7 +72,10 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             "or run the sweep."
         ) from error
     stored = (table.schema.metadata or {}).get(_FORMAT_KEY, b"").decode()
-    if stored != str(RESULTS_FORMAT) or not table.schema.remove_metadata().equals(RESULTS_SCHEMA):
+    schema = table.schema.remove_metadata()
+    if stored == "1" and schema.equals(_FIRST_SCHEMA):
+        return [{**row, "measures": NO_MEASURES} for row in table.to_pylist()]
+    if stored != str(RESULTS_FORMAT) or not schema.equals(RESULTS_SCHEMA):
         raise DataError(
             f"`{path}` has results format {stored or 'none'}, but this version of mixcd reads format {RESULTS_FORMAT}. "
             "Results of different versions are not mixed. Run the sweep again into another file, or use the version "

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,21 +16,20 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
+from mixcd.batched_inference import evaluating
 from mixcd.errors import DataError, SettingError
 from mixcd.evaluation import TaskChange, compare_correctness
 from mixcd.prior_dataset import PriorDataset
 from mixcd.probe import Probe, probe_cost
 from mixcd.provenance import describe_software
 from mixcd.rehearsal import Rehearsal, attach
+from mixcd.sft_trainer import prepare_raw
 from mixcd.sweep_method import Method, ProbeSettings, choose_estimator
-from mixcd.sweep_task import SweepTask
+from mixcd.sweep_task import MakeTrainer, SweepTask
 from mixcd.trainer_predictions import predict_now
 from mixcd.trainer_support import rule_of
 from mixcd.vocabulary import Flags
 from mixcd.wise_ft import average_weights
-
-MakeTrainer = Callable[[SweepTask, Mapping[str, Any], dict[str, Any]], Trainer]
-"""Makes a trainer of the task, the method's `trainer_settings` and the arguments of `transformers.Trainer`."""
 
 _LENGTH_ROWS = 500
 _LEAST_HELD_OUT = 2
@@ -86,15 +85,20 @@ class Judge:
     """
 
     def __init__(self, task: SweepTask, folder: Path) -> None:
+        trainer = (task.make_trainer or make_plain_trainer)(task, {}, trainer_arguments(task, folder, {}, 1, 0))
         self._held_out = {
-            "prior": PriorDataset(task.held_out_prior, "held_out_prior"),
-            "new": PriorDataset(task.held_out_new, "held_out_new"),
+            "prior": PriorDataset(prepare_raw(trainer, task.held_out_prior, "held_out_prior"), "held_out_prior"),
+            "new": PriorDataset(prepare_raw(trainer, task.held_out_new, "held_out_new"), "held_out_new"),
         }
-        self._before = self._predict(make_plain_trainer(task, {}, trainer_arguments(task, folder, {}, 1, 0)))
+        self._correctness, self._measure = task.correctness, task.measure
+        self._before = self._predict(trainer)
+        self._measured_before = self._take_measures(trainer)
 
-    def judge(self, trainer: Trainer) -> dict[str, float]:
-        """Return scores before and after on both tasks and halves, and the damaged shares."""
-        after, scores = self._predict(trainer), {}
+    def judge(self, trainer: Trainer) -> dict[str, Any]:
+        """Return scores before and after on both tasks and halves, the damaged shares, and what else is measured."""
+        after = self._predict(trainer)
+        measured = {"before": self._measured_before, "after": self._take_measures(trainer)}
+        scores: dict[str, Any] = {"measures": json.dumps(measured, sort_keys=True)}
         for half in ("validation", "test"):
             for task in ("prior", "new"):
                 change = _compare_half(self._before[task], after[task], half)
@@ -106,8 +110,16 @@ class Judge:
 
     def _predict(self, trainer: Trainer) -> dict[str, Flags]:
         return {
-            task: predict_now(trainer, data, rule_of(trainer, data))["correct"] for task, data in self._held_out.items()
+            task: predict_now(trainer, data, rule_of(trainer, data, self._correctness))["correct"]
+            for task, data in self._held_out.items()
         }
+
+    def _take_measures(self, trainer: Trainer) -> dict[str, float]:
+        if self._measure is None:
+            return {}
+        model = cast(torch.nn.Module, trainer.model)
+        with evaluating(model):
+            return dict(self._measure(model))
 
 
 def _compare_half(before: Flags, after: Flags, half: str) -> TaskChange:
@@ -225,6 +237,7 @@ def _attach(trainer: Trainer, task: SweepTask, spec: RunSpec, probe: Probe | Non
         mix_ratio=spec.mix_ratio,
         partition=method.partition,
         estimator=choose_estimator(method),
+        correctness=task.correctness,
         cache_dir=folder / f"cache-{_name_model(method)}-{spec.features}",
         features=spec.features,
         floor=method.floor,

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+
+from mixcd.correctness_rule import CorrectnessRule
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class SweepTask:
         collate_fn: The data collator; None for the trainer's own.
         processing_class: The tokenizer; None without one.
         callbacks: The trainer's callbacks, shared by all runs.
+        correctness: When a prediction is right; None for what the model is made for.
+        measure: Measures a model by more than accuracy, on the test halves: returns `prior_NAME` and `new_NAME` of
+            each measure, numbers where more is better. None for accuracy alone.
+        make_trainer: Makes the trainer of every run whose method names none; None for `transformers.Trainer`.
     """
 
     model: torch.nn.Module
@@ -35,7 +41,13 @@ class SweepTask:
     collate_fn: Any = None
     processing_class: Any = None
     callbacks: Sequence[TrainerCallback] = ()
+    correctness: CorrectnessRule | None = None
+    measure: Callable[[torch.nn.Module], Mapping[str, float]] | None = None
+    make_trainer: "MakeTrainer | None" = None
 
+
+MakeTrainer = Callable[[SweepTask, Mapping[str, Any], dict[str, Any]], Trainer]
+"""Makes a trainer of the task, the method's `trainer_settings` and the arguments of `transformers.Trainer`."""
 
 MakeTask = Callable[[int, Path], SweepTask]
 """Makes the task of one seed; base models and the like are kept in the folder, and found there again."""

@@ -12,6 +12,8 @@ from mixcd.batched_inference import collate
 from mixcd.correctness_rule import CorrectnessRule, RightClass, RightTokens, choose_common_rule, choose_rule
 from mixcd.correctness_rule.right_class import LABEL_KEYS, require_known_labels
 from mixcd.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
+from mixcd.label_names import require_same_numbers
+from mixcd.model_limits import require_padding
 from mixcd.prior_dataset import PriorDataset
 from mixcd.sft_trainer import is_sft_trainer, read_fused, require_same_targets, require_targets
 
@@ -122,7 +124,8 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
 
     Raises:
         DataError: If data are empty, not map-style, unlabelled, of other tasks or with other model inputs than each
-            other, or have labels outside the model's classes.
+            other, have labels outside the model's classes, or number label names in another order; or if the
+            tokenizer cannot pad.
         SettingError: If the rule is none, or a regression was given none.
         UnsupportedTrainerError: If the labels fit no task that is known.
     """
@@ -133,7 +136,9 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
     model = cast(torch.nn.Module, trainer.model)
     new = PriorDataset(trainer.train_dataset, "trainer.train_dataset")
     batches = ((data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior))
+    require_padding(trainer.data_collator)
     rule = read_fused(trainer, choose_common_rule(correctness, model, *batches))
+    require_same_numbers(model, new, prior)
     class_count = getattr(getattr(model, "config", None), "num_labels", None)
     label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)
     is_readable = isinstance(rule, RightClass) and isinstance(trainer.train_dataset, Dataset | list)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 from transformers.modeling_outputs import (
     CausalLMOutput,
@@ -216,3 +218,80 @@ def test_a_batch_without_targets_is_refused():
     for rule, key in ((RightClass(), "labels"), (CAUSAL, "labels"), (RightSpan(), "start_positions")):
         with pytest.raises(DataError, match=f"`prior_data` has no labels.*judged against `{key}`"):
             rule.find_targets({"input_ids": torch.ones(1, 1)}, "prior_data")
+
+
+# --- what drift is forecast of --------------------------------------------------------------------------------------
+
+SEEDS = given(st.integers(0, 10_000))
+
+
+@SEEDS
+def test_a_label_set_is_right_when_no_wrong_decision_is_ahead(seed):
+    logits, labels = random(20, 3, seed=seed), (random(20, 3, seed=seed + 1) > 0).float()
+    reading = RightLabels().read(SequenceClassifierOutput(logits=logits), {"labels": labels})
+    assert reading.logits.shape == (20, 4)
+    assert ((reading.logits.argmax(-1) == 0) == reading.correct).all()
+
+
+@SEEDS
+def test_a_span_is_right_when_no_other_token_is_ahead(seed):
+    start, end = random(20, 3, seed=seed), random(20, 3, seed=seed + 1)
+    rng = np.random.default_rng(seed)
+    targets = {name: torch.as_tensor(rng.integers(0, 3, 20)) for name in ("start_positions", "end_positions")}
+    reading = RightSpan().read(QuestionAnsweringModelOutput(start_logits=start, end_logits=end), targets)
+    assert reading.logits.shape == (20, 3)
+    assert ((reading.logits.argmax(-1) == 0) == reading.correct).all()
+    others = start.scatter(1, targets["start_positions"][:, None], -torch.inf).max(1).values
+    own = start.gather(1, targets["start_positions"][:, None])[:, 0]
+    torch.testing.assert_close(reading.logits[:, 1], others - own)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.5])
+@SEEDS
+def test_a_number_is_right_when_it_is_not_too_far_on_either_side(tolerance, seed):
+    predicted, wanted = random(20, 2, seed=seed).round(decimals=1), random(20, 2, seed=seed + 1).round(decimals=1)
+    reading = NearTarget(tolerance).read(SequenceClassifierOutput(logits=predicted), {"labels": wanted})
+    assert reading.logits.shape == (20, 5)
+    assert ((reading.logits.argmax(-1) == 0) == reading.correct).all()
+
+
+@pytest.mark.parametrize("least_share", [1.0, 0.7, 0.5])
+@SEEDS
+def test_tokens_are_right_when_the_odds_are_for_enough_of_them(least_share, seed):
+    """With two tokens in the vocabulary, to be ahead is to have the odds."""
+    logits, labels = random(20, 6, 2, seed=seed), (random(20, 6, seed=seed + 1) > 0).long()
+    labels[random(20, 6, seed=seed + 2) > 1] = -100
+    rule = RightTokens(least_share, is_shifted=False)
+    reading = rule.read(CausalLMOutput(logits=logits), {"labels": labels})
+    has_target = (labels != -100).any(-1)
+    assert ((reading.logits.argmax(-1) == 0) == reading.correct)[has_target].all()
+
+
+def test_token_odds_are_those_of_the_weakest_token():
+    labels = torch.tensor([[3, 4, -100]])
+    logits = random(1, 3, 7)
+    reading = RightTokens(is_shifted=False).read(CausalLMOutput(logits=logits), {"labels": labels})
+    probability = logits.softmax(-1)[0, [0, 1], [3, 4]]
+    expected = torch.log((1 - probability) / probability).max()
+    torch.testing.assert_close(reading.logits, torch.stack([torch.tensor(0.0), expected])[None])
+
+
+def test_there_is_nothing_to_forecast_where_the_base_models_loss_is_the_measure():
+    rule = RightTokens(loss_tolerance=0.1, is_shifted=False)
+    labels = torch.tensor([[3, 4, -100]])
+    assert not rule.has_logits
+    assert rule.read(CausalLMOutput(logits=random(1, 3, 7)), {"labels": labels}).logits is None
+
+
+def test_logits_of_the_surest_and_the_most_hopeless_fit_sixteen_bits():
+    labels = torch.tensor([[3], [4]])
+    logits = torch.full((2, 1, 7), 0.0)
+    logits[:, :, 3] = 1e6
+    reading = RightTokens(is_shifted=False).read(CausalLMOutput(logits=logits), {"labels": labels})
+    assert torch.isfinite(reading.logits.half()).all()
+    masked = torch.ones(1, 1, dtype=torch.long)  # one token, which nothing can be ahead of
+    targets = {"start_positions": torch.zeros(1, dtype=torch.long), "end_positions": torch.zeros(1, dtype=torch.long)}
+    output = QuestionAnsweringModelOutput(start_logits=random(1, 1), end_logits=random(1, 1))
+    reading = RightSpan().read(output, {**targets, "is_token": masked})
+    assert torch.isfinite(reading.logits.half()).all()
+    assert reading.correct.all()

@@ -202,6 +202,9 @@ def sweep(
 def frontier(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Results of `mixcd sweep`, of one task.")],
     half: Annotated[str, typer.Option(help="The half of the held-out data: test or validation.")] = "test",
+    measure: Annotated[
+        str | None, typer.Option(help="Judge by what else the task measures, such as f1; by default by accuracy.")
+    ] = None,
     against: Annotated[str, typer.Option(help="The method to compare with.")] = "uniform",
     oracle: Annotated[str | None, typer.Option(help="The oracle; oracle-hard by default, if it was run.")] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="METHOD", help="Show only this method; repeatable.")] = None,
@@ -213,7 +216,7 @@ def frontier(
     """Compare the methods of a sweep: prior against new score, seed by seed, with 95 % intervals."""
     from mixcd.cli.frontier import Pictures, show_frontier
 
-    show_frontier(results, half, against, oracle, only or [], Pictures(png, html, overwrite), output_format)
+    show_frontier(results, half, against, oracle, only or [], Pictures(png, html, overwrite), output_format, measure)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.text import Text
 from mixcd.errors import DataError, SettingError
 from mixcd.frontier_comparison import MatchedGain
 from mixcd.frontier_report import ORACLE, PLAIN, FrontierReport, plain_name, report_frontier
-from mixcd.frontier_runs import join_results, keep_methods, require_half
+from mixcd.frontier_runs import join_results, judge_by, keep_methods, require_half
 from mixcd.seed_interval import Estimate, Headroom
 from mixcd.sweep_results import read_results
 from mixcd.toml_file import end_sentence, nearest_name
@@ -44,6 +44,7 @@ def show_frontier(
     only: Sequence[str],
     pictures: Pictures,
     output_format: str,
+    measure: str | None = None,
 ) -> None:
     """Print what the results of a sweep say, and draw the pictures that are wanted.
 
@@ -55,9 +56,10 @@ def show_frontier(
         only: Methods to show beside those that are compared with; all when empty.
         pictures: Where to draw.
         output_format: "table" or "json".
+        measure: What to judge by in the place of accuracy, such as "f1".
 
     Raises:
-        SettingError: If a name is unknown, or a picture would replace a file.
+        SettingError: If a name is unknown, a run was not measured so, or a picture would replace a file.
         DataError: If the results do not fit together.
         OSError: If a picture cannot be written.
     """
@@ -69,6 +71,12 @@ def show_frontier(
     rows = join_results(map(_read, files))
     if only:
         rows = keep_methods(rows, only, (against, oracle or ORACLE, PLAIN))
+    if measure is not None:
+        if chosen != "test":
+            raise SettingError(
+                "`--measure` goes with the test half only: the other is judged by accuracy. Leave out one."
+            )
+        rows = judge_by(rows, measure)
     report = report_frontier(rows, chosen, against, oracle)
     _draw(report, pictures)
     if output_format == "json":

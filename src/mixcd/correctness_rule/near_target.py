@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 import torch
 
 from mixcd.correctness import is_near
-from mixcd.correctness_rule.reading import NOTHING, Reading, Targets, find_target, read_tensor, refuse_output
+from mixcd.correctness_rule.reading import (
+    NOTHING,
+    Reading,
+    Targets,
+    find_target,
+    read_tensor,
+    refuse_output,
+    weigh_wrong,
+)
 from mixcd.correctness_rule.right_class import LABEL_KEYS
 from mixcd.errors import DataError, SettingError, shorten
 from mixcd.vocabulary import Ids
@@ -26,7 +34,7 @@ class NearTarget:
 
     tolerance: float
 
-    has_logits: ClassVar[bool] = False
+    has_logits: ClassVar[bool] = True
     loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
     settings: ClassVar[Mapping[str, Any]] = NOTHING
@@ -68,6 +76,10 @@ class NearTarget:
             )
         wanted = labels.to(logits.device).reshape(len(labels), -1).float()
         predicted = logits.reshape(wanted.shape).float()
+        error = predicted - wanted
+        too_far = torch.cat([error, -error], dim=-1) - self.tolerance  # above, below
         return Reading(
-            correct=is_near(predicted, wanted, self.tolerance), loss=torch.square(predicted - wanted).mean(-1)
+            correct=is_near(predicted, wanted, self.tolerance),
+            loss=torch.square(error).mean(-1),
+            logits=weigh_wrong(too_far / (self.tolerance or 1.0)),
         )

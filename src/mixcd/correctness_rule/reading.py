@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
+from torch.nn import functional
 
 from mixcd.errors import DataError, UnsupportedTrainerError, shorten
 from mixcd.vocabulary import Flags, Floats, Ids, Observation
@@ -22,7 +23,8 @@ class Reading:
         correct: Whether it is right, shape (samples,).
         loss: Its loss, single precision, shape (samples,).
         prediction: The class it is given, shape (samples,); None where predictions are no class.
-        logits: What drift is forecast of: the class logits, shape (samples, classes); None for other tasks.
+        logits: What drift is forecast of: the class logits, shape (samples, classes), or what `weigh_wrong` makes;
+            None where correctness follows from neither.
         share: The share of its target tokens that are right, shape (samples,); None for other tasks.
         head_mask: Which inputs of the head its targets are predicted from, shape (samples, tokens); None for all
             that are no padding.
@@ -45,7 +47,7 @@ class CorrectnessRule(Protocol):
 
     @property
     def has_logits(self) -> bool:
-        """Whether readings bring class logits."""
+        """Whether readings bring logits, so that drift can be forecast."""
 
     @property
     def loss_tolerance(self) -> float | None:
@@ -98,6 +100,27 @@ def judge_by_loss(rule: CorrectnessRule, seen: Observation, base_loss: Floats | 
     if base_loss is None:
         return seen
     return replace(seen, correct=apply_tolerance(rule, seen.correct, seen.loss, base_loss[seen.sample_ids]))
+
+
+_FARTHEST = 1e4
+"""Logits are kept in 16 bits, which end at 65,504."""
+
+
+def weigh_wrong(margins: torch.Tensor) -> torch.Tensor:
+    """Return what drift is forecast of where predictions are no class: being right, against each way to be wrong.
+
+    Args:
+        margins: How far each way to be wrong is ahead of being right, shape (samples, ways): a sample is right when
+            none is positive.
+
+    Returns:
+        Logits, shape (samples, 1 + ways): class 0 is to be right, of logit 0.
+
+    Example:
+        >>> weigh_wrong(torch.tensor([[-2.0, -1.0], [-2.0, 3.0]])).argmax(-1)
+        tensor([0, 2])
+    """
+    return functional.pad(margins.float().clamp(-_FARTHEST, _FARTHEST), (1, 0))
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})

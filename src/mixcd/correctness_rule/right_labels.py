@@ -8,7 +8,15 @@ import torch
 from torch.nn import functional
 
 from mixcd.correctness import is_label_set_correct
-from mixcd.correctness_rule.reading import NOTHING, Reading, Targets, find_target, read_tensor, refuse_output
+from mixcd.correctness_rule.reading import (
+    NOTHING,
+    Reading,
+    Targets,
+    find_target,
+    read_tensor,
+    refuse_output,
+    weigh_wrong,
+)
 from mixcd.correctness_rule.right_class import LABEL_KEYS
 from mixcd.errors import DataError, shorten
 from mixcd.vocabulary import Ids
@@ -19,7 +27,7 @@ class RightLabels:
     """Right when every label is decided rightly, at a probability of one half. Our choice, not the paper's."""
 
     name: ClassVar[str] = "multi-label classification: every label is decided rightly"
-    has_logits: ClassVar[bool] = False
+    has_logits: ClassVar[bool] = True
     loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
     settings: ClassVar[Mapping[str, Any]] = NOTHING
@@ -49,7 +57,8 @@ class RightLabels:
             )
         labels = labels.to(logits.device)
         losses = functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
-        return Reading(correct=is_label_set_correct(logits, labels), loss=losses.mean(-1))
+        against = torch.where(labels > 0.5, -logits, logits)  # a label is decided wrongly
+        return Reading(is_label_set_correct(logits, labels), losses.mean(-1), logits=weigh_wrong(against))
 
 
 def is_label_set(labels: torch.Tensor) -> bool:

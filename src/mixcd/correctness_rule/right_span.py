@@ -8,7 +8,15 @@ import torch
 from torch.nn import functional
 
 from mixcd.correctness import is_span_correct
-from mixcd.correctness_rule.reading import NOTHING, Reading, Targets, find_target, read_tensor, refuse_output
+from mixcd.correctness_rule.reading import (
+    NOTHING,
+    Reading,
+    Targets,
+    find_target,
+    read_tensor,
+    refuse_output,
+    weigh_wrong,
+)
 from mixcd.errors import DataError, shorten
 from mixcd.vocabulary import Ids
 
@@ -25,7 +33,7 @@ class RightSpan:
     """
 
     name: ClassVar[str] = "extractive question answering: arg-max start and end equal the gold span"
-    has_logits: ClassVar[bool] = False
+    has_logits: ClassVar[bool] = True
     loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = SPAN_KEYS
     settings: ClassVar[Mapping[str, Any]] = NOTHING
@@ -55,7 +63,19 @@ class RightSpan:
             functional.cross_entropy(one.float(), wanted, reduction="none")
             for one, wanted in zip(logits, (starts, ends), strict=True)
         ]
-        return Reading(correct=is_span_correct(*logits, starts, ends), loss=(losses[0] + losses[1]) / 2)
+        margins = [_lead_of_others(one, wanted) for one, wanted in zip(logits, (starts, ends), strict=True)]
+        return Reading(
+            correct=is_span_correct(*logits, starts, ends),
+            loss=(losses[0] + losses[1]) / 2,
+            logits=weigh_wrong(torch.stack(margins, dim=1)),
+        )
+
+
+def _lead_of_others(logits: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:
+    """How far the best other token is ahead of the gold one, shape (samples,)."""
+    own = logits.gather(1, gold[:, None])
+    others = logits.scatter(1, gold[:, None], torch.finfo(logits.dtype).min)
+    return others.max(1).values.float() - own[:, 0].float()
 
 
 def _read_logits(output: Any, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,18 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from mixcd.correctness import IGNORED, share_of_tokens_right
-from mixcd.correctness_rule.reading import NOTHING, Reading, Targets, find_target, read_tensor, refuse_output
+from mixcd.correctness_rule.reading import (
+    NOTHING,
+    Reading,
+    Targets,
+    find_target,
+    read_tensor,
+    refuse_output,
+    weigh_wrong,
+)
 from mixcd.errors import DataError, SettingError, shorten
 from mixcd.vocabulary import Ids
 
 _NUMBERS_AT_ONCE = 1 << 22
 """Logits that are turned into losses together: a copy of all of them would be as large as the model's own."""
+_LEAST_LOSS = 1e-6
+"""Smaller ones are told apart by rounding only."""
+_ROUNDING = 1e-6
 _FUSED: Mapping[str, Any] = {"fused_lm_head": True, "use_cache": False}
 """What makes a model of `trl.SFTTrainer` score its labels without building logits."""
 _STARTS = "cu_seq_lens_q"
@@ -46,8 +57,6 @@ class RightTokens:
     is_shifted: bool | None = None
     is_fused: bool = False
 
-    has_logits: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if not 0 < self.least_share <= 1:
             raise SettingError(
@@ -71,6 +80,11 @@ class RightTokens:
         if self.loss_tolerance is not None:
             return f"{task}: loss at most the base model's + {self.loss_tolerance:g}"
         return f"{task}: share of target tokens right ≥ {self.least_share:g}"
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether drift can be forecast: not where the base model's loss is the measure."""
+        return self.loss_tolerance is None
 
     @property
     def withheld(self) -> tuple[str, ...]:
@@ -116,6 +130,7 @@ class RightTokens:
         return Reading(
             correct=(share >= least) & (target_count > 0),
             loss=losses.sum(-1) / target_count.clip(min=1),
+            logits=weigh_wrong(self._weakest(losses, target)[:, None]) if self.has_logits else None,
             share=torch.where(target_count > 0, share, torch.nan),
             head_mask=functional.pad(target, (0, 1)) if self.is_shifted else target,
         )
@@ -127,6 +142,17 @@ class RightTokens:
             return is_top.bool(), -scores.float(), target
         logits, labels = self._align(output, targets)
         return logits.argmax(-1) == labels, _losses_of(logits, labels), labels != IGNORED
+
+    def _weakest(self, losses: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the log-odds against the least likely token that must be right, shape (samples,).
+
+        Odds, for a fused head does not show which other token is ahead; and they come with the loss.
+        """
+        against = losses + torch.log(-torch.expm1(-losses.clamp(min=_LEAST_LOSS)))  # log (1 − p) / p
+        against = against.masked_fill(~target, -torch.inf)
+        target_count = target.sum(-1)
+        spared = target_count - torch.ceil(self.least_share * target_count - _ROUNDING).long()  # that may be wrong
+        return against.sort(dim=-1, descending=True).values.gather(-1, spared[:, None])[:, 0]
 
     def _align(self, output: Any, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and the labels that they predict, shapes (rows, tokens, vocabulary), (rows, tokens)."""
