@@ -12,6 +12,7 @@ from mixcd.errors import DataError, UnsupportedTrainerError
 from mixcd.prediction_cache import read_basis, read_manifest
 from mixcd.prior_dataset import PriorDataset
 from mixcd.trainer_predictions import predict_now
+from mixcd.trainer_support import require_alike
 from tiny_sft import make_model, make_rows, make_sft_trainer
 
 PRIOR_COUNT = 100
@@ -258,6 +259,24 @@ def test_a_preparation_that_changed_names_the_public_ways_out(tmp_path, monkeypa
 def test_settings_that_hide_where_a_sample_ends_are_refused(build, settings, part):
     with pytest.raises(UnsupportedTrainerError, match=part):
         build("chat", **settings)
+
+
+def test_data_that_are_streamed_are_refused(build, tmp_path):
+    streamed = make_rows(20, "new").to_iterable_dataset()
+    trainer = make_sft_trainer(make_model(), streamed, tmp_path, assistant_only_loss=True, max_steps=2)
+    with pytest.raises(DataError, match=r"`trainer.train_dataset` is a IterableDataset, which has no length"):
+        mixcd.attach(trainer, make_rows(20, "prior"), mix_ratio=0.25)
+    with pytest.raises(DataError, match="`prior_data` is a IterableDataset, which has no length"):
+        build("chat", prior=make_rows(20, "prior").to_iterable_dataset())
+
+
+def test_ligers_fused_loss_is_refused_and_its_other_kernels_are_not(build, tmp_path):
+    trainer = make_sft_trainer(make_model(), make_rows(20, "new"), tmp_path, assistant_only_loss=True)
+    trainer.args.use_liger_kernel = True  # the package, which the trainer would want, is for GPUs
+    with pytest.raises(UnsupportedTrainerError, match="`args.use_liger_kernel` computes the loss inside a kernel"):
+        mixcd.attach(trainer, make_rows(20, "prior"), mix_ratio=0.25)
+    trainer.args.liger_kernel_config = {"fused_linear_cross_entropy": False}
+    require_alike(trainer, PriorDataset(trainer.train_dataset), None)
 
 
 @pytest.mark.parametrize(

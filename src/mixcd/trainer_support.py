@@ -127,7 +127,8 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
             other, have labels outside the model's classes, or number label names in another order; or if the
             tokenizer cannot pad.
         SettingError: If the rule is none, or a regression was given none.
-        UnsupportedTrainerError: If the labels fit no task that is known.
+        UnsupportedTrainerError: If the labels fit no task that is known, or the loss is computed in a kernel that
+            shows no predictions.
     """
     if trainer.train_dataset is None:
         raise DataError(
@@ -138,6 +139,7 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
     batches = ((data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior))
     require_padding(trainer.data_collator)
     rule = read_fused(trainer, choose_common_rule(correctness, model, *batches))
+    _require_visible_tokens(trainer, rule)
     require_same_numbers(model, new, prior)
     class_count = getattr(getattr(model, "config", None), "num_labels", None)
     label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)
@@ -147,6 +149,17 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
     if is_sft_trainer(trainer) and all("labels" in data.column_names for data in (new, prior)):
         require_same_targets(new, prior)
     return rule
+
+
+def _require_visible_tokens(trainer: Trainer, rule: CorrectnessRule) -> None:
+    """Refuse Liger's fused loss before the prior pass: in training it shows no predictions of tokens."""
+    fused = (getattr(trainer.args, "liger_kernel_config", None) or {}).get("fused_linear_cross_entropy", True)
+    if isinstance(rule, RightTokens) and getattr(trainer.args, "use_liger_kernel", False) and fused:
+        raise UnsupportedTrainerError(
+            "`args.use_liger_kernel` computes the loss inside a kernel that shows no predictions of tokens, and "
+            'rehearsal reads those off the training step. Set `liger_kernel_config={"fused_linear_cross_entropy": '
+            "False}`, which keeps the other kernels, or leave it out."
+        )
 
 
 def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | None = None) -> CorrectnessRule:
