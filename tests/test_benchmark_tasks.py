@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForQuestionAnswering, PrinterCallback, Trainer, TrainingArguments
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 import mixcd
 import tiny_sft
@@ -478,6 +479,7 @@ def test_the_task_of_answers_holds_passages_out_whole_and_rehearses(load, packag
     assert (len(task.prior), len(task.held_out_prior)) == (60, 20)
     texts = [{str(row["input_ids"][1:]) for row in data} for data in (task.prior, task.held_out_prior)]
     assert not texts[0] & texts[1]
+    assert task.measure(task.model).keys() == {"prior_em", "prior_f1", "new_em", "new_f1"}
     args = TrainingArguments(str(tmp_path / "out"), **{**task.training, "max_steps": 2, "use_cpu": True})
     trainer = Trainer(model=task.model, args=args, train_dataset=task.new, data_collator=task.collate_fn)
     monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
@@ -485,6 +487,34 @@ def test_the_task_of_answers_holds_passages_out_whole_and_rehearses(load, packag
     trainer.train()
     assert rehearsal.predictions.sources["rule"] == mixcd.RightSpan().name
     assert rehearsal.counts.observed_count.sum() == 2 * 4
+
+
+class Answers:
+    """Answers as it is told, by one pair of logits a token."""
+
+    device = "cpu"
+
+    def __init__(self, spans):
+        self.spans = iter(spans)
+
+    def __call__(self, input_ids, **_):
+        logits = torch.zeros(2, *input_ids.shape)
+        for row, span in zip(range(len(input_ids)), self.spans, strict=False):
+            for which in (0, 1):
+                logits[which, row, span[which]] = 1.0
+        return QuestionAnsweringModelOutput(start_logits=logits[0], end_logits=logits[1])
+
+
+def test_answers_are_measured_as_texts_against_all_that_are_accepted(load, package_files, monkeypatch):
+    answers = load("answers")
+    monkeypatch.setattr(answers, "_tokenizer", make_tokenizer)
+    passage = {"context": "w3 w4 w5 w6", "qas": [ask(f"w2{number}", "w4 w5", 3) for number in range(4)]}
+    passage["qas"][3]["answers"].append({"text": "w3", "answer_start": 0})
+    rows, _ = answers.tokenize(answers.read_questions([make_squad([passage])]), make_tokenizer())
+    first = rows[0]["start_positions"]
+    spans = [(first, first + 1), (first, first + 2), (first + 1, first), (first - 1, first - 1)]
+    found = answers.measure_answers(Answers(spans), rows, batch_size=3)
+    assert found == pytest.approx({"em": 2 / 4, "f1": (1 + 0.8 + 0 + 1) / 4})
 
 
 # --- translation ----------------------------------------------------------------------------------------------------
@@ -514,7 +544,7 @@ def translation(load, package_files, monkeypatch):
 
 def test_texts_are_paired_by_their_keys(load):
     pair_texts = load("translation").pair_texts
-    source = {"a": {"b": "one", "c": "two"}, "d": "three", "e": "same", "f": "", "g": 1, "h": "word " * 13, "i": "one"}
+    source = {"a": {"b": "one", "c": "two"}, "d": "three", "e": "same", "f": "", "g": 1, "h": "word " * 9, "i": "one"}
     target = {"a": {"b": "uno", "c": "due"}, "e": "same", "f": "x", "g": "1", "h": "parola", "i": "uno"}
     assert pair_texts(source, target) == [("one", "uno"), ("two", "due")]
 

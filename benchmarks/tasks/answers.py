@@ -18,12 +18,14 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from base_model import train_base_model
 from datasets import Dataset
 from package_files import read_member
 from questions import read_passages
 from task_data import BIGBENCH, TASK_FOLDER
 from text_pool import TextPool
+from torchmetrics.functional.text import squad
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -66,6 +68,7 @@ class Question:
         start: The first character of the answer in it.
         stop: The character after the answer.
         group: The passage's number.
+        accepted: All answers that are right, as texts.
     """
 
     text: str
@@ -73,6 +76,7 @@ class Question:
     start: int
     stop: int
     group: int
+    accepted: tuple[str, ...] = ()
 
 
 def squad_nyt(seed: int, folder: Path) -> SweepTask:
@@ -83,6 +87,8 @@ def squad_nyt(seed: int, folder: Path) -> SweepTask:
     place = folder / f"base-answers-{seed}"
     settings = {**TRAINING, "max_steps": BASE_STEPS, "seed": seed}
     train_base_model(place, lambda: _load_model(find_minilm()), prior, settings, collate_fn)
+    measured = {"prior": held_out_prior, "new": held_out_new}
+    halves = {name: rows.select(range(len(rows) // 2, len(rows))) for name, rows in measured.items()}
     return SweepTask(
         model=_load_model(place),
         new=new,
@@ -92,6 +98,11 @@ def squad_nyt(seed: int, folder: Path) -> SweepTask:
         training=dict(TRAINING),
         collate_fn=collate_fn,
         processing_class=_tokenizer(),
+        measure=lambda model: {
+            f"{name}_{measure}": score
+            for name, rows in halves.items()
+            for measure, score in measure_answers(model, rows).items()
+        },
     )
 
 
@@ -102,7 +113,7 @@ def read_questions(contents: Sequence[bytes]) -> list[Question]:
         contents: The files.
 
     Returns:
-        The questions, with the first answer of each.
+        The questions, with the place of the first answer of each.
     """
     passages = [passage for content in contents for passage in read_passages(content)]
     found = []
@@ -110,7 +121,9 @@ def read_questions(contents: Sequence[bytes]) -> list[Question]:
         for asked in passage["qas"]:
             start, answer = asked["answers"][0]["answer_start"], asked["answers"][0]["text"]
             if answer and passage["context"].startswith(answer, start):
-                found.append(Question(asked["question"].strip(), passage["context"], start, start + len(answer), group))
+                accepted = tuple(dict.fromkeys(one["text"] for one in asked["answers"]))
+                place = (start, start + len(answer), group)
+                found.append(Question(asked["question"].strip(), passage["context"], *place, accepted))
     return found
 
 
@@ -136,9 +149,38 @@ def tokenize(questions: Sequence[Question], tokenizer: Any) -> tuple[Dataset, Id
         span = _find_span(encoded["offset_mapping"][number], encoded.sequence_ids(number), question)
         if span is not None:
             inputs = {name: encoded[name][number] for name in tokenizer.model_input_names}
-            rows.append({**inputs, "start_positions": span[0], "end_positions": span[1]})
+            targets = {"start_positions": span[0], "end_positions": span[1]}
+            texts = {"passage": question.passage, "accepted": question.accepted}
+            rows.append({**inputs, **targets, **texts, "offsets": encoded["offset_mapping"][number]})
             groups.append(question.group)
     return Dataset.from_list(rows), np.array(groups)
+
+
+@torch.no_grad()
+def measure_answers(model: Any, rows: Dataset, batch_size: int = 64) -> dict[str, float]:
+    """Measure as SQuAD does: the text from the likeliest start to the likeliest end, against all accepted answers.
+
+    Args:
+        model: An extractive question answerer.
+        rows: What `tokenize` returned.
+        batch_size: How many at once.
+
+    Returns:
+        Exact match and F1, from 0 to 1.
+    """
+    found, wanted = [], []
+    tokens = rows.select_columns(_tokenizer().model_input_names)
+    for first in range(0, len(rows), batch_size):
+        output = model(**_tokenizer().pad(tokens[first : first + batch_size], return_tensors="pt").to(model.device))
+        starts, ends = output.start_logits.argmax(-1).tolist(), output.end_logits.argmax(-1).tolist()
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True), first):
+            row = rows[number]
+            text = row["passage"][row["offsets"][start][0] : row["offsets"][end][1]] if start <= end else ""
+            found.append({"id": str(number), "prediction_text": text})
+            answers = {"text": row["accepted"], "answer_start": [0] * len(row["accepted"])}
+            wanted.append({"id": str(number), "answers": answers})
+    scores = squad(found, wanted)
+    return {"em": float(scores["exact_match"]) / 100, "f1": float(scores["f1"]) / 100}
 
 
 def _find_span(

@@ -7,7 +7,7 @@ VitaminC is no task here: in 1,350 steps of 32 pairs a model of this size learnt
 the share of its largest class), so there is nothing to be lost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -73,7 +73,24 @@ def newsgroups_r8(seed: int, folder: Path) -> SweepTask:
     return make_task(task_data.newsgroups_r8(), NEWSGROUPS, seed, folder)
 
 
-def make_task(raw: RawTask, effort: Effort, seed: int, folder: Path) -> SweepTask:
+@dataclass(frozen=True)
+class Body:
+    """The model that is trained.
+
+    Args:
+        name: Names its files.
+        load_tokenizer: Loads its tokenizer, which pads.
+        make: Makes it, with a fresh head of so many classes, as the base model's training begins.
+        load: Loads it from the folder it was saved in.
+    """
+
+    name: str
+    load_tokenizer: Callable[[], Any]
+    make: Callable[[int], PreTrainedModel]
+    load: Callable[[Path], PreTrainedModel]
+
+
+def make_task(raw: RawTask, effort: Effort, seed: int, folder: Path, body: Body | None = None) -> SweepTask:
     """Make the task of one seed: the splits, tokenised, and the base model.
 
     Args:
@@ -81,22 +98,24 @@ def make_task(raw: RawTask, effort: Effort, seed: int, folder: Path) -> SweepTas
         effort: How much to spend.
         seed: The seed of the splits and of the base model.
         folder: Where the base model is kept, and found again.
+        body: The model; None for MiniLM.
 
     Returns:
         The task.
     """
-    tokenizer = AutoTokenizer.from_pretrained(find_minilm())
+    body = body or MINILM
+    tokenizer = body.load_tokenizer()
     prior, held_out_prior, new, held_out_new = (
         tokenize(tokenizer, pool, row_numbers, effort.max_tokens)
         for pool in (raw.prior, raw.new)
         for row_numbers in pool.split(seed)
     )
     collate_fn = DataCollatorWithPadding(tokenizer)
-    place = folder / f"base-slow-{raw.name}-{seed}"
+    place = folder / f"base-{body.name}-{raw.name}-{seed}"
     settings = {**TRAINING, "max_steps": effort.base_steps, "seed": seed}
-    train_base_model(place, lambda: _load_model(find_minilm(), raw.class_count), prior, settings, collate_fn)
+    train_base_model(place, lambda: body.make(raw.class_count), prior, settings, collate_fn)
     return SweepTask(
-        model=_load_model(place, raw.class_count),
+        model=body.load(place),
         new=new,
         prior=prior,
         held_out_new=held_out_new,
@@ -124,7 +143,15 @@ def tokenize(tokenizer: Any, pool: TextPool, row_numbers: Ids, max_tokens: int) 
     return Dataset.from_dict({**inputs, "label": pool.labels[row_numbers].tolist()})
 
 
-def _load_model(folder: Path, class_count: int) -> PreTrainedModel:
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_hidden_layers=LAYERS, num_labels=class_count)
+def _load_minilm(folder: Path, **choices: Any) -> PreTrainedModel:
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_hidden_layers=LAYERS, **choices)
     model.base_model.embeddings.requires_grad_(False)
     return model
+
+
+MINILM = Body(
+    name="slow",
+    load_tokenizer=lambda: AutoTokenizer.from_pretrained(find_minilm()),
+    make=lambda class_count: _load_minilm(find_minilm(), num_labels=class_count),
+    load=_load_minilm,
+)
