@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from mixcd.frontier_report import FrontierReport, PointReport, report_frontier
-from mixcd.frontier_runs import join_results
+from mixcd.frontier_runs import join_results, judge_by
 from mixcd.replace_file import replace_file
 from mixcd.seed_interval import Estimate
 from mixcd.sweep_results import read_results
@@ -59,7 +59,9 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 @cache
-def read(kind: str, task: str, half: str = "test", against: str = "uniform") -> FrontierReport | None:
+def read(
+    kind: str, task: str, half: str = "test", against: str = "uniform", measure: str | None = None
+) -> FrontierReport | None:
     """Report one results file, without its averages with the base model; None when the sweep was not run.
 
     A sweep at one mix ratio borrows uniform rehearsal's curve and the oracle from the fast lane's comparison.
@@ -72,7 +74,8 @@ def read(kind: str, task: str, half: str = "test", against: str = "uniform") -> 
     if kind in BORROWING and compared.exists():
         files.append([row for row in read_results(compared) if row["method"] in ("uniform", "oracle-hard")])
     rows = [[row for row in file if row["wise_ft"] == 1.0] for file in files]
-    return report_frontier(join_results(rows), half, against)
+    joined = join_results(rows)
+    return report_frontier(judge_by(joined, measure) if measure else joined, half, against)
 
 
 def _matched(point: PointReport) -> str:
@@ -239,9 +242,11 @@ def _half(values: Any) -> float:
     return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
-def _one(kind: str, task: str, half: str = "test", mix_ratio: float | None = None) -> Callable[[], str]:
+def _one(
+    kind: str, task: str, half: str = "test", mix_ratio: float | None = None, measure: str | None = None
+) -> Callable[[], str]:
     def make() -> str:
-        report = read(kind, task, half)
+        report = read(kind, task, half, measure=measure)
         return whole_table(report, mix_ratio) if report else "not run\n"
 
     return make
@@ -262,6 +267,13 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "windows": _one("windows", "tweets", mix_ratio=0.125),
     "windows-shifted": _one("windows", "tweets_shifted", mix_ratio=0.125),
     "vision": _one("vision", "digits"),
+    "answers": _one("answers", "squad_nyt"),
+    "answers-f1": _one("answers", "squad_nyt", measure="f1"),
+    "translation": _one("translation", "interface"),
+    "translation-chrf": _one("translation", "interface", measure="chrf"),
+    "chat": _one("chat", "instructions"),
+    "decoder": _one("architectures", "decoder"),
+    "encoder-decoder": _one("architectures", "encoder_decoder"),
     "first-experiments": _one("first_experiments", "tweets"),
     "replay": replay,
     "audit": audit,
