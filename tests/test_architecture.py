@@ -29,6 +29,7 @@ LAYERS = {
     },
     "matter": {
         "batched_inference",
+        "class_preparation",
         "correctness_rule",
         "data_preparation",
         "data_source",

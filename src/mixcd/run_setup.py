@@ -18,9 +18,10 @@ from transformers import (
     get_scheduler,
 )
 
+from mixcd.class_preparation import LABEL, ColumnNames, prepare_classes
 from mixcd.config import Config, DataConfig, HeldOutConfig
 from mixcd.correctness_rule.right_class import require_known_labels
-from mixcd.data_preparation import LABEL, ColumnNames, prepare_rows, require_inputs, split_held_out
+from mixcd.data_preparation import require_inputs, split_held_out
 from mixcd.data_source import open_data
 from mixcd.errors import DataError, SettingError, shorten
 from mixcd.model_limits import count_positions, count_tokens
@@ -163,7 +164,7 @@ def _prepare(
     def open_rows(path: str | list[str], split: str | None, subset: str | None, name: str) -> Dataset:
         label_ids: Any = model.config.label2id
         class_count: Any = model.config.num_labels
-        rows = prepare_rows(
+        rows = prepare_classes(
             open_data(path, name=name, split=split, subset=subset),
             name=name,
             columns=ColumnNames(**source.columns.model_dump()),
