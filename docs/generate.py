@@ -78,6 +78,7 @@ def make_config_table(schema: dict) -> str:
 
 SECTIONS = {
     "[model]": "ModelConfig",
+    "[adapter]": "AdapterConfig",
     "[new]": "DataConfig",
     "[[prior]]": "PriorConfig",
     "columns": "ColumnsConfig",

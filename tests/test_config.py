@@ -216,6 +216,7 @@ def test_what_is_no_partition_is_told_what_one_is():
 def test_the_schema_knows_every_section():
     schema = Config.model_json_schema()
     assert set(schema["$defs"]) == {
+        "AdapterConfig",
         "ColumnsConfig",
         "DataConfig",
         "HeldOutConfig",

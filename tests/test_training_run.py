@@ -246,7 +246,7 @@ def test_a_run_killed_while_evaluating_does_not_train_again(workspace, whole, mo
 
 def test_a_run_killed_after_its_last_checkpoint_only_saves_and_evaluates(workspace, whole, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "_save_model", lambda *_: send(signal.SIGTERM)())
+        patch.setattr(training_run, "save_tuned", lambda *_: send(signal.SIGTERM)())
         assert call(*TRAIN) == 143
     assert not (workspace / "run" / "model").exists()
     assert call(*TRAIN, "--resume") == 0
@@ -279,7 +279,7 @@ def test_the_best_checkpoint_is_loaded_at_the_end_of_a_resumed_run_too(workspace
     )  # fmt: skip
     assert call(*TRAIN, *best, "--set", "run=whole") == 0
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "_save_model", lambda *_: send(signal.SIGTERM)())
+        patch.setattr(training_run, "save_tuned", lambda *_: send(signal.SIGTERM)())
         assert call(*TRAIN, *best) == 143
     assert call(*TRAIN, *best, "--resume") == 0
     whole, run_ = (load_file(workspace / name / "model" / "model.safetensors") for name in ("whole", "run"))
