@@ -1043,6 +1043,13 @@ def test_init(workspace, refuse, arguments, part):
     has(refuse("init", *arguments), part)
 
 
+def test_init_of_two_tasks(workspace, refuse):
+    (workspace / "pairs.jsonl").write_text('{"source": "a", "target": "b"}\n')
+    line = refuse("init", *INIT, "pairs.jsonl")
+    has(line, "`prior.0.path` has the columns of classification, text, label, topic, but `new.path` has those of ")
+    has(line, "sequence-to-sequence. One model learns both, so they must be of one task. Name data of one task.")
+
+
 def test_init_names_prior_sets_apart(workspace, capfd):
     (workspace / "other").mkdir()
     shutil.copy(workspace / "prior.csv", workspace / "other")
