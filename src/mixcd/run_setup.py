@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, get_schedu
 from mixcd.adapter import add_adapter
 from mixcd.config import Config, RehearsalConfig
 from mixcd.correctness_rule import CorrectnessRule, RightTokens
-from mixcd.errors import SettingError
+from mixcd.errors import RehearsalError, SettingError
 from mixcd.model_loading import load_model, load_tokenizer, reason_of
 from mixcd.run_data import RunData, find_longest, prepare_as_trainer, read_data
 from mixcd.task_kind import TASK_KINDS
@@ -61,7 +61,7 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
         read = read_data(config, model, deepcopy(tokenizer), draw_seed)  # the tokenizer that is saved truncates nothing
     _limit_length(arguments, config, find_longest(config, tokenizer, model))
     trainer = _build_trainer(config, arguments, _adapt(config, model, arguments), tokenizer, read)
-    with arguments.main_process_first(local=True, desc="preparing the data"):
+    with arguments.main_process_first(local=True, desc="preparing the data"), _refusing(config, "prepare the data"):
         data = prepare_as_trainer(trainer, model, read)
     return RunSetup(
         trainer=trainer,
@@ -96,7 +96,7 @@ def _adapt(config: Config, model: PreTrainedModel, arguments: TrainingArguments)
 
 def _build_trainer(config: Config, arguments: TrainingArguments, model: Any, tokenizer: Any, data: RunData) -> Trainer:
     kind = TASK_KINDS[config.task]
-    with _refusing("build a Trainer"), _leaving_no_folder(config.run_folder / "checkpoints"):
+    with _refusing(config, "build a Trainer"), _leaving_no_folder(config.run_folder / "checkpoints"):
         trainer = kind.trainer_class()(
             model=model,
             args=arguments,
@@ -105,20 +105,21 @@ def _build_trainer(config: Config, arguments: TrainingArguments, model: Any, tok
             processing_class=tokenizer,
             data_collator=kind.make_collator(tokenizer, model),
         )
-    with _refusing("build the optimizer"):
+    with _refusing(config, "build the optimizer"):
         _try_optimizer(arguments, model)
     return trainer
 
 
 @contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _refusing(config: Config, what: str) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, OSError):  # the disk, not the arguments
+    except (torch.OutOfMemoryError, OSError, RehearsalError):  # the disk, not the arguments
         raise
     except Exception as error:  # transformers checks its arguments in many places, each in its own way
+        owner, wrong = ("TRL", ", or the data") if config.task == "text-generation" else ("transformers", "")
         raise SettingError(
-            f"transformers refuses to {what}: {reason_of(error)} Correct the config's `training`."
+            f"{owner} refuses to {what}: {reason_of(error)} Correct the config's `training`{wrong}."
         ) from error
 
 

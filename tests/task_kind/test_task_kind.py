@@ -8,6 +8,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM
 
 from command import at_step, call, contents, record, send
+from mixcd.sweep_config import find_task, make_spec, read_sweep
+from mixcd.sweep_run import Judge, make_plain_trainer, require_task, run_once
 from task_workspace import TASK_WORKSPACES
 
 TRAIN = ("train", "config.toml")
@@ -48,3 +50,60 @@ def test_a_run_trains_goes_on_after_an_interruption_and_is_judged_again(task_wor
 
     assert call("evaluate", "run", "--output", "again") == 0, capfd.readouterr().err
     assert json.loads((folder / "again" / "evaluation.json").read_text()) == scores
+
+
+@pytest.mark.parametrize(
+    ("task", "part"),
+    [
+        (
+            "question-answering",
+            "has no trained weights for qa_outputs.bias, qa_outputs.weight, so it does not",
+        ),
+        ("text-generation", "has no trained weights for cls.predictions."),
+        (
+            "sequence-to-sequence",
+            "is none that `AutoModelForSeq2SeqLM` loads, but `task` is `sequence-to-sequence`. Name a model of this "
+            "task, or set the `task` that it knows.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_a_classifier_is_no_model_of_another_task(workspace, capfd, command, task, part):
+    assert call(command, "config.toml", "--set", f"task={task}") == 2
+    line = capfd.readouterr().err
+    assert line.startswith(f"The model `base` {part}")
+    assert line.count("\n") == 1
+    assert not (workspace / "run").exists()
+
+
+def test_data_of_another_task_are_refused_by_their_columns(task_workspace, capfd):
+    task_workspace("question-answering")
+    assert call(*TRAIN, "--set", "new.columns.context=contxt") == 2
+    told = "`new.path` has no column `contxt`; did you mean `context`? A context column is needed"
+    assert told in capfd.readouterr().err
+    assert call(*TRAIN, "--set", 'rehearsal.partition=["column:topik"]') == 2
+    assert "`rehearsal.partition` names the column `topik`, but `prior.0.path` has" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("task", TASK_WORKSPACES)
+@pytest.mark.parametrize("adapter", ["", "\n[adapter]\nrank = 2\n"])
+def test_a_config_of_every_task_is_the_task_of_a_sweep(task_workspace, task, adapter):
+    folder = task_workspace(task)
+    with (folder / "config.toml").open("a") as file:
+        file.write(adapter)
+    (folder / "sweep.toml").write_text(
+        'name = "toy"\ntask = "config.toml"\nresults = "out.parquet"\nwork = "work"\n'
+        'methods = ["none", "uniform", "counts"]\nmix_ratios = [0.25]\nseeds = [0]\nwise_ft = [0.5]\n'
+    )
+    sweep, place = read_sweep(folder / "sweep.toml"), folder / "work" / "seed-0"
+    made = find_task(sweep)(0, place)
+    require_task(made)
+    place.mkdir(parents=True)
+    judge, befores = Judge(made, place), set()
+    for name, mix_ratio in (("none", 0.0), ("uniform", 0.25), ("counts", 0.25)):
+        tuned, half = run_once(made, make_spec(sweep, (name, mix_ratio, 0)), place, judge, make_plain_trainer)
+        assert tuned["forward_count"] == 20
+        assert (tuned["wise_ft"], half["wise_ft"]) == (1.0, 0.5)
+        befores.add(tuned["prior_before_test"])
+    assert len(befores) == 1
+    assert befores.pop() > 0.5

@@ -154,9 +154,7 @@ def test_the_longest_input_is_said_or_what_the_model_takes(folder, model, length
         ("training.paking=true", "`training.paking` is no SFTConfig of trl, did you mean `packing`?"),
         ("training.assistant_only_loss=1", "`training.assistant_only_loss` is 1, but transformers wants true or false"),
         ("training.packing=true", "The trainer uses `packing=True`, which mixes samples in one row"),
-        ("training.assistant_only_loss=true", "assistant"),
-        ("rehearsal.least_share=1.0", "right"),
-    ][:5],
+    ],
 )
 def test_arguments_that_cannot_be(folder, capfd, setting, part):
     assert part in refuse(capfd, setting)
@@ -178,9 +176,18 @@ def test_a_missing_package_is_named_with_what_to_install(folder, capfd, monkeypa
 
 
 def test_a_base_model_that_is_right_on_too_little_is_told_which_share_would_do(folder, capfd):
-    rows = [{**row, "completion": [{"role": "assistant", "content": "1 2 3"}]} for row in tiny_sft.make_rows(
-        60, "prior", kind="chat completion"
-    ).to_list()]  # fmt: skip
+    rows = tiny_sft.make_rows(60, "prior", kind="chat completion").to_list()
+    for row in rows:
+        row["completion"][0]["content"] = "0 " + row["completion"][0]["content"].split()[1]
     write_rows(folder / "prior.jsonl", rows)
     line = refuse(capfd, "rehearsal.least_share=1.0")
     assert "The base model is right on 0.0% of the prior samples" in line
+    assert "or `rehearsal.least_share = 0." in line
+
+
+@pytest.mark.parametrize(("file", "what"), [("new", "build a Trainer"), ("prior", "prepare the data")])
+def test_conversations_that_are_none_are_refused(folder, capfd, file, what):
+    write_rows(folder / f"{file}.jsonl", [{"prompt": [{"who": "a"}], "completion": [{"who": "b"}]}] * 10)
+    line = refuse(capfd, "prior.0.held_out=0.0", "new.held_out=0.0")
+    assert line.startswith(f"TRL refuses to {what}: ")
+    assert line.endswith(" Correct the config's `training`, or the data.")
