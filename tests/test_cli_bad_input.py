@@ -208,7 +208,7 @@ def test_values_outside_what_makes_sense(refuse_training, setting, part):
         ("prior.0.nam=a", "`prior.0.nam` is unknown, did you mean `name`?"),
         ("prior.0.columns.lable=a", "`prior.0.columns.lable` is unknown, did you mean `label`?"),
         ("rehearsal.mixratio=1", "`rehearsal.mixratio` is unknown, did you mean `mix_ratio`?"),
-        ("zzz=1", "`zzz` is unknown (known: `format`, `run`, `batch_size`, "),
+        ("zzz=1", "`zzz` is unknown (known: `format`, `run`, `task`, `batch_size`, "),
     ],
 )
 def test_unknown_keys_are_told_with_the_nearest(refuse_training, setting, part):

@@ -61,7 +61,7 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
         read = read_data(config, model, deepcopy(tokenizer), draw_seed)  # the tokenizer that is saved truncates nothing
     _limit_length(arguments, config, find_longest(config, tokenizer, model))
     trainer = _build_trainer(config, arguments, _adapt(config, model, arguments), tokenizer, read)
-    with arguments.main_process_first(local=True, desc="preparing the data"), _refusing(config, "prepare the data"):
+    with _refusing(config, "prepare the data"):
         data = prepare_as_trainer(trainer, model, read)
     return RunSetup(
         trainer=trainer,

@@ -5,6 +5,8 @@ import signal
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM
 
 from command import at_step, call, contents, record, send
@@ -107,3 +109,13 @@ def test_a_config_of_every_task_is_the_task_of_a_sweep(task_workspace, task, ada
         befores.add(tuned["prior_before_test"])
     assert len(befores) == 1
     assert befores.pop() > 0.5
+
+
+@pytest.mark.parametrize(("adapter", "kept"), [((), torch.float32), (ADAPTER, torch.bfloat16)])
+def test_weights_that_are_trained_are_held_in_single_precision(task_workspace, adapter, kept):
+    folder = task_workspace("question-answering")
+    stored = AutoModelForQuestionAnswering.from_pretrained(folder / "base", dtype=torch.bfloat16)
+    stored.save_pretrained(folder / "base")
+    assert call(*TRAIN, "--set", "training.max_steps=2", *adapter) == 0
+    weights = load_file(folder / "run" / "model" / "model.safetensors")
+    assert weights["bert.encoder.layer.0.attention.self.query.weight"].dtype == kept
