@@ -29,7 +29,25 @@ stopped, 128 and the signal's number. An internal fault shows its traceback with
 
 **Data** are files ({", ".join(f"`{kind}`" for kind in KINDS)}; several of one kind as a list), a folder that `datasets` saved, a
 folder of such files, or the name of a data set on the Hugging Face hub. They are read through `datasets` into its own cache and streamed from there, never
-held in memory. Rows with `input_ids` count as tokenised. Labels may be class numbers, or names that the model knows.
+held in memory. Rows with `input_ids` count as tokenised.
+
+**Tasks.** `task` says what the model does; new and prior data are of the same task, and `mixcd init` guesses it from their columns.
+
+| `task` | model | columns | trainer |
+|---|---|---|---|
+| `classification` | sequence classifier | `text`, `text_pair`, `label`: class numbers, or names that the model knows | `Trainer` |
+| `question-answering` | extractive question answering | `question`, `context`, `answers`: lists `text` and `answer_start`, as in SQuAD; the first answer counts, none means token 0 | `Trainer` |
+| `sequence-to-sequence` | encoder-decoder | `source`, `target` | `Seq2SeqTrainer` |
+| `text-generation` | causal language model | `messages`; or `prompt` and `completion`; or `text`, by these names | TRL's `SFTTrainer` (`pip install trl`) |
+
+`columns` names others, except for text generation. Questions whose answer is cut off, or not where `answer_start` says, are left out and named. `training` are the arguments of the task's trainer;
+`bf16`, which TRL turns on, is off by default on a machine without a GPU that has it. Weights to be trained are held in single precision, whatever they are stored in; under an adapter they are held as stored.
+
+**An adapter.** With a table `[adapter]` a fresh LoRA adapter is trained instead of the model's weights (`pip install peft`), and the task's head, if it has one, whole. Checkpoints hold the adapter; `model/` holds the
+base model with the adapter merged, which is what is evaluated.
+
+**Stages.** The `model/` of one run can be the `model.path` of the next. `run.json` then lists the runs before it under `lineage`, oldest first: folder, start, base model, new and prior data. With several prior sets
+`evaluation.json` has the scores of each under `prior_sets`, so the score on every task after every stage can be read off the records.
 
 **Held-out data** are never trained on. A share is drawn by the seed of the run, the same share for the same data and seed, and `run.json` says how many; or give
 a path or a split. Without them there is no evaluation.
@@ -78,6 +96,7 @@ def make_config_table(schema: dict) -> str:
 
 SECTIONS = {
     "[model]": "ModelConfig",
+    "[adapter]": "AdapterConfig",
     "[new]": "DataConfig",
     "[[prior]]": "PriorConfig",
     "columns": "ColumnsConfig",

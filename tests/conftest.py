@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from mixcd import prior_pass
+from task_workspace import TASK_WORKSPACES
 from tiny import make_model, make_rows, train_base_model
 from workspace import make_workspace
 
@@ -43,3 +44,33 @@ def workspace(base_weights, tmp_path, monkeypatch):
     monkeypatch.setattr(prior_pass, "LEAST_PART_SIZE", 256)  # so that small data have several parts
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-datasets")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def task_base(tmp_path_factory):
+    """Return a function that trains a task's tiny base model once, and says in which folder it is."""
+    made = {}
+
+    def base_of(task):
+        if task not in made:
+            folder = tmp_path_factory.mktemp(task)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "hf-datasets")
+                made[task] = TASK_WORKSPACES[task].train_base(folder, task)
+        return made[task]
+
+    return base_of
+
+
+@pytest.fixture
+def task_workspace(task_base, tmp_path, monkeypatch):
+    """Return a function that makes the working directory a user's folder of a task."""
+
+    def make(task):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-datasets")
+        TASK_WORKSPACES[task].write(tmp_path, task, task_base(task))
+        return tmp_path
+
+    return make

@@ -208,7 +208,7 @@ def test_values_outside_what_makes_sense(refuse_training, setting, part):
         ("prior.0.nam=a", "`prior.0.nam` is unknown, did you mean `name`?"),
         ("prior.0.columns.lable=a", "`prior.0.columns.lable` is unknown, did you mean `label`?"),
         ("rehearsal.mixratio=1", "`rehearsal.mixratio` is unknown, did you mean `mix_ratio`?"),
-        ("zzz=1", "`zzz` is unknown (known: `format`, `run`, `batch_size`, "),
+        ("zzz=1", "`zzz` is unknown (known: `format`, `run`, `task`, `batch_size`, "),
     ],
 )
 def test_unknown_keys_are_told_with_the_nearest(refuse_training, setting, part):
@@ -1041,6 +1041,13 @@ def test_init(workspace, refuse, arguments, part):
     write_rows(workspace / "numbers.csv", "a,b", ["1,2", "3,4"])
     write_rows(workspace / "texts.csv", "a,b", ["x,1.5", "y,2.5", "z,3.25"])
     has(refuse("init", *arguments), part)
+
+
+def test_init_of_two_tasks(workspace, refuse):
+    (workspace / "pairs.jsonl").write_text('{"source": "a", "target": "b"}\n')
+    line = refuse("init", *INIT, "pairs.jsonl")
+    has(line, "`prior.0.path` has the columns of classification, text, label, topic, but `new.path` has those of ")
+    has(line, "sequence-to-sequence. One model learns both, so they must be of one task. Name data of one task.")
 
 
 def test_init_names_prior_sets_apart(workspace, capfd):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixcd.config import Config, list_values, parse_partition, read_config, render
+from mixcd.data_config import COLUMNS, ColumnsConfig
 from mixcd.errors import SettingError
 from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
 from mixcd.partition_strategy.combined import Combined
@@ -216,6 +217,7 @@ def test_what_is_no_partition_is_told_what_one_is():
 def test_the_schema_knows_every_section():
     schema = Config.model_json_schema()
     assert set(schema["$defs"]) == {
+        "AdapterConfig",
         "ColumnsConfig",
         "DataConfig",
         "HeldOutConfig",
@@ -231,3 +233,60 @@ def test_the_schema_knows_every_section():
         if "description" not in value
     ]
     assert undescribed == []
+
+
+FOREIGN = {
+    "classification": {"question", "context", "answers", "source", "target"},
+    "question-answering": {"text", "text_pair", "label", "source", "target"},
+    "sequence-to-sequence": {"text", "text_pair", "label", "question", "context", "answers"},
+    "text-generation": {"text", "text_pair", "label", "question", "context", "answers", "source", "target"},
+}
+
+
+@pytest.mark.parametrize("task", FOREIGN)
+def test_columns_of_other_tasks_are_refused_together(write, task):
+    own = set(ColumnsConfig.model_fields) - FOREIGN[task]
+    read_config(write(LEAST), [f"task={task}", *(f"new.columns.{key}=x" for key in own)])
+    message = fault(
+        write(LEAST),
+        f"task={task}",
+        *(f"{place}.columns.{key}=x" for place in ("new", "prior.0") for key in FOREIGN[task]),
+    )
+    for place in ("new", "prior.0"):
+        for key in FOREIGN[task]:
+            assert f"`{place}.columns.{key}` is of another task than `{task}`, wh" in message
+    known = "TRL reads by the names `messages`, `prompt` and `completion`, or `text`"
+    assert (
+        known if task == "text-generation" else f"which has {', '.join(f'`{key}`' for key in COLUMNS[task])}"
+    ) in message
+
+
+def test_rules_for_tokens_are_for_tasks_with_tokens(write):
+    graded = ["rehearsal.least_share=0.5", "rehearsal.loss_tolerance=0.1"]
+    for task in ("sequence-to-sequence", "text-generation"):
+        config = read_config(write(LEAST), [f"task={task}", graded[0]])
+        assert (config.rehearsal.least_share, config.rehearsal.loss_tolerance) == (0.5, None)
+        assert "`rehearsal.least_share` and `rehearsal.loss_tolerance` are two rules" in fault(
+            write(LEAST), f"task={task}", *graded
+        )
+    message = fault(write(LEAST), "task=question-answering", *graded)
+    for key in ("least_share", "loss_tolerance"):
+        assert f"`rehearsal.{key}` grades target tokens, which samples of `question-answering` do not have" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("task=translation", "`task` is 'translation': input should be 'classification', 'question-answering', "),
+        ("rehearsal.least_share=0", "`rehearsal.least_share` is 0: input should be greater than 0"),
+        ("rehearsal.least_share=1.1", "`rehearsal.least_share` is 1.1: input should be less than or equal to 1"),
+        ("rehearsal.loss_tolerance=-1", "`rehearsal.loss_tolerance` is -1: input should be greater than or equal to 0"),
+        ("rehearsal.loss_tolerance=inf", "`rehearsal.loss_tolerance` is inf: input should be a finite number"),
+        ("adapter.rank=0", "`adapter.rank` is 0: input should be greater than or equal to 1"),
+        ("adapter.rnk=2", "`adapter.rnk` is unknown, did you mean `rank`?"),
+        ("adapter.dropout=1", "`adapter.dropout` is 1: input should be less than 1"),
+        ("adapter.target_modules=[]", "`adapter.target_modules` "),
+    ],
+)
+def test_values_of_tasks_and_adapters_outside_what_makes_sense(write, setting, part):
+    assert part in fault(write(LEAST), setting)

@@ -5,7 +5,7 @@ from transformers import TrainingArguments
 
 from mixcd.config import Config
 from mixcd.errors import SettingError
-from mixcd.training_arguments import check_arguments, make_arguments
+from mixcd.training_arguments import check_arguments, make_arguments, resolve_arguments
 
 
 def make_config(training, **changes):
@@ -67,14 +67,8 @@ def test_what_transformers_refuses_is_told_in_its_words(training):
 
 @pytest.mark.parametrize(("rows", "processes", "accumulation"), [(4, 1, 8), (8, 2, 2), (16, 2, 1)])
 def test_the_batch_size_is_that_of_a_step_over_all_processes(monkeypatch, rows, processes, accumulation):
-    seen = {}
-    monkeypatch.setattr(
-        "mixcd.training_arguments.TrainingArguments",
-        type("Seen", (), {"__init__": lambda _s, **k: seen.update(k), "per_device_train_batch_size": 8}),
-    )
-    monkeypatch.setattr("mixcd.training_arguments.check_arguments", lambda _training: None)
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    make_arguments(make_config({"per_device_train_batch_size": rows}, batch_size=32))
+    seen = resolve_arguments(make_config({"per_device_train_batch_size": rows}, batch_size=32))
     assert seen["gradient_accumulation_steps"] == accumulation
 
 

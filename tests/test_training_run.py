@@ -1,18 +1,16 @@
 """`mixcd train` as a user runs it, in this process: what it leaves behind, and how it goes on."""
 
 import json
-import os
 import shutil
 import signal
-from contextlib import contextmanager
 
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from command import at_step, call, contents, record, send
 from mixcd import prior_pass, training_run
-from mixcd.cli import run
 from mixcd.config import read_config
 from mixcd.data_source import open_data
 from mixcd.rehearsal import Rehearsal
@@ -20,59 +18,6 @@ from tiny import make_rows
 from workspace import write_csv, write_jsonl
 
 TRAIN = ("train", "config.toml")
-
-
-def call(*arguments):
-    with pytest.raises(SystemExit) as done:
-        run(arguments)
-    return done.value.code or 0
-
-
-def contents(folder):
-    """All that a run must reproduce bit for bit, whenever and however often it was interrupted."""
-    return {
-        "weights": (folder / "model" / "model.safetensors").read_bytes(),
-        "steps": (folder / "steps.parquet").read_bytes(),
-        "evaluation": (folder / "evaluation.json").read_text(),
-        "damaged": (folder / "damaged.parquet").read_bytes(),
-        "cache": {path.name: path.read_bytes() for path in sorted((folder / "cache").rglob("*.parquet"))},
-    }
-
-
-def record(folder="run"):
-    with open(f"{folder}/run.json", encoding="utf-8") as file:
-        return json.load(file)
-
-
-class AtStep(TrainerCallback):
-    """Does something while a step is in progress."""
-
-    def __init__(self, step, act):
-        self._step = step
-        self._act = act
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == self._step:
-            self._act()
-
-
-@contextmanager
-def at_step(step, act):
-    """Make the trainer of the runs inside the block do something while a step is in progress."""
-    make = training_run.set_up
-
-    def set_up(*given):
-        made = make(*given)
-        made.trainer.add_callback(AtStep(step, act))
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "set_up", set_up)
-        yield
-
-
-def send(number):
-    return lambda: os.kill(os.getpid(), number)
 
 
 @pytest.fixture
@@ -246,7 +191,7 @@ def test_a_run_killed_while_evaluating_does_not_train_again(workspace, whole, mo
 
 def test_a_run_killed_after_its_last_checkpoint_only_saves_and_evaluates(workspace, whole, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "_save_model", lambda *_: send(signal.SIGTERM)())
+        patch.setattr(training_run, "save_tuned", lambda *_: send(signal.SIGTERM)())
         assert call(*TRAIN) == 143
     assert not (workspace / "run" / "model").exists()
     assert call(*TRAIN, "--resume") == 0
@@ -279,7 +224,7 @@ def test_the_best_checkpoint_is_loaded_at_the_end_of_a_resumed_run_too(workspace
     )  # fmt: skip
     assert call(*TRAIN, *best, "--set", "run=whole") == 0
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "_save_model", lambda *_: send(signal.SIGTERM)())
+        patch.setattr(training_run, "save_tuned", lambda *_: send(signal.SIGTERM)())
         assert call(*TRAIN, *best) == 143
     assert call(*TRAIN, *best, "--resume") == 0
     whole, run_ = (load_file(workspace / name / "model" / "model.safetensors") for name in ("whole", "run"))

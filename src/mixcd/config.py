@@ -2,21 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import Field, field_validator, model_validator
 
+from mixcd.data_config import DataConfig, PriorConfig, Task, find_foreign_columns
 from mixcd.errors import SettingError
 from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
 from mixcd.toml_file import Section, apply_setting, read_toml, validate
 from mixcd.vocabulary import PartitionStrategy
 
 FORMAT = 1
+_JUDGED_BY_TOKENS = ("sequence-to-sequence", "text-generation")
 
 
 class ModelConfig(Section):
-    """The base model: a sequence classifier that knows the prior task."""
+    """The base model, of the config's task: it knows the prior data's samples already."""
 
     path: str = Field(
         min_length=1, description="A folder written by save_pretrained, or a name on the Hugging Face hub."
@@ -30,46 +32,15 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
 
 
-class ColumnsConfig(Section):
-    """Which of the data's columns are what."""
+class AdapterConfig(Section):
+    """A fresh LoRA adapter on the base model, trained in its place; the model that is saved has it merged."""
 
-    text: str | None = Field(None, description='The text; "text" by default.')
-    text_pair: str | None = Field(None, description="The second text of a pair.")
-    label: str | None = Field(None, description='The label; "label" or "labels" by default.')
-
-
-class HeldOutConfig(Section):
-    """Held-out data that are given, in the same columns."""
-
-    path: str | list[str] | None = Field(None, description="Where they are; the same path by default.")
-    split: str | None = Field(None, description="Which split.")
-    subset: str | None = Field(None, description="Which subset of a data set on the hub.")
-
-    @model_validator(mode="after")
-    def _names_something(self) -> "HeldOutConfig":
-        if self.path is None and self.split is None:
-            raise ValueError("needs a `path` or a `split` of its own")
-        return self
-
-
-class DataConfig(Section):
-    """Data of one task."""
-
-    path: str | list[str] = Field(
-        description="Parquet, CSV, TSV or JSONL files, a folder, or the name of a data set on the hub."
+    rank: int = Field(8, ge=1, description="Rank of the adapter's matrices.")
+    alpha: float = Field(16, gt=0, description="Their scale, times the rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before them.")
+    target_modules: list[str] | str | None = Field(
+        None, min_length=1, description='Which modules have one, or "all-linear"; what PEFT chooses by default.'
     )
-    split: str | None = Field(None, description="Which split, when the data have several.")
-    subset: str | None = Field(None, description="Which subset of a data set on the hub.")
-    columns: ColumnsConfig = Field(default_factory=ColumnsConfig, description="Which columns hold text and label.")
-    held_out: Annotated[float, Field(ge=0, lt=1)] | HeldOutConfig = Field(
-        0.1, description="Samples never trained on: their share, drawn by the seed; or where they are."
-    )
-
-
-class PriorConfig(DataConfig):
-    """Data of the prior task, or of one of several prior tasks."""
-
-    name: str | None = Field(None, description="With several: its name, a value of the column `prior_set`.")
 
 
 class RehearsalConfig(Section):
@@ -92,6 +63,16 @@ class RehearsalConfig(Section):
     )
     cache_columns: list[str] = Field([], description="More columns to cache, for `mixcd partition`.")
 
+    least_share: float | None = Field(
+        None, gt=0, le=1, description="τ, the share of its target tokens that a sample needs right; all by default."
+    )
+    loss_tolerance: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="δ: right is, instead, a loss of at most the base model's plus this, in nats a token.",
+    )
+
     @field_validator("partition")
     @classmethod
     def _is_a_partition(cls, values: list[str] | None) -> list[str] | None:
@@ -105,10 +86,12 @@ class Config(Section):
 
     format: int = Field(FORMAT, ge=1, le=FORMAT, description="The version of this format.")
     run: str = Field(min_length=1, description="The folder of the run: everything it writes lies there.")
+    task: Task = Field("classification", description="What the model does, with prior and new data alike.")
     batch_size: int | None = Field(
         None, ge=2, description="Rows a step over all processes; sets gradient_accumulation_steps."
     )
     model: ModelConfig = Field(description="The base model.")
+    adapter: AdapterConfig | None = Field(None, description="A LoRA adapter to train instead of the model's weights.")
     new: DataConfig = Field(description="Data of the new task.")
     prior: list[PriorConfig] = Field(min_length=1, description="Data of the prior task, or of several.")
     rehearsal: RehearsalConfig = Field(description="How prior samples are rehearsed.")
@@ -116,15 +99,28 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _does_not_contradict_itself(self) -> "Config":
-        names = [prior.name for prior in self.prior]
+        faults = [*self._find_contradictions(), *find_foreign_columns(self.new, "new", self.task)]
+        for number, prior in enumerate(self.prior):
+            faults += find_foreign_columns(prior, f"prior.{number}", self.task)
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _find_contradictions(self) -> Iterator[str]:
+        names, wanted = [prior.name for prior in self.prior], self.rehearsal
+        graded = [key for key in ("least_share", "loss_tolerance") if getattr(wanted, key) is not None]
         if len(names) > 1 and (None in names or len(set(names)) < len(names)):
-            raise ValueError(f"`prior` has {len(names)} data sets, so each needs a `name` of its own")
+            yield f"`prior` has {len(names)} data sets, so each needs a `name` of its own"
         if self.batch_size is not None and "gradient_accumulation_steps" in self.training:
-            raise ValueError(
+            yield (
                 "`batch_size` and `training.gradient_accumulation_steps` contradict each other: the first sets the "
                 "second; remove one"
             )
-        return self
+        if self.task not in _JUDGED_BY_TOKENS:
+            for key in graded:
+                yield f"`rehearsal.{key}` grades target tokens, which samples of `{self.task}` do not have; remove it"
+        elif len(graded) > 1:
+            yield "`rehearsal.least_share` and `rehearsal.loss_tolerance` are two rules, but one must judge; remove one"
 
     @property
     def run_folder(self) -> Path:

@@ -1,7 +1,7 @@
 """Evaluation: what fine-tuning kept and lost on held-out data, sample by sample."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from scipy.stats import binomtest
 
@@ -93,15 +93,18 @@ class Evaluation:
         prior: The prior task.
         new: The new task, when the trainer has an evaluation set of it.
         damaged: The damaged prior samples, in the order of their ids.
+        prior_sets: The prior data sets, each alone, when several were given by name.
     """
 
     prior: TaskChange
     new: TaskChange | None
     damaged: Sequence[DamagedSample]
+    prior_sets: Mapping[str, TaskChange] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        sets = "".join(f"\n  {name}: {change}" for name, change in self.prior_sets.items())
         new = f"\nnew task:   {self.new}" if self.new else ""
-        return f"prior task: {self.prior}{new}"
+        return f"prior task: {self.prior}{sets}{new}"
 
 
 def compare_correctness(before: Flags, after: Flags) -> TaskChange:

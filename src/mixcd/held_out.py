@@ -11,12 +11,12 @@ from transformers import Trainer
 
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.correctness_rule.reading import apply_tolerance
-from mixcd.evaluation import DamagedSample, Evaluation, compare_correctness
-from mixcd.prior_dataset import PriorDataset
+from mixcd.evaluation import DamagedSample, Evaluation, TaskChange, compare_correctness
+from mixcd.prior_dataset import SOURCE_COLUMN, PriorDataset
 from mixcd.prior_predictions import PriorPredictions, assign_bins
 from mixcd.sft_trainer import prepare_raw
 from mixcd.trainer_predictions import predict_now, predict_with_trainer
-from mixcd.vocabulary import PartitionStrategy
+from mixcd.vocabulary import Flags, PartitionStrategy
 
 _TEXT_START = 80
 
@@ -92,14 +92,26 @@ def evaluate_held_out(
         rule: Says which predictions are right.
 
     Returns:
-        Scores before and after, and the damaged prior samples.
+        Scores before and after, those of each prior data set too, and the damaged prior samples.
     """
     after = {task: predict_now(trainer, one.data, rule) for task, one in held_out.items()}
     for task, found in after.items():
         found["correct"] = apply_tolerance(rule, found["correct"], found["loss"], held_out[task].before.loss)
     changes = {task: compare_correctness(one.before.correct, after[task]["correct"]) for task, one in held_out.items()}
     damaged = _list_damaged(held_out["prior"], after["prior"], strategy, trainer.processing_class)
-    return Evaluation(changes["prior"], changes.get("new"), damaged)
+    sets = _compare_sets(held_out["prior"], after["prior"]["correct"])
+    return Evaluation(changes["prior"], changes.get("new"), damaged, sets)
+
+
+def _compare_sets(held_out: HeldOut, after: Flags) -> dict[str, TaskChange]:
+    """The change of each prior data set, when several were given by name."""
+    if not held_out.data.set_names:
+        return {}
+    sources = held_out.data.column(SOURCE_COLUMN)
+    return {
+        name: compare_correctness(held_out.before.correct[sources == name], after[sources == name])
+        for name in held_out.data.set_names
+    }
 
 
 def _list_damaged(

@@ -1,27 +1,34 @@
-"""Loading a model and its tokenizer: from a folder or the Hugging Face hub, refused unless they are a classifier's."""
+"""Loading a model and its tokenizer: from a folder or the Hugging Face hub, refused unless they are the task's."""
 
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
 
-from mixcd.config import ModelConfig
+from mixcd.config import Config, ModelConfig
 from mixcd.data_source import reach_hub
 from mixcd.errors import SettingError, shorten
+from mixcd.task_kind import TASK_KINDS
 from mixcd.toml_file import end_sentence
 from mixcd.training_arguments import hold_back_warnings
 
+_OF_ANOTHER_KIND = "Unrecognized configuration class"
+"""How transformers begins to say that a class of models does not know a kind of model."""
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json")
 
 
 @hold_back_warnings()
-def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") -> PreTrainedModel:
-    """Load a sequence classifier.
+def load_model(config: Config, path: str | Path, name: str = "model.path") -> PreTrainedModel:
+    """Load a model of the config's task.
+
+    Weights that are to be trained are held in single precision, as TRL does: small steps are lost in 16 bits. Under an
+    adapter they are held as they are stored.
 
     Args:
-        config: How; the base model's.
+        config: How, and of which task.
         path: Folder or hub name.
         name: What messages call it.
 
@@ -29,22 +36,36 @@ def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") 
         The model.
 
     Raises:
-        SettingError: If there is none, or it has no trained classification head for one class a sample.
+        SettingError: If there is none, or it has no trained head for the task.
     """
+    kind = TASK_KINDS[config.task]
     place, choices = _locate(str(path), name)
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = kind.model_class.from_pretrained(
             place,
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=config.model.trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            dtype=torch.float32 if config.adapter is None else "auto",
             **choices,
         )
     except Exception as error:  # damaged files make the loaders raise almost anything
+        if _OF_ANOTHER_KIND in str(error):
+            raise SettingError(
+                f"The model `{path}` is none that `{kind.model_class.__name__}` loads, but `task` is `{config.task}`. "
+                "Name a model of this task, or set the `task` that it knows."
+            ) from error
         raise SettingError(
             f"`{name}` is `{path}`, but no model can be loaded from there: {_why(error, choices)} Name a folder "
             "written by `save_pretrained`, or a model on the hub that can be reached."
         ) from error
+    _require_whole(report, path, config.task)
+    kind.require_model(model, path)
+    return model  # type: ignore[no-any-return]
+
+
+def _require_whole(report: dict[str, Any], path: str | Path, task: str) -> None:
+    """Refuse weights of other shapes, and a head that was never trained."""
     if report["mismatched_keys"]:
         key, stored, wanted = min(report["mismatched_keys"])
         raise SettingError(
@@ -54,22 +75,17 @@ def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") 
     if report["missing_keys"]:
         raise SettingError(
             f"The model `{path}` has no trained weights for {shorten(sorted(report['missing_keys']), 3)}, so it does "
-            "not know the prior task yet. Fine-tune it on the prior task first, and name that model."
+            "not know the prior task yet. Fine-tune it on the prior task first, and name that model; or set another "
+            f"`task` than `{task}`."
         )
-    problem = model.config.problem_type
-    if model.config.num_labels < 2 or problem not in (None, "single_label_classification"):
-        raise SettingError(
-            f"The model `{path}` has {model.config.num_labels} class(es) and the problem type `{problem}`, but every "
-            "sample needs one of several classes: `single_label_classification`. Name such a classifier."
-        )
-    return model  # type: ignore[no-any-return]
 
 
-def load_tokenizer(config: ModelConfig) -> Any:
+def load_tokenizer(config: ModelConfig, *, can_pad_by_end: bool = False) -> Any:
     """Load the tokenizer of a model.
 
     Args:
         config: Which model, and which tokenizer when it has none of its own.
+        can_pad_by_end: Whether the token of a text's end will do to pad with.
 
     Returns:
         The tokenizer; it can pad.
@@ -91,7 +107,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
             f"No tokenizer can be loaded from `{path}`: {_why(error, choices)} Set `model.tokenizer` to a folder or "
             "hub name that has it."
         ) from error
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None and not (can_pad_by_end and tokenizer.eos_token is not None):
         raise SettingError(
             f"The tokenizer `{path}` has no padding token, but samples of several lengths share a batch. Set its "
             "`pad_token` and save it again."

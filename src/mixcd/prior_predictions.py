@@ -255,7 +255,8 @@ def require_enough_right(share_right: float, least_share_right: float, token_sha
             half = np.floor(100 * np.nanmedian(token_shares)) / 100
             cure = (
                 f" Every target token must be right; half of the samples have {half:.0%} of theirs right, which "
-                f"`correctness=mixcd.RightTokens({half:g})` would count as right."
+                f"`correctness=mixcd.RightTokens({half:g})`, or `rehearsal.least_share = {half:g}` in a config, would "
+                "count as right."
             )
         raise DataError(
             f"The base model is right on {share_right:.1%} of the prior samples, but rehearsal needs at least "

@@ -222,6 +222,8 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
     """
     tasks = {"prior": evaluation.prior, "new": evaluation.new}
     values = {name: change_to_json(change) for name, change in tasks.items() if change is not None}
+    if evaluation.prior_sets:
+        values["prior_sets"] = {name: change_to_json(change) for name, change in evaluation.prior_sets.items()}
     text = json.dumps(values, indent=1) + "\n"
     rows = [vars(sample) for sample in evaluation.damaged]
     schema = pa.schema(

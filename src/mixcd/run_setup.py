@@ -7,27 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-    get_scheduler,
-)
+from transformers import PreTrainedModel, Trainer, TrainingArguments, get_scheduler
 
-from mixcd.config import Config, DataConfig, HeldOutConfig
-from mixcd.correctness_rule.right_class import require_known_labels
-from mixcd.data_preparation import LABEL, ColumnNames, prepare_rows, require_inputs, split_held_out
-from mixcd.data_source import open_data
-from mixcd.errors import DataError, SettingError, shorten
-from mixcd.model_limits import count_positions, count_tokens
+from mixcd.adapter import add_adapter
+from mixcd.config import Config, RehearsalConfig
+from mixcd.correctness_rule import CorrectnessRule, RightTokens
+from mixcd.errors import RehearsalError, SettingError
 from mixcd.model_loading import load_model, load_tokenizer, reason_of
-from mixcd.prior_dataset import SOURCE_COLUMN
-
-_NO_LIMIT = 10**9  # tokenizers without a limit say 10³⁰
+from mixcd.run_data import RunData, find_longest, prepare_as_trainer, read_data
+from mixcd.task_kind import TASK_KINDS
 
 
 @dataclass(frozen=True)
@@ -39,12 +29,14 @@ class RunSetup:
         prior: Prepared prior data; by name when there are several.
         held_out_prior: Prepared held-out prior data, likewise; None when nothing is held out.
         draw_seed: The seed of the draws and of the held-out split.
+        correctness: When a prediction is right; None for what the model is made for.
     """
 
     trainer: Trainer
     prior: Any
     held_out_prior: Any
     draw_seed: int
+    correctness: CorrectnessRule | None
 
 
 def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
@@ -58,54 +50,76 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
         What was built.
 
     Raises:
-        SettingError: If the model or tokenizer cannot be loaded, or is no classifier.
+        SettingError: If the model or tokenizer cannot be loaded, or are not the task's.
         DataError: If data cannot be read or prepared.
     """
-    model = load_model(config.model, config.model.path)
-    tokenizer = load_tokenizer(config.model)
+    kind = TASK_KINDS[config.task]
+    model = load_model(config, config.model.path)
+    tokenizer = load_tokenizer(config.model, can_pad_by_end=kind.can_pad_by_end)
     draw_seed = _first(config.rehearsal.seed, arguments.data_seed, arguments.seed)
-    max_length = _first(config.model.max_length, _longest(tokenizer, model))
-    tokenizing = deepcopy(tokenizer)  # a call leaves its truncation in the tokenizer; the one that is saved has none
-
-    def prepare(source: DataConfig, place: str, number: int) -> tuple[Dataset, Dataset | None]:
-        return _prepare(source, place, number, model, tokenizing, max_length, draw_seed)
-
     with arguments.main_process_first(local=True, desc="preparing the data"):
-        new, held_out_new = prepare(config.new, "new", 0)
-        prior = {
-            source.name or "prior": prepare(source, f"prior.{number}", number + 1)
-            for number, source in enumerate(config.prior)
-        }
-    _require_columns(config, prior)
-    with _refusing("build a Trainer"), _leaving_no_folder(config.run_folder / "checkpoints"):
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=new,
-            eval_dataset=held_out_new,
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
-        )
-    with _refusing("build the optimizer"):
-        _try_optimizer(arguments, model)
-    held_out_prior = {name: held_out for name, (_, held_out) in prior.items() if held_out is not None}
+        read = read_data(config, model, deepcopy(tokenizer), draw_seed)  # the tokenizer that is saved truncates nothing
+    _limit_length(arguments, config, find_longest(config, tokenizer, model))
+    trainer = _build_trainer(config, arguments, _adapt(config, model, arguments), tokenizer, read)
+    with _refusing(config, "prepare the data"):
+        data = prepare_as_trainer(trainer, model, read)
     return RunSetup(
         trainer=trainer,
-        prior=_only({name: rows for name, (rows, _) in prior.items()}),
-        held_out_prior=_only(held_out_prior) if held_out_prior else None,
+        prior=_join(config, data.prior),
+        held_out_prior=_join(config, data.held_out_prior),
         draw_seed=draw_seed,
+        correctness=_choose_rule(config.rehearsal),
     )
 
 
+def load_base(config: Config, arguments: TrainingArguments) -> Any:
+    """Load the base model as it is to be trained, with a fresh adapter if the config has one.
+
+    Args:
+        config: The config.
+        arguments: Its TrainingArguments.
+
+    Returns:
+        The model.
+
+    Raises:
+        SettingError: If it cannot be loaded or adapted.
+    """
+    return _adapt(config, load_model(config, config.model.path), arguments)
+
+
+def _adapt(config: Config, model: PreTrainedModel, arguments: TrainingArguments) -> Any:
+    if config.adapter is None:
+        return model
+    return add_adapter(config.adapter, TASK_KINDS[config.task], model, arguments)
+
+
+def _build_trainer(config: Config, arguments: TrainingArguments, model: Any, tokenizer: Any, data: RunData) -> Trainer:
+    kind = TASK_KINDS[config.task]
+    with _refusing(config, "build a Trainer"), _leaving_no_folder(config.run_folder / "checkpoints"):
+        trainer = kind.trainer_class()(
+            model=model,
+            args=arguments,
+            train_dataset=data.new,
+            eval_dataset=data.held_out_new,
+            processing_class=tokenizer,
+            data_collator=kind.make_collator(tokenizer, model),
+        )
+    with _refusing(config, "build the optimizer"):
+        _try_optimizer(arguments, model)
+    return trainer
+
+
 @contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _refusing(config: Config, what: str) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, OSError):  # the disk, not the arguments
+    except (torch.OutOfMemoryError, OSError, RehearsalError):  # the disk, not the arguments
         raise
     except Exception as error:  # transformers checks its arguments in many places, each in its own way
+        owner, wrong = ("TRL", ", or the data") if config.task == "text-generation" else ("transformers", "")
         raise SettingError(
-            f"transformers refuses to {what}: {reason_of(error)} Correct the config's `training`."
+            f"{owner} refuses to {what}: {reason_of(error)} Correct the config's `training`{wrong}."
         ) from error
 
 
@@ -134,70 +148,22 @@ def _leaving_no_folder(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _require_columns(config: Config, prior: dict[str, tuple[Dataset, Dataset | None]]) -> None:
-    """Refuse a partition by a column that some of the prior data lack, in the config's words."""
-    wanted = dict.fromkeys(config.partition.column_names, "rehearsal.partition")
-    stored = dict.fromkeys(config.rehearsal.cache_columns, "rehearsal.cache_columns")
-    for number, (rows, held_out) in enumerate(prior.values()):
-        for data, place, columns in ((rows, "path", {**stored, **wanted}), (held_out, "held_out", wanted)):
-            known = [] if data is None else [*data.column_names, *[SOURCE_COLUMN] * (len(prior) > 1)]
-            missing = next((column for column in columns if data is not None and column not in known), None)
-            if missing is not None:
-                raise DataError(
-                    f"`{columns[missing]}` names the column `{missing}`, but `prior.{number}.{place}` has "
-                    f"{shorten((f'`{one}`' for one in known), 20)}. Name one of these, or add the column."
-                )
+def _limit_length(arguments: TrainingArguments, config: Config, longest: int | None) -> None:
+    """Shorten what the trainer itself cuts to what the model takes, unless the config says how long it is to be."""
+    length = getattr(arguments, "max_length", None)
+    if length is not None and longest is not None and config.model.max_length is None:
+        vars(arguments)["max_length"] = min(length, longest)
 
 
-def _prepare(
-    source: DataConfig,
-    place: str,
-    number: int,
-    model: PreTrainedModel,
-    tokenizer: Any,
-    max_length: int | None,
-    seed: int,
-) -> tuple[Dataset, Dataset | None]:
-    """Open and prepare one data set: the rows to train on, and those held out."""
-
-    def open_rows(path: str | list[str], split: str | None, subset: str | None, name: str) -> Dataset:
-        label_ids: Any = model.config.label2id
-        class_count: Any = model.config.num_labels
-        rows = prepare_rows(
-            open_data(path, name=name, split=split, subset=subset),
-            name=name,
-            columns=ColumnNames(**source.columns.model_dump()),
-            label_ids=label_ids,
-            tokenizer=tokenizer,
-            max_length=max_length,
-        )
-        labels = np.asarray(rows.with_format("numpy")[LABEL][:])
-        require_known_labels(labels, np.arange(len(rows)), class_count, name)
-        require_inputs(rows, name=name, token_count=count_tokens(model), longest=count_positions(model))
-        return rows
-
-    rows = open_rows(source.path, source.split, source.subset, f"{place}.path")
-    held_out = source.held_out
-    if not isinstance(held_out, HeldOutConfig):
-        return split_held_out(rows, held_out, seed=seed, number=number, name=f"{place}.path")
-    path = held_out.path or source.path
-    subset = held_out.subset if held_out.path or held_out.subset else source.subset
-    return rows, open_rows(path, held_out.split, subset, f"{place}.held_out")
+def _choose_rule(config: RehearsalConfig) -> CorrectnessRule | None:
+    if config.least_share is None and config.loss_tolerance is None:
+        return None
+    return RightTokens(least_share=config.least_share or 1.0, loss_tolerance=config.loss_tolerance)
 
 
-def _only(named: dict[str, Dataset]) -> Any:
-    """One data set alone, several by name."""
-    return named if len(named) > 1 else next(iter(named.values()))
-
-
-def _longest(tokenizer: Any, model: PreTrainedModel) -> int | None:
-    """The longest input that tokenizer and model both take, when either says."""
-    limits = (
-        tokenizer.model_max_length,
-        getattr(model.config, "max_position_embeddings", None),
-        count_positions(model),
-    )
-    return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
+def _join(config: Config, named: dict[str, Dataset]) -> Any:
+    """One prior data set alone, several by name; None when there are none."""
+    return (named if len(config.prior) > 1 else next(iter(named.values()))) if named else None
 
 
 def _first(*values: int | None) -> Any:

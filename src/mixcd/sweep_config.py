@@ -16,10 +16,11 @@ from mixcd.errors import DataError, SettingError, shorten
 from mixcd.estimator_choice import FEATURES
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.prior_dataset import PriorDataset
-from mixcd.run_setup import set_up
+from mixcd.run_setup import load_base, set_up
 from mixcd.sweep_method import BUILT_IN, ESTIMATORS, Method, ProbeSettings, choose_estimator
 from mixcd.sweep_run import RunSpec
 from mixcd.sweep_task import MakeTask, SweepTask
+from mixcd.task_kind import TASK_KINDS
 from mixcd.toml_file import Section, apply_setting, end_sentence, nearest_name, read_toml, validate
 from mixcd.training_arguments import check_arguments, make_arguments, resolve_arguments
 
@@ -343,21 +344,25 @@ def find_task(sweep: SweepConfig) -> MakeTask:
 
 def _task_of_config(path: Path, seed: int, folder: Path) -> SweepTask:
     config = read_config(path, [f"training.seed={seed}", f"run={json.dumps(str(folder / 'run'))}"])
-    setup = set_up(config, make_arguments(config))
+    kind, arguments = TASK_KINDS[config.task], make_arguments(config)
+    setup = set_up(config, arguments)
     trainer = setup.trainer
     if setup.held_out_prior is None or trainer.eval_dataset is None:
         raise DataError(f"`{path}` holds out no data of one of the tasks, but a sweep judges on them. Set `held_out`.")
-    model: Any = trainer.model
-    arguments = {key: value for key, value in resolve_arguments(config).items() if key != "output_dir"}
+    model = load_base(config, arguments)  # again, for TRL's trainer has put a head of its own on the other
+    settings = {key: value for key, value in resolve_arguments(config).items() if key != "output_dir"}
     return SweepTask(
-        model=model.cpu(),
+        model=model,
         new=trainer.train_dataset,
         prior=setup.prior,
         held_out_new=_shuffle(trainer.eval_dataset, seed),
         held_out_prior=_shuffle(setup.held_out_prior, seed),
-        training={**arguments, **_NO_SAVING},
-        collate_fn=trainer.data_collator,
+        training={**settings, **_NO_SAVING},
+        collate_fn=kind.make_collator(trainer.processing_class, model),
         processing_class=trainer.processing_class,
+        correctness=setup.correctness,
+        trainer_class=kind.trainer_class(),
+        arguments_class=kind.arguments_class(),
     )
 
 

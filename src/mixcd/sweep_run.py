@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, set_seed
 
 from mixcd.batched_inference import evaluating
 from mixcd.errors import DataError, SettingError
@@ -183,10 +183,10 @@ def run_once(
 
 
 def make_plain_trainer(task: SweepTask, settings: Mapping[str, Any], arguments: dict[str, Any]) -> Trainer:
-    """Make a `transformers.Trainer`.
+    """Make the task's kind of trainer, a `transformers.Trainer` by default.
 
     Args:
-        task: Not needed: the arguments say all.
+        task: The task.
         settings: None are known.
         arguments: What `Trainer` takes.
 
@@ -196,13 +196,12 @@ def make_plain_trainer(task: SweepTask, settings: Mapping[str, Any], arguments: 
     Raises:
         SettingError: If there are settings.
     """
-    del task
     if settings:
         raise SettingError(
             f"`trainer_settings` are {dict(settings)}, but the method names no `trainer` that takes them. Name it, or "
             "remove them."
         )
-    return Trainer(**arguments)
+    return task.trainer_class(**arguments)
 
 
 def trainer_arguments(
@@ -221,7 +220,7 @@ def trainer_arguments(
     settings = {**quiet, "dataloader_pin_memory": False, **task.training, **changes, "max_steps": steps, "seed": seed}
     return {
         "model": copy.deepcopy(task.model),
-        "args": TrainingArguments(output_dir=str(folder / "trainer"), **settings),
+        "args": task.arguments_class(output_dir=str(folder / "trainer"), **settings),
         "train_dataset": task.new,
         "data_collator": task.collate_fn,
         "processing_class": task.processing_class,

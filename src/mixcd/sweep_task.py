@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from mixcd.correctness_rule import CorrectnessRule
 
@@ -29,7 +29,9 @@ class SweepTask:
         correctness: When a prediction is right; None for what the model is made for.
         measure: Measures a model by more than accuracy, on the test halves: returns `prior_NAME` and `new_NAME` of
             each measure, numbers where more is better. None for accuracy alone.
-        make_trainer: Makes the trainer of every run whose method names none; None for `transformers.Trainer`.
+        make_trainer: Makes the trainer of every run whose method names none; None for one of `trainer_class`.
+        trainer_class: The class of trainers that are made so.
+        arguments_class: The class that `training` are settings of.
     """
 
     model: torch.nn.Module
@@ -44,6 +46,8 @@ class SweepTask:
     correctness: CorrectnessRule | None = None
     measure: Callable[[torch.nn.Module], Mapping[str, float]] | None = None
     make_trainer: "MakeTrainer | None" = None
+    trainer_class: type[Trainer] = Trainer
+    arguments_class: type[TrainingArguments] = TrainingArguments
 
 
 MakeTrainer = Callable[[SweepTask, Mapping[str, Any], dict[str, Any]], Trainer]

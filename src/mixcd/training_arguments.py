@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from logging.handlers import BufferingHandler
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from transformers import TrainingArguments
 
 from mixcd.config import Config
 from mixcd.errors import SettingError
+from mixcd.task_kind import TASK_KINDS
 from mixcd.toml_file import end_sentence, nearest_name
 
 _REFUSED = {
@@ -76,7 +77,7 @@ def make_arguments(config: Config) -> TrainingArguments:
             if the processes do not divide the batch.
     """
     try:
-        return TrainingArguments(**resolve_arguments(config))
+        return TASK_KINDS[config.task].arguments_class()(**resolve_arguments(config))
     except SettingError:
         raise
     except (ValueError, TypeError, ImportError, AttributeError) as error:
@@ -93,15 +94,17 @@ def resolve_arguments(config: Config) -> dict[str, Any]:
         config: The config.
 
     Returns:
-        What TrainingArguments is to be built of.
+        What the task's TrainingArguments is to be built of.
 
     Raises:
         SettingError: If an argument is unknown, of another type or out of range; or if the processes do not
             divide the batch.
     """
-    check_arguments(config.training)
+    kind = TASK_KINDS[config.task]
+    check_arguments(config.training, kind.arguments_class(), kind.own_arguments)
     _require_ranges(config.training)
-    settings = {**_DEFAULTS, **config.training, "output_dir": str(config.run_folder / "checkpoints")}
+    defaults = {**_DEFAULTS, **kind.default_arguments(config)}
+    settings = {**defaults, **config.training, "output_dir": str(config.run_folder / "checkpoints")}
     if "WORLD_SIZE" not in os.environ:
         settings.pop("ddp_backend", None)  # transformers cannot build it for a process without a group
     if config.batch_size is not None:
@@ -109,22 +112,29 @@ def resolve_arguments(config: Config) -> dict[str, Any]:
     return settings
 
 
-def check_arguments(training: Mapping[str, Any]) -> None:
+def check_arguments(
+    training: Mapping[str, Any],
+    known: type[TrainingArguments] = TrainingArguments,
+    own: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Refuse unknown and ill-typed TrainingArguments, unlisted choices, and what `mixcd train` sets itself.
 
     Args:
         training: The arguments.
+        known: The class that they are of.
+        own: More arguments that are not to be set, and what to do instead.
 
     Raises:
         SettingError: For all faults at once.
     """
-    kinds = {field.name: field.type for field in dataclasses.fields(TrainingArguments) if field.init}
+    kinds = {field.name: field.type for field in dataclasses.fields(known) if field.init}
+    refused, owner = {**_REFUSED, **own}, f"{known.__name__} of {known.__module__.partition('.')[0]}"
     faults = []
     for name, value in training.items():
-        if name in _REFUSED:
-            faults.append(f"`training.{name}` is not yours to set: {_REFUSED[name]}")
+        if name in refused:
+            faults.append(f"`training.{name}` is not yours to set: {refused[name]}")
         elif name not in kinds:
-            faults.append(f"`training.{name}` is no TrainingArguments of transformers{nearest_name(name, kinds)}")
+            faults.append(f"`training.{name}` is no {owner}{nearest_name(name, kinds)}")
         elif not _fits(value, kinds[name]):
             faults.append(f"`training.{name}` is {value!r}, but transformers wants {_name_of(kinds[name])}")
     if faults:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -14,13 +13,14 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from mixcd.adapter import merge_adapter
 from mixcd.config import Config, list_values, read_config, render
 from mixcd.errors import WRONG_PLACE, RehearsalError, RunFolderError, SettingError, shorten
+from mixcd.lineage import trace_lineage
 from mixcd.lock_folder import lock_folder
-from mixcd.model_loading import load_model
 from mixcd.provenance import describe_software
 from mixcd.rehearsal import Rehearsal, attach
-from mixcd.replace_file import UNFINISHED, naming_file, replace_file
+from mixcd.replace_file import naming_file, replace_file
 from mixcd.run_folder import (
     EVALUATING,
     FINISHED,
@@ -35,6 +35,7 @@ from mixcd.run_setup import RunSetup, set_up
 from mixcd.step_record import StepRecorder
 from mixcd.stop_signals import Stopped, StopSignals
 from mixcd.training_arguments import hold_back_warnings, make_arguments
+from mixcd.tuned_model import load_tuned, save_tuned, take_model
 
 Say = Callable[[str], None]
 
@@ -123,10 +124,9 @@ class _Run:
         if trained is None:
             self._train(rehearsal, checkpoint)
         else:
-            model: Any = load_model(self._config.model, trained)
-            self._setup.trainer.model = model.to(self._setup.trainer.args.device)
+            take_model(self._setup.trainer, load_tuned(self._config, trained), "model.path")
             if self._is_first and trained != self._folder.model:
-                _save_model(self._setup.trainer, self._folder.model)
+                save_tuned(self._setup.trainer, self._folder.model)
         self._finish(rehearsal)
 
     def _require_same_batch(self) -> None:
@@ -182,8 +182,9 @@ class _Run:
         if done < total:
             self.note(state=STOPPED, steps_done=done)
             raise Stopped(self._signals.received or signal.SIGTERM, "Stopped.")
+        merge_adapter(trainer)
         if self._is_first:
-            _save_model(trainer, self._folder.model)
+            save_tuned(trainer, self._folder.model)
         if self._signals.received:  # too late to stop a step, but not to leave the evaluation for later
             self.note(state=EVALUATING)
             raise Stopped(self._signals.received, "Stopped.")
@@ -236,6 +237,7 @@ def attach_rehearsal(config: Config, setup: RunSetup) -> Rehearsal:
         mix_ratio=wanted.mix_ratio,
         partition=config.partition if wanted.partition else None,
         estimator=wanted.estimator,
+        correctness=setup.correctness,
         held_out=setup.held_out_prior,
         cache_dir=config.cache_folder,
         cache_columns=wanted.cache_columns,
@@ -259,6 +261,8 @@ def describe_run(config: Config, setup: RunSetup) -> dict[str, Any]:
         "state": PRIOR_PASS,
         "go_on": f"mixcd train {config.run_folder / 'config.toml'} --resume",
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "task": config.task,
+        "lineage": trace_lineage(config.model.path),
         "cache": str(config.cache_folder),
         "steps_done": 0,
         "total_steps": None,
@@ -348,18 +352,6 @@ def _tell(folder: RunFolder) -> str:
     if record is None:
         return "Stopped before the run began."
     return f"Stopped: the run in `{folder.path}` {folder.describe_progress(record)}. Go on with `{record['go_on']}`."
-
-
-def _save_model(trainer: Trainer, folder: Path) -> None:
-    """Save model and tokenizer; the folder appears whole or not at all."""
-    unfinished = folder.with_name(folder.name + UNFINISHED)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model: Any = trainer.model
-    processor: Any = trainer.processing_class
-    with naming_file(folder):
-        model.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        os.replace(unfinished, folder)
 
 
 def _rows_a_step(trainer: Trainer) -> int:

@@ -128,3 +128,33 @@ def test_a_cache_shared_by_two_runs_is_predicted_once(workspace, call):
         call("train", "config.toml", "--set", f"run={name}", "--set", "rehearsal.cache=shared")
     assert json.loads((workspace / "b" / "run.json").read_text())["counters"]["prior_pass_forward_count"] == 0
     assert read_manifest(workspace / "shared").columns == ("topic",)
+
+
+ROWS = {
+    "question-answering": {"question": "a", "context": "b", "answers": {"text": ["b"], "answer_start": [0]}},
+    "sequence-to-sequence": {"source": "a", "target": "b"},
+    "text-generation": {"prompt": "a", "completion": "b"},
+    "classification": {"source": "a", "target": "b", "text": "c", "label": 0},
+}
+CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+
+
+@pytest.mark.parametrize(("task", "row"), [*ROWS.items(), ("text-generation", CHAT)])
+def test_init_guesses_the_task_by_the_columns(workspace, call, task, row):
+    (workspace / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(10)))
+    call("init", "--model", "base", "--new", "data.jsonl", "--prior", "data.jsonl")
+    config = read_config(workspace / "mixcd.toml")
+    assert config.task == task
+    assert (config.new.columns.text is None) == (task != "classification")
+    graded = "# least_share = 0.8" in (workspace / "mixcd.toml").read_text()
+    assert graded == (task in ("sequence-to-sequence", "text-generation"))
+
+
+@pytest.mark.parametrize("task", ["question-answering", "sequence-to-sequence", "text-generation"])
+def test_a_starter_config_trains_its_task(task_workspace, call, task):
+    folder = task_workspace(task)
+    (folder / "config.toml").unlink()
+    call("init", "--model", "base", "--new", "new.jsonl", "--prior", "prior.jsonl", "config.toml")
+    short = ("--set", "training.use_cpu=true", "--set", "training.max_steps=2", "--set", "rehearsal.least_share=0.3")
+    call("train", "config.toml", *(short if task == "text-generation" else short[:4]))
+    assert (folder / "runs" / "first" / "model" / "model.safetensors").exists()

@@ -7,11 +7,11 @@ from mixcd.config import read_config
 from mixcd.errors import RunFolderError, SettingError, shorten
 from mixcd.evaluation import Evaluation
 from mixcd.held_out import collect_held_out, evaluate_held_out, predict_held_out
-from mixcd.model_loading import load_model
 from mixcd.run_folder import RunFolder, write_evaluation
 from mixcd.run_setup import set_up
 from mixcd.trainer_support import rule_of
 from mixcd.training_arguments import make_arguments
+from mixcd.tuned_model import load_tuned, take_model
 
 
 def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluation:
@@ -46,7 +46,7 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
     if setup.held_out_prior is None:
         raise SettingError(f"The run `{run}` held out no prior data, so there is nothing to judge on. Set `held_out`.")
     strategy, trainer = config.partition, setup.trainer
-    judged: Any = load_model(config.model, tuned, "--model")
+    judged: Any = load_tuned(config, tuned, "--model")
     base: Any = trainer.model
     if judged.config.label2id != base.config.label2id:
         raise SettingError(
@@ -54,9 +54,9 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
             f"{shorten(base.config.label2id, 20)}. Name a model with the same classes in the same order."
         )
     held_out = collect_held_out(trainer, setup.held_out_prior, strategy.column_names)
-    rule = rule_of(trainer, held_out["prior"])
+    rule = rule_of(trainer, held_out["prior"], setup.correctness)
     predicted = predict_held_out(trainer, held_out, config.cache_folder, rule)
-    trainer.model = judged.to(trainer.args.device)
+    take_model(trainer, judged, "--model")
     evaluation = evaluate_held_out(trainer, predicted, strategy, rule)
     if output is not None:
         output.mkdir(parents=True)

@@ -7,11 +7,20 @@ from typing import Any
 
 from datasets import Dataset
 
+from mixcd.data_config import Task
 from mixcd.data_source import open_data
 from mixcd.errors import SettingError, shorten
 from mixcd.replace_file import replace_file
 
 _LABELS = ("label", "labels", "sentiment", "class", "category", "target", "gold_label")
+_USUAL: tuple[tuple[Task, set[str]], ...] = (
+    ("question-answering", {"question", "context", "answers"}),
+    ("sequence-to-sequence", {"source", "target"}),
+    ("text-generation", {"messages"}),
+    ("text-generation", {"prompt", "completion"}),
+)
+"""The columns that tasks usually have."""
+_GRADED = ("sequence-to-sequence", "text-generation")
 _LOOKED_AT = 200
 """Rows that are looked at to guess the columns."""
 
@@ -19,6 +28,7 @@ _TEMPLATE = """\
 # What `mixcd train` is to do. Every key: `mixcd schema`, or docs/cli.md. Paths are relative to where the command runs.
 format = 1
 run = {run}  # everything the run writes lies in this folder
+task = {task}  # guessed from the columns: check
 # batch_size = 32  # rows a step over all processes; then training.gradient_accumulation_steps follows
 
 [model]  # the base model: it knows the prior task already
@@ -32,7 +42,7 @@ path = {model}
 
 [rehearsal]
 mix_ratio = 0.25  # share of prior samples in every batch
-# partition = ["loss:10"]  # draw by bins instead of by sample: ten bins of loss; "column:NAME" to combine{columns}
+{graded}# partition = ["loss:10"]  # draw by bins, not by sample: ten bins of loss; "column:NAME" to combine{columns}
 # estimator = "uniform"  # plain rehearsal, to compare with
 
 [training]  # transformers.TrainingArguments, any of them
@@ -56,35 +66,50 @@ def write_starter_config(path: Path, *, model: str, new: str, prior: Sequence[st
         run: The folder of the run.
 
     Raises:
-        SettingError: If the file exists, or no text or label column can be made out.
+        SettingError: If the file exists, no text or label column can be made out, or the data are of several tasks.
         DataError: If data cannot be read.
     """
     if path.exists():
         raise SettingError(f"`{path}` exists already, and nothing is overwritten. Name another file, or remove it.")
     if not path.parent.is_dir():
         raise SettingError(f"`{path}` cannot be written: there is no folder `{path.parent}`. Make it, or name another.")
-    names = _names_of(prior)
+    names, task = _names_of(prior), _guess_task(open_data(new, name="new.path"))
     priors = "\n".join(
         f"\n[[prior]]  # {'the task to keep' if len(prior) == 1 else 'a task to keep'}\n"
         + (f"name = {_quote(names[number])}\n" if len(prior) > 1 else "")
-        + _describe(source, f"prior.{number}.path")
+        + _describe(source, f"prior.{number}.path", task)
         for number, source in enumerate(prior)
     )
     to_cut_by = _columns_to_cut_by(open_data(prior[0], name="prior.0.path"))
     text = _TEMPLATE.format(
         run=_quote(run),
         model=_quote(model),
-        new=_describe(new, "new.path"),
+        task=_quote(task),
+        new=_describe(new, "new.path", task),
         priors=priors,
+        graded="# least_share = 0.8  # of its target tokens that a sample needs right; all by default\n"
+        * (task in _GRADED),
         columns=f": {shorten(to_cut_by, 5)}" if to_cut_by else "",
     )
     replace_file(path, lambda unfinished: unfinished.write_text(text, "utf-8"))
 
 
-def _describe(source: str, name: str) -> str:
+def _guess_task(data: Dataset) -> Task:
+    """The task that the names of the columns are usual for; with a `text` beside them it is another."""
+    names = {*data.column_names}
+    return next((task for task, usual in _USUAL if usual <= names and "text" not in names), "classification")
+
+
+def _describe(source: str, name: str, task: Task) -> str:
     data = open_data(source, name=name)
+    found = _guess_task(data)
+    if found != task:
+        raise SettingError(
+            f"`{name}` has the columns of {found}, {', '.join(data.column_names)}, but `new.path` has those of {task}. "
+            "One model learns both, so they must be of one task. Name data of one task."
+        )
     lines = [f"path = {_quote(source)}  # {len(data):,} rows; columns: {', '.join(data.column_names)}"]
-    if "input_ids" not in data.column_names:
+    if task == "classification" and "input_ids" not in data.column_names:
         text, label = _guess_columns(data, name)
         lines.append(f"columns = {{ text = {_quote(text)}, label = {_quote(label)} }}  # guessed: check")
     lines.append("held_out = 0.1  # share never trained on, to measure with; or { path = ... }, or { split = ... }")

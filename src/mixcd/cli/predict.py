@@ -41,7 +41,7 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     columns = dict.fromkeys((*config.partition.column_names, *wanted.cache_columns))
     model = cast(torch.nn.Module, trainer.model)
     prior = PriorDataset(setup.prior)
-    rule = rule_of(trainer, prior)
+    rule = rule_of(trainer, prior, setup.correctness)
     estimator = choose_named(
         wanted.estimator, config.partition if wanted.partition else None, model, rule, config.cache_folder
     )

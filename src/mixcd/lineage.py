@@ -1,0 +1,44 @@
+"""Lineage: the earlier stages of a model that was fine-tuned on one task after another."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mixcd.config import read_config
+from mixcd.errors import RunFolderError, SettingError
+from mixcd.run_folder import RunFolder
+
+
+def trace_lineage(model: str) -> list[dict[str, Any]]:
+    """Trace the runs that a base model came from, by the run folder that it lies in.
+
+    Args:
+        model: The base model: a folder, or a name on the hub.
+
+    Returns:
+        The earlier stages, oldest first: `run`, the folder, and `started`; and of those whose config can be read, the
+        base model `model`, the new data `new`, and the prior data `prior`, each `name` and `path`. Empty for a model
+        that lies in no run folder.
+    """
+    folder = RunFolder(Path(model).expanduser().parent)
+    record = _read_record(folder)
+    if record is None:
+        return []
+    return [*record.get("lineage", []), _describe_stage(folder, record)]
+
+
+def _read_record(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.record.is_file():
+        return None
+    with suppress(RunFolderError):  # somebody else's `run.json`
+        return folder.read()
+    return None
+
+
+def _describe_stage(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
+    stage = {"run": str(folder.path), "started": record.get("started")}
+    with suppress(SettingError):
+        config = read_config(folder.config)
+        prior = [{"name": source.name, "path": source.path} for source in config.prior]
+        stage |= {"task": config.task, "model": config.model.path, "new": config.new.path, "prior": prior}
+    return stage

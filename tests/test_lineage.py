@@ -1,0 +1,102 @@
+"""Stages: what one run fine-tuned is the base model of the next, and their records say so."""
+
+import json
+import shutil
+
+from command import call, record
+from mixcd.lineage import trace_lineage
+from task_workspace import make_questions, write_rows
+
+STAGE = """\
+run = "runs/{name}"
+task = "question-answering"
+model = {{ path = "{model}" }}
+new = {{ path = "{name}.jsonl", held_out = 0.2 }}
+rehearsal = {{ mix_ratio = 0.25 }}
+{priors}
+[training]
+use_cpu = true
+max_steps = {steps}
+per_device_train_batch_size = 8
+learning_rate = 2e-3
+save_strategy = "no"
+dataloader_pin_memory = false
+"""
+PRIOR = '[[prior]]\nname = "{0}"\npath = "{0}.jsonl"\nheld_out = 0.2\n'
+
+
+def train_stage(folder, name, model, priors, steps=20):
+    text = STAGE.format(name=name, model=model, priors="".join(PRIOR.format(one) for one in priors), steps=steps)
+    (folder / f"{name}.toml").write_text(text)
+    assert call("train", f"{name}.toml") == 0
+    return json.loads((folder / "runs" / name / "evaluation.json").read_text())
+
+
+def test_three_stages_of_question_answering_know_their_lineage_and_make_a_matrix(task_workspace, capfd):
+    folder = task_workspace("question-answering")
+    shutil.copy(folder / "prior.jsonl", folder / "zero.jsonl")
+    for number, name in enumerate(("one", "two", "three")):
+        write_rows(folder / f"{name}.jsonl", make_questions(120, number + 2, "new" if number % 2 else "prior"))
+    first = train_stage(folder, "one", "base", ["zero"])
+    second = train_stage(folder, "two", "runs/one/model", ["zero", "one"])
+    third = train_stage(folder, "three", "runs/two/model", ["zero", "one", "two"])
+
+    assert record("runs/one")["lineage"] == []
+    stages = record("runs/three")["lineage"]
+    assert stages == [*record("runs/two")["lineage"], stages[-1]]
+    assert [stage["started"] for stage in stages] == [record(f"runs/{name}")["started"] for name in ("one", "two")]
+    assert [{key: value for key, value in stage.items() if key != "started"} for stage in stages] == [
+        {
+            "run": "runs/one",
+            "task": "question-answering",
+            "model": "base",
+            "new": "one.jsonl",
+            "prior": [{"name": "zero", "path": "zero.jsonl"}],
+        },
+        {
+            "run": "runs/two",
+            "task": "question-answering",
+            "model": "runs/one/model",
+            "new": "two.jsonl",
+            "prior": [{"name": "zero", "path": "zero.jsonl"}, {"name": "one", "path": "one.jsonl"}],
+        },
+    ]
+
+    assert "prior_sets" not in first
+    assert list(second["prior_sets"]) == ["zero", "one"]
+    assert list(third["prior_sets"]) == ["zero", "one", "two"]
+    for scores in (second, third):
+        for count in ("sample_count", "right_before", "damaged_count", "gained_count"):
+            assert sum(one[count] for one in scores["prior_sets"].values()) == scores["prior"][count]
+    assert "\n  zero: score 0." in capfd.readouterr().out
+    # what a stage starts with is what the stage before it ended with, on the same held-out rows of the first set
+    before, after = third["prior_sets"]["zero"]["score_before"], second["prior_sets"]["zero"]["score_after"]
+    assert before == after
+
+
+def test_a_merged_adapter_is_the_base_model_of_the_next_stage(task_workspace):
+    folder = task_workspace("question-answering")
+    (folder / "zero.jsonl").write_text((folder / "prior.jsonl").read_text())
+    for name in ("one", "two"):
+        write_rows(folder / f"{name}.jsonl", make_questions(60, 5, "new"))
+    (folder / "config.toml").write_text((folder / "config.toml").read_text() + "\n[adapter]\nrank = 2\n")
+    assert call("train", "config.toml", "--set", "training.max_steps=4") == 0
+    train_stage(folder, "two", "run/model", ["zero"], steps=4)
+    (stage,) = record("runs/two")["lineage"]
+    assert (stage["run"], stage["model"]) == ("run", "base")
+
+
+def test_old_and_foreign_records_are_read_as_far_as_they_go(task_workspace):
+    folder = task_workspace("question-answering")
+    assert call("train", "config.toml", "--set", "training.max_steps=2") == 0
+    old = record()
+    for key in ("lineage", "task"):
+        del old[key]
+    (folder / "run" / "run.json").write_text(json.dumps(old))
+    (folder / "run" / "config.toml").write_text((folder / "run" / "config.toml").read_text().split("task =")[0])
+    assert trace_lineage("run/model") == [{"run": "run", "started": old["started"]}]
+    (folder / "run" / "config.toml").unlink()
+    assert trace_lineage("run/model/") == [{"run": "run", "started": old["started"]}]
+    (folder / "run" / "run.json").write_text('{"mine": 1}')
+    assert trace_lineage("run/model") == []
+    assert trace_lineage("org/name") == []
