@@ -162,7 +162,7 @@ def put_bigbench(package_files, task_data, monkeypatch):
     squad = {"data": [{"paragraphs": [make_passage()]}, {"paragraphs": [make_passage(), make_passage()]}]}
     asked = [{"input": f" task {number} ", "target": [f"{number}."]} for number in range(8)]
     asked += [{"input": "task 3", "target": ["3."]}, {"input": "ambiguous", "target": ["one.", "two."]}]
-    files = [{"examples": vitaminc}, {"examples": multirc}, *[squad] * 4, *[{"examples": asked}] * 4]
+    files = [{"examples": vitaminc}, {"examples": multirc}, *[squad] * 4, *[{"examples": asked}] * 4, squad]
     contents = {
         member: json.dumps(file).encode() for member, file in zip(task_data.BIGBENCH.members, files, strict=True)
     }

@@ -80,11 +80,20 @@ _MULTIRC = f"{TASK_FOLDER}/natural_instructions/subtask050_multirc_answerability
 _WIKIPEDIA_QUESTIONS = tuple(f"{TASK_FOLDER}/squad_shifts/{name}.json" for name in ("squaddev_v1.1", "new_wiki_v1.0"))
 _AMAZON_QUESTIONS = (f"{TASK_FOLDER}/squad_shifts/amazon_reviews_v1.0.json",)
 _NEWS_QUESTIONS = (f"{TASK_FOLDER}/squad_shifts/nyt_v1.0.json",)
+_REDDIT_QUESTIONS = f"{TASK_FOLDER}/squad_shifts/reddit_v1.0.json"
 BIGBENCH = Package(
     requirement="bigbench==1.0.0",
     archive="bigbench-1.0.0.tar.gz",
     sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
-    members=(_VITAMINC, _MULTIRC, *_WIKIPEDIA_QUESTIONS, *_AMAZON_QUESTIONS, *_NEWS_QUESTIONS, *INSTRUCTIONS.values()),
+    members=(
+        _VITAMINC,
+        _MULTIRC,
+        *_WIKIPEDIA_QUESTIONS,
+        *_AMAZON_QUESTIONS,
+        *_NEWS_QUESTIONS,
+        *INSTRUCTIONS.values(),
+        _REDDIT_QUESTIONS,
+    ),
 )
 
 _TAB_HEADER_LINES = 3
