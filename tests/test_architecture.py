@@ -19,6 +19,7 @@ LAYERS = {
         "batch_plan",
         "collateral_damage_estimator",
         "correctness",
+        "ledger",
         "lift",
         "pareto_frontier",
         "partition_strategy",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mixcd.correctness_rule import RightTokens as RightTokens
     from mixcd.errors import RehearsalError as RehearsalError
     from mixcd.hand_rehearsal import rehearse as rehearse
+    from mixcd.ledger import Ledger as Ledger
+    from mixcd.ledger import make_ledger as make_ledger
     from mixcd.partition_strategy import ByColumn as ByColumn
     from mixcd.partition_strategy import ByFeatures as ByFeatures
     from mixcd.partition_strategy import ByPriorLoss as ByPriorLoss
@@ -32,6 +34,7 @@ _HOMES = {
     "CountEstimator": "collateral_damage_estimator",
     "DriftEstimator": "collateral_damage_estimator",
     "FactoredEstimator": "collateral_damage_estimator",
+    "Ledger": "ledger",
     "NearTarget": "correctness_rule",
     "Probe": "probe",
     "RehearsalError": "errors",
@@ -40,6 +43,7 @@ _HOMES = {
     "RightSpan": "correctness_rule",
     "RightTokens": "correctness_rule",
     "attach": "rehearsal",
+    "make_ledger": "ledger",
     "predict_prior": "prior_predictions",
     "rehearse": "hand_rehearsal",
 }
