@@ -30,6 +30,7 @@ LAYERS = {
     },
     "matter": {
         "batched_inference",
+        "column_bins",
         "correctness_rule",
         "data_preparation",
         "data_source",
@@ -49,6 +50,8 @@ LAYERS = {
     },
     "run": {
         "audit",
+        "comparison",
+        "comparison_verdict",
         "estimator_choice",
         "evaluation",
         "hand_rehearsal",
