@@ -10,13 +10,12 @@ from mixcd.comparison import (
     Comparison,
     compare_outcomes,
     expect_lost_guesses,
-    measure_damage,
     rank_damaged,
-    rank_partitions,
 )
 from mixcd.errors import SettingError
 from mixcd.evaluation import TaskChange
 from mixcd.lift import permute_bins
+from mixcd.partition_damage import measure_damage, rank_partitions
 from mixcd.vocabulary import Partition
 
 ROWS = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=120)

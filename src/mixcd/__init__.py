@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from mixcd.collateral_damage_estimator import CountEstimator as CountEstimator
     from mixcd.collateral_damage_estimator import DriftEstimator as DriftEstimator
     from mixcd.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
+    from mixcd.comparison import Comparison as Comparison
     from mixcd.correctness_rule import NearTarget as NearTarget
     from mixcd.correctness_rule import RightClass as RightClass
     from mixcd.correctness_rule import RightLabels as RightLabels
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mixcd.hand_rehearsal import rehearse as rehearse
     from mixcd.ledger import Ledger as Ledger
     from mixcd.ledger import make_ledger as make_ledger
+    from mixcd.model_comparison import compare as compare
     from mixcd.partition_strategy import ByColumn as ByColumn
     from mixcd.partition_strategy import ByFeatures as ByFeatures
     from mixcd.partition_strategy import ByPriorLoss as ByPriorLoss
@@ -31,6 +33,7 @@ _HOMES = {
     "ByFeatures": "partition_strategy",
     "ByPriorLoss": "partition_strategy",
     "Combined": "partition_strategy",
+    "Comparison": "comparison",
     "CountEstimator": "collateral_damage_estimator",
     "DriftEstimator": "collateral_damage_estimator",
     "FactoredEstimator": "collateral_damage_estimator",
@@ -43,6 +46,7 @@ _HOMES = {
     "RightSpan": "correctness_rule",
     "RightTokens": "correctness_rule",
     "attach": "rehearsal",
+    "compare": "model_comparison",
     "make_ledger": "ledger",
     "predict_prior": "prior_predictions",
     "rehearse": "hand_rehearsal",

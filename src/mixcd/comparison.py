@@ -1,14 +1,14 @@
 """A comparison of two models on the same prior samples: what broke, where, and what rehearsing would be worth."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mixcd.errors import SettingError
 from mixcd.evaluation import TaskChange, compare_correctness
-from mixcd.lift import Lift, estimate_lift
-from mixcd.vocabulary import DamageCounts, Flags, Floats, Ids, Partition
+from mixcd.partition_damage import PartitionDamage, measure_damage, rank_partitions
+from mixcd.vocabulary import Flags, Floats, Ids, Partition
 
 LEAST_SAMPLES = 30
 """Fewer samples are too few for an interval that says anything."""
@@ -18,35 +18,6 @@ PRIOR_LOSS = "prior loss"
 """What the partition by the base model's loss is called, beside those by columns."""
 TOLERANCE = 0.01
 """The damaged share that is put up with by default."""
-
-
-@dataclass(frozen=True)
-class BinDamage:
-    """What became of one bin.
-
-    Args:
-        name: The bin.
-        change: Its samples before and after.
-    """
-
-    name: str
-    change: TaskChange
-
-
-@dataclass(frozen=True)
-class PartitionDamage:
-    """How damage falls on the bins of one partition.
-
-    Args:
-        name: `PRIOR_LOSS`, or a column.
-        lift: How much likelier a sample is damaged that is drawn in proportion to its bin's damage rate than one drawn
-            uniformly, corrected for noise: 1 where damage is even.
-        bins: The bins, hardest hit first: by the lower bound of their damaged share.
-    """
-
-    name: str
-    lift: Lift
-    bins: tuple[BinDamage, ...]
 
 
 @dataclass(frozen=True)
@@ -152,48 +123,6 @@ def expect_lost_guesses(change: TaskChange, choices: int) -> float:
     return (1 - change.score_before) * (1 - change.score_after) / (choices - 1)  # (1 − acc₀)(1 − acc₁) / (k − 1)
 
 
-def measure_damage(name: str, partition: Partition, before: Flags, after: Flags) -> PartitionDamage:
-    """Measure how damage falls on the bins of a partition.
-
-    Args:
-        name: What the partition is called.
-        partition: Every sample's bin.
-        before: Whether the base model got each sample right, shape (samples,).
-        after: The same for the fine-tuned model.
-
-    Returns:
-        Lift, and the change of every bin that has samples.
-
-    Example:
-        >>> partition = Partition(np.array([0, 0, 1, 1]), ("easy", "hard"))
-        >>> right = np.array([True, True, True, True])
-        >>> measure_damage("kind", partition, right, np.array([True, True, True, False])).bins[0].name
-        'hard'
-    """
-    sizes, right, damaged, gained = (
-        np.bincount(partition.bin_ids[chosen], minlength=partition.bin_count)
-        for chosen in (slice(None), before, before & ~after, ~before & after)
-    )
-    bins = [
-        BinDamage(partition.bin_names[k], TaskChange(int(sizes[k]), int(right[k]), int(damaged[k]), int(gained[k])))
-        for k in np.flatnonzero(sizes)
-    ]
-    counts = DamageCounts(sizes.astype(np.float64), damaged.astype(np.float64))
-    return PartitionDamage(name, estimate_lift(counts, sizes), tuple(sorted(bins, key=_hardness)))
-
-
-def rank_partitions(partitions: Iterable[PartitionDamage]) -> tuple[PartitionDamage, ...]:
-    """Rank partitions by their lift, the most uneven first; those of unknown lift come last.
-
-    Args:
-        partitions: In any order.
-
-    Returns:
-        The same, ranked; equal ones by their names.
-    """
-    return tuple(sorted(partitions, key=lambda one: (-np.nan_to_num(one.lift.value, nan=-1.0), one.name)))
-
-
 def rank_damaged(damaged: Flags, loss_before: Floats, loss_after: Floats, most: int = MOST_SHOWN) -> Ids:
     """Return the damaged samples whose loss rose most.
 
@@ -278,7 +207,3 @@ def require_settings(tolerance: float, choices: int | None) -> None:
             f"`choices` is {choices}, but a multiple-choice question has at least 2 options. Pass how many, or leave "
             "it out where samples are no such questions."
         )
-
-
-def _hardness(one: BinDamage) -> tuple[float, str]:
-    return -one.change.damaged_interval[0], one.name

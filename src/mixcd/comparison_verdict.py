@@ -1,6 +1,7 @@
 """The verdict of a comparison, in sentences: what broke, and what rehearsing would be worth."""
 
-from mixcd.comparison import LEAST_SAMPLES, PRIOR_LOSS, BinDamage, Comparison, PartitionDamage
+from mixcd.comparison import LEAST_SAMPLES, PRIOR_LOSS, Comparison
+from mixcd.partition_damage import BinDamage, PartitionDamage
 
 WORTHWHILE_LIFT = 1.2
 """Below this lift a partition finds hardly more damaged samples than uniform draws do."""

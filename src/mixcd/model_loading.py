@@ -16,7 +16,6 @@ from mixcd.training_arguments import hold_back_warnings
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json")
 
 
-@hold_back_warnings()
 def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") -> PreTrainedModel:
     """Load a sequence classifier.
 
@@ -31,18 +30,44 @@ def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") 
     Raises:
         SettingError: If there is none, or it has no trained classification head for one class a sample.
     """
-    place, choices = _locate(str(path), name)
+    model = load_weights(AutoModelForSequenceClassification, path, name, config.trust_remote_code)
+    problem, class_count = model.config.problem_type, model.config.num_labels or 0
+    if class_count < 2 or problem not in (None, "single_label_classification"):
+        raise SettingError(
+            f"The model `{path}` has {class_count} class(es) and the problem type `{problem}`, but every "
+            "sample needs one of several classes: `single_label_classification`. Name such a classifier."
+        )
+    return model
+
+
+@hold_back_warnings()
+def load_weights(model_class: Any, path: str | Path, name: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Load a model with all its weights.
+
+    Args:
+        model_class: A class of transformers with `from_pretrained`.
+        path: Folder or hub name.
+        name: What messages call it.
+        trust_remote_code: Whether to run Python code that comes with the model.
+
+    Returns:
+        The model.
+
+    Raises:
+        SettingError: If there is none, or some of its weights are not there or of another shape.
+    """
+    place, choices = locate(str(path), name)
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = model_class.from_pretrained(
             place,
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **choices,
         )
     except Exception as error:  # damaged files make the loaders raise almost anything
         raise SettingError(
-            f"`{name}` is `{path}`, but no model can be loaded from there: {_why(error, choices)} Name a folder "
+            f"`{name}` is `{path}`, but no model can be loaded from there: {explain(error, choices)} Name a folder "
             "written by `save_pretrained`, or a model on the hub that can be reached."
         ) from error
     if report["mismatched_keys"]:
@@ -55,12 +80,6 @@ def load_model(config: ModelConfig, path: str | Path, name: str = "model.path") 
         raise SettingError(
             f"The model `{path}` has no trained weights for {shorten(sorted(report['missing_keys']), 3)}, so it does "
             "not know the prior task yet. Fine-tune it on the prior task first, and name that model."
-        )
-    problem = model.config.problem_type
-    if model.config.num_labels < 2 or problem not in (None, "single_label_classification"):
-        raise SettingError(
-            f"The model `{path}` has {model.config.num_labels} class(es) and the problem type `{problem}`, but every "
-            "sample needs one of several classes: `single_label_classification`. Name such a classifier."
         )
     return model  # type: ignore[no-any-return]
 
@@ -78,8 +97,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
         SettingError: If there is none, or it cannot pad.
     """
     path, name = (config.tokenizer, "model.tokenizer") if config.tokenizer else (config.path, "model.path")
-    place, choices = _locate(path, name)
-    if Path(place).is_dir() and not any(any(Path(place).glob(pattern)) for pattern in _TOKENIZER_FILES):
+    place, choices = locate(path, name)
+    if Path(place).is_dir() and not has_tokenizer(Path(place)):
         raise SettingError(
             f"The folder `{path}` has no tokenizer: none of {shorten(_TOKENIZER_FILES, 9)} is there. Inputs are made "
             "and padded by the model's tokenizer. Set `model.tokenizer` to a folder or hub name that has it."
@@ -88,7 +107,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=config.trust_remote_code, **choices)
     except Exception as error:  # damaged files make the loaders raise almost anything
         raise SettingError(
-            f"No tokenizer can be loaded from `{path}`: {_why(error, choices)} Set `model.tokenizer` to a folder or "
+            f"No tokenizer can be loaded from `{path}`: {explain(error, choices)} Set `model.tokenizer` to a folder or "
             "hub name that has it."
         ) from error
     if tokenizer.pad_token is None:
@@ -99,8 +118,25 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def _locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
-    """The folder, or the hub name and whether to look for a downloaded copy only."""
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds files of a tokenizer.
+
+    Args:
+        folder: The folder.
+    """
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
+
+
+def locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
+    """Return the folder, or the hub name and whether to look for a downloaded copy only.
+
+    Args:
+        path: Folder or hub name.
+        name: What messages call it.
+
+    Raises:
+        SettingError: If there is no such folder.
+    """
     place = Path(path).expanduser()
     if place.is_dir():
         return str(place), {}
@@ -112,7 +148,13 @@ def _locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
     return path, {"local_files_only": datasets.config.HF_HUB_OFFLINE or not reach_hub()}
 
 
-def _why(error: Exception, choices: dict[str, bool]) -> str:
+def explain(error: Exception, choices: dict[str, bool]) -> str:
+    """Return why nothing could be loaded.
+
+    Args:
+        error: The loader's error.
+        choices: What `locate` returned.
+    """
     if isinstance(error, OSError) and choices.get("local_files_only"):
         return "no such folder is here, no copy was downloaded, and the Hugging Face hub is not reached."
     return reason_of(error)

@@ -23,11 +23,9 @@ from mixcd.correctness_rule.right_class import require_known_labels
 from mixcd.data_preparation import LABEL, ColumnNames, prepare_rows, require_inputs, split_held_out
 from mixcd.data_source import open_data
 from mixcd.errors import DataError, SettingError, shorten
-from mixcd.model_limits import count_positions, count_tokens
+from mixcd.model_limits import count_positions, count_tokens, longest_input
 from mixcd.model_loading import load_model, load_tokenizer, reason_of
 from mixcd.prior_dataset import SOURCE_COLUMN
-
-_NO_LIMIT = 10**9  # tokenizers without a limit say 10³⁰
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
     model = load_model(config.model, config.model.path)
     tokenizer = load_tokenizer(config.model)
     draw_seed = _first(config.rehearsal.seed, arguments.data_seed, arguments.seed)
-    max_length = _first(config.model.max_length, _longest(tokenizer, model))
+    max_length = _first(config.model.max_length, longest_input(tokenizer, model))
     tokenizing = deepcopy(tokenizer)  # a call leaves its truncation in the tokenizer; the one that is saved has none
 
     def prepare(source: DataConfig, place: str, number: int) -> tuple[Dataset, Dataset | None]:
@@ -188,16 +186,6 @@ def _prepare(
 def _only(named: dict[str, Dataset]) -> Any:
     """One data set alone, several by name."""
     return named if len(named) > 1 else next(iter(named.values()))
-
-
-def _longest(tokenizer: Any, model: PreTrainedModel) -> int | None:
-    """The longest input that tokenizer and model both take, when either says."""
-    limits = (
-        tokenizer.model_max_length,
-        getattr(model.config, "max_position_embeddings", None),
-        count_positions(model),
-    )
-    return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
 
 
 def _first(*values: int | None) -> Any:
