@@ -61,12 +61,10 @@ class ModelPair:
             with _placed(self.tuned, self.moves[1]):
                 yield self.tuned
             return
-        adapted = _put_on(self.base, self.adapter)
-        try:
+        with _restored(self.base):
+            adapted = _put_on(self.base, self.adapter)
             with _placed(adapted, self.moves[0]):
                 yield adapted
-        finally:
-            adapted.unload()
 
 
 def open_models(base: Model, tuned: Model, tokenizer: Any = None) -> ModelPair:
@@ -165,6 +163,21 @@ def _put_on(base: torch.nn.Module, adapter: Path | None) -> Any:
             f"The adapter `{adapter}` does not go on the base model: {reason_of(error)} Name the base model that it "
             "was made for."
         ) from error
+
+
+@contextmanager
+def _restored(model: torch.nn.Module) -> Iterator[None]:
+    """Put back what an adapter replaces; PEFT's own `unload` would leave its trained head on the model."""
+    children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    trainable = {weight: weight.requires_grad for weight in model.parameters()}
+    try:
+        yield
+    finally:
+        for parent, name, child in children:
+            setattr(parent, name, child)
+        for weight, was_trainable in trainable.items():
+            weight.requires_grad_(was_trainable)
+        vars(model).pop("peft_config", None)
 
 
 @contextmanager
