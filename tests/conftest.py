@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from mixcd import prior_pass
-from tiny import make_model, make_rows, train_base_model
-from workspace import make_workspace
+from tiny import make_model, make_rows, make_trainer, train_base_model
+from workspace import make_workspace, save_named, write_csv
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,6 +26,22 @@ def base_model(base_weights):
 
 
 @pytest.fixture(scope="session")
+def tuned_weights(base_weights, tmp_path_factory):
+    """Weights of the tiny classifier after plain fine-tuning, which costs the prior samples from token 20 on most."""
+    model = make_model()
+    model.load_state_dict(base_weights)
+    make_trainer(model, make_rows(240, seed=2, task="new"), tmp_path_factory.mktemp("tuned"), max_steps=40).train()
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture
+def tuned_model(tuned_weights):
+    model = make_model()
+    model.load_state_dict(tuned_weights)
+    return model
+
+
+@pytest.fixture(scope="session")
 def prior_data():
     return make_rows(600, seed=1, task="prior")
 
@@ -43,3 +59,11 @@ def workspace(base_weights, tmp_path, monkeypatch):
     monkeypatch.setattr(prior_pass, "LEAST_PART_SIZE", 256)  # so that small data have several parts
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-datasets")
     return tmp_path
+
+
+@pytest.fixture
+def folders(workspace, tuned_model):
+    """A user's folder with `base/`, a plainly fine-tuned model in `tuned/`, and prior samples in `held.csv`."""
+    save_named(tuned_model, workspace / "tuned")
+    write_csv(workspace / "held.csv", make_rows(800, seed=5, task="prior"))
+    return workspace

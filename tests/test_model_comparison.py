@@ -17,49 +17,15 @@ from mixcd.comparison_verdict import judge_damage
 from mixcd.data_preparation import ColumnNames
 from mixcd.errors import CacheError, DataError, SettingError
 from mixcd.prior_predictions import predict_prior
-from tiny import CLASSES, collate, make_model, make_rows, make_trainer
+from tiny import CLASSES, collate, make_rows
 from tiny_tasks import FAMILIES
 from tiny_tasks import collate as collate_task
-from workspace import LABELS, as_texts, make_tokenizer, write_csv
-
-
-@pytest.fixture(scope="session")
-def tuned_weights(base_weights, tmp_path_factory):
-    """Weights of the tiny classifier after plain fine-tuning, which costs the prior samples from token 20 on most."""
-    model = make_model()
-    model.load_state_dict(base_weights)
-    make_trainer(model, make_rows(240, seed=2, task="new"), tmp_path_factory.mktemp("tuned"), max_steps=40).train()
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-@pytest.fixture
-def tuned_model(tuned_weights):
-    model = make_model()
-    model.load_state_dict(tuned_weights)
-    return model
+from workspace import LABELS, as_texts, make_tokenizer, save_named
 
 
 @pytest.fixture(scope="module")
 def rows():
     return make_rows(800, seed=5, task="prior")
-
-
-def save(model, folder, names=LABELS):
-    """Save a model with its tokenizer, its labels under these names."""
-    model = copy.deepcopy(model)
-    model.config.id2label = dict(enumerate(names))
-    model.config.label2id = {name: number for number, name in enumerate(names)}
-    model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture
-def folders(workspace, tuned_model):
-    """A user's folder with `base/`, `tuned/` and `held.csv`."""
-    save(tuned_model, workspace / "tuned")
-    write_csv(workspace / "held.csv", make_rows(800, seed=5, task="prior"))
-    return workspace
 
 
 def permute(model, order):
@@ -168,12 +134,12 @@ def test_texts_in_memory_and_other_names_of_columns_are_taken(folders):
 
 def test_labels_in_another_order_are_matched_by_name(folders, base_model):
     order = [2, 0, 1]
-    save(permute(base_model, order), folders / "permuted", [LABELS[number].upper() for number in order])
+    save_named(permute(base_model, order), folders / "permuted", [LABELS[number].upper() for number in order])
     comparison = mixcd.compare("base", "permuted", "held.csv")
     assert comparison.change.damaged_count == comparison.change.gained_count == 0
     plain = mixcd.compare("base", "tuned", "held.csv")
     tuned = compared_models._load("tuned", "tuned")
-    save(permute(tuned, order), folders / "again", [LABELS[number] for number in order])
+    save_named(permute(tuned, order), folders / "again", [LABELS[number] for number in order])
     again = mixcd.compare("base", "again", "held.csv")
     assert again.change == plain.change
     assert [one.prediction for one in again.most_damaged] == [one.prediction for one in plain.most_damaged]
@@ -188,7 +154,7 @@ def test_sets_of_labels_are_renumbered_column_by_column():
 
 
 def test_other_labels_are_refused_by_name(folders, base_model):
-    save(base_model, folders / "other", ("negative", "neutral", "great"))
+    save_named(base_model, folders / "other", ("negative", "neutral", "great"))
     with pytest.raises(DataError, match="only the base model has `positive`; only the fine-tuned model has `great`"):
         mixcd.compare("base", "other", "held.csv")
 
@@ -235,7 +201,7 @@ def test_an_adapter_loads_the_base_model_once(folders, base_model, monkeypatch):
     monkeypatch.setattr(compared_models, "load_weights", lambda *given: loaded.append(given[1]) or load_weights(*given))
     by_adapter = mixcd.compare("base", "adapter", "held.csv")
     assert loaded == ["base"]
-    save(adapted.merge_and_unload(), folders / "merged")
+    save_named(adapted.merge_and_unload(), folders / "merged")
     merged = mixcd.compare("base", "merged", "held.csv")
     assert by_adapter.change == merged.change
     assert by_adapter.change.damaged_count > 0
