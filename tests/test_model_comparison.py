@@ -357,7 +357,7 @@ def test_a_damaged_tokenizer_is_refused(folders):
 
 @pytest.mark.parametrize("name", ["nowhere/", "held.csv"])
 def test_a_model_that_is_not_there_is_refused(folders, name):
-    with pytest.raises(SettingError, match=f"is `{name}`"):
+    with pytest.raises(SettingError, match=f"`tuned` is `{name}`"):
         mixcd.compare("base", name, "held.csv")
 
 

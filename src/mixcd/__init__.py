@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from mixcd.collateral_damage_estimator import DriftEstimator as DriftEstimator
     from mixcd.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
     from mixcd.comparison import Comparison as Comparison
+    from mixcd.comparison_verdict import judge_damage as judge_damage
+    from mixcd.comparison_verdict import judge_rehearsal as judge_rehearsal
     from mixcd.correctness_rule import NearTarget as NearTarget
     from mixcd.correctness_rule import RightClass as RightClass
     from mixcd.correctness_rule import RightLabels as RightLabels
@@ -47,6 +49,8 @@ _HOMES = {
     "RightTokens": "correctness_rule",
     "attach": "rehearsal",
     "compare": "model_comparison",
+    "judge_damage": "comparison_verdict",
+    "judge_rehearsal": "comparison_verdict",
     "make_ledger": "ledger",
     "predict_prior": "prior_predictions",
     "rehearse": "hand_rehearsal",

@@ -89,7 +89,7 @@ def open_models(base: Model, tuned: Model, tokenizer: Any = None) -> ModelPair:
         )
     adapter = Path(str(tuned)).expanduser() if _is_adapter(tuned) else None
     if tokenizer is None:
-        found = [_find_tokenizer(model) for model in (base, tuned)]
+        found = [_find_tokenizer(base, "base"), _find_tokenizer(tuned, "tuned")]
         require_same_tokens(*found)
         tokenizer = found[0] or found[1]
     return ModelPair(
@@ -123,11 +123,11 @@ def _load(model: Model, name: str) -> torch.nn.Module:
     return load_weights(model_class, model, name)
 
 
-def _find_tokenizer(model: Model) -> Any:
+def _find_tokenizer(model: Model, name: str) -> Any:
     """The tokenizer beside a model; None where there is none."""
     if isinstance(model, torch.nn.Module):
         return None
-    place, choices = locate(str(model), "model")
+    place, choices = locate(str(model), name)
     if Path(place).is_dir() and not has_tokenizer(Path(place)):
         return None
     try:

@@ -43,7 +43,7 @@ class SampleDamage:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What became of the prior samples from the base to the fine-tuned model; `comparison_verdict` puts it in words.
+    """What became of the prior samples from the base to the fine-tuned model; `judge_damage` puts it in words.
 
     Args:
         change: Scores, flips and tests over all samples.

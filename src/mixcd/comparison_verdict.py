@@ -17,6 +17,11 @@ def judge_damage(comparison: Comparison) -> str:
 
     Returns:
         One or more sentences.
+
+    Example:
+        >>> from mixcd.evaluation import TaskChange
+        >>> judge_damage(Comparison(TaskChange(1000, 900, 50, 10), ()))
+        'Damage: 5.0% of the samples went from right to wrong (3.8% to 6.5%), beyond the tolerance of 1.0%.'
     """
     count, interval = comparison.change.sample_count, comparison.damaged_interval
     if interval is None:
@@ -48,6 +53,11 @@ def judge_rehearsal(comparison: Comparison) -> str:
 
     Returns:
         One or more sentences.
+
+    Example:
+        >>> from mixcd.evaluation import TaskChange
+        >>> judge_rehearsal(Comparison(TaskChange(1000, 900, 0, 10), ()))
+        'Rehearsal: there is no damage shown that it would mend.'
     """
     if not comparison.is_damaged:
         return "Rehearsal: there is no damage shown that it would mend."

@@ -52,8 +52,8 @@ def compare(
 ) -> Comparison:
     """Compare a fine-tuned model with its base model, sample by sample: what broke, and would rehearsal mend it?
 
-    Nothing is trained, and nothing is written but the cache, if one is named. `print` the result, or see
-    `comparison_verdict`.
+    Nothing is trained, and nothing is written but the cache, if one is named. `judge_damage` and `judge_rehearsal` put
+    the result in sentences.
 
     Args:
         base: The base model: loaded, or its folder or hub name.
