@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mixcd.errors import DataError
-from mixcd.label_names import match_labels
+from mixcd.label_names import match_labels, number_labels
 
 
 def make_model(*names):
@@ -45,3 +45,10 @@ def test_labels_that_only_one_model_has_are_named():
 def test_another_number_of_labels_without_names_is_refused():
     with pytest.raises(DataError, match="The base model has 2 labels, but the fine-tuned model 3"):
         match_labels(make_model("LABEL_0", "LABEL_1"), make_model("LABEL_0", "LABEL_1", "LABEL_2"))
+
+
+@pytest.mark.parametrize("label2id", [None, {}, {"no": 0, "yes": 1}])
+def test_a_model_that_names_its_labels_by_number_alone_has_numbers_by_name(label2id):
+    config = SimpleNamespace(id2label={0: "no", 1: "yes"}, label2id=label2id)
+    assert number_labels(config) == {"no": 0, "yes": 1}
+    assert number_labels(SimpleNamespace(id2label=None, label2id=None)) == {}

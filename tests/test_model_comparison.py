@@ -125,6 +125,14 @@ def test_models_and_texts_are_loaded_from_folders(folders):
     assert {one.name for one in labels.bins} == {f"label={name}" for name in LABELS}
 
 
+def test_a_model_that_was_saved_with_names_by_number_alone_is_loaded(folders):
+    expected = mixcd.compare("base", "tuned", "held.csv")
+    for name in ("base", "tuned"):
+        path = folders / name / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "label2id": None}))
+    assert mixcd.compare("base", "tuned", "held.csv") == expected
+
+
 def test_texts_in_memory_and_other_names_of_columns_are_taken(folders):
     texts = [{"tweet": row["text"], "mood": row["label"]} for row in as_texts(make_rows(800, seed=5, task="prior"))]
     named = mixcd.compare("base", "tuned", texts, names=ColumnNames("tweet", None, "mood"))

@@ -16,6 +16,7 @@ from mixcd.data_preparation import ColumnNames, prepare_rows, require_inputs
 from mixcd.data_source import open_data
 from mixcd.errors import DataError
 from mixcd.fresh_adapter import bare_model
+from mixcd.label_names import number_labels
 from mixcd.model_limits import count_positions, count_tokens, longest_input
 from mixcd.vocabulary import Ids
 
@@ -118,7 +119,12 @@ def _prepare_texts(
     rows: Dataset, model: Any, tokenizer: Any, names: ColumnNames, max_length: int | None, name: str
 ) -> Dataset:
     prepared = prepare_rows(
-        rows, name=name, columns=names, label_ids=model.config.label2id, tokenizer=tokenizer, max_length=max_length
+        rows,
+        name=name,
+        columns=names,
+        label_ids=number_labels(model.config),
+        tokenizer=tokenizer,
+        max_length=max_length,
     )
     require_inputs(prepared, name=name, token_count=count_tokens(model), longest=count_positions(model))
     return prepared

@@ -89,7 +89,7 @@ def list_uneven(comparison: Comparison) -> list[PartitionDamage]:
 
 
 def list_hardest(comparison: Comparison) -> list[BinDamage]:
-    """List the bins of columns that were hit harder than the samples as a whole, where damage is uneven.
+    """List the bins of columns that were hit harder than the samples as a whole, where that is more than noise.
 
     Args:
         comparison: Two models on the same samples.
@@ -98,7 +98,7 @@ def list_hardest(comparison: Comparison) -> list[BinDamage]:
         The bins, hardest hit first: by the lower bound of their damaged share, which lies above the whole's share.
     """
     share = comparison.change.damaged_share
-    columns = [one for one in list_uneven(comparison) if one.name != PRIOR_LOSS]
+    columns = [one for one in comparison.partitions if one.name != PRIOR_LOSS and one.lift.low > 1]
     bins = [one for column in columns for one in column.bins if one.change.damaged_interval[0] > share]
     return sorted(bins, key=lambda one: (-one.change.damaged_interval[0], one.name))
 

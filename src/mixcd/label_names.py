@@ -1,6 +1,7 @@
 """Label names: new data, prior data and model must number the same labels alike."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +88,15 @@ def names_of_model(model: torch.nn.Module) -> Sequence[str]:
     names = getattr(getattr(model, "config", None), "id2label", None) or {}
     in_order = [str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
     return [] if all(name.lower().startswith(_UNNAMED) for name in in_order) else in_order
+
+
+def number_labels(config: Any) -> dict[str, int]:
+    """Return a model's class numbers by name; models that were saved with `id2label` alone have no `label2id`.
+
+    Args:
+        config: The model's config.
+    """
+    return config.label2id or {str(name): int(number) for number, name in (config.id2label or {}).items()}
 
 
 def _names_of_data(data: PriorDataset) -> list[tuple[str, Sequence[str]]]:

@@ -23,6 +23,7 @@ from mixcd.correctness_rule.right_class import require_known_labels
 from mixcd.data_preparation import LABEL, ColumnNames, prepare_rows, require_inputs, split_held_out
 from mixcd.data_source import open_data
 from mixcd.errors import DataError, SettingError, shorten
+from mixcd.label_names import number_labels
 from mixcd.model_limits import count_positions, count_tokens, longest_input
 from mixcd.model_loading import load_model, load_tokenizer, reason_of
 from mixcd.prior_dataset import SOURCE_COLUMN
@@ -159,7 +160,7 @@ def _prepare(
     """Open and prepare one data set: the rows to train on, and those held out."""
 
     def open_rows(path: str | list[str], split: str | None, subset: str | None, name: str) -> Dataset:
-        label_ids: Any = model.config.label2id
+        label_ids = number_labels(model.config)
         class_count: Any = model.config.num_labels
         rows = prepare_rows(
             open_data(path, name=name, split=split, subset=subset),

@@ -127,5 +127,11 @@ def _make_table(title: str, headings: Sequence[str], caption: str | None = None)
         padding=(0, 0, 0, 1),
     )
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in _LEFT else "right", overflow="fold")
+        is_text = heading == "text"
+        table.add_column(
+            heading,
+            justify="left" if heading in _LEFT else "right",
+            overflow="ellipsis" if is_text else "fold",
+            no_wrap=is_text,
+        )
     return table
