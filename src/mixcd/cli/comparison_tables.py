@@ -112,7 +112,7 @@ def _make_sample_table(comparison: Comparison) -> Table:
             str(sample.sample_id),
             *(classes if has_classes else ()),
             f"{sample.loss_before:.2f} → {sample.loss_after:.2f}",
-            Text(make_plain(sample.text, _TEXT_START)),
+            Text(make_plain(sample.text, _TEXT_START), no_wrap=True, overflow="ellipsis"),
         )
     return table
 
@@ -127,11 +127,10 @@ def _make_table(title: str, headings: Sequence[str], caption: str | None = None)
         padding=(0, 0, 0, 1),
     )
     for heading in headings:
-        is_text = heading == "text"
         table.add_column(
             heading,
             justify="left" if heading in _LEFT else "right",
-            overflow="ellipsis" if is_text else "fold",
-            no_wrap=is_text,
+            overflow="fold",
+            no_wrap=heading not in ("bin", "text"),
         )
     return table
