@@ -10,7 +10,7 @@ from mixcd.config import Config
 from mixcd.data_source import KINDS
 
 DOCS = Path(__file__).parent
-COMMANDS = ("init", "train", "predict", "partition", "evaluate", "sweep", "frontier", "schema", "demo")
+COMMANDS = ("init", "train", "predict", "partition", "evaluate", "compare", "sweep", "frontier", "schema", "demo")
 
 INTRODUCTION = f"""\
 # The command line
@@ -25,7 +25,7 @@ torchrun --nproc-per-node=2 -m mixcd train mixcd.toml       # several processes;
 ```
 
 A wrong request is one line on stderr and exit code 2, and nothing is written; a run that failed exits 1; one that a signal
-stopped, 128 and the signal's number. An internal fault shows its traceback with `--debug`.
+stopped, 128 and the signal's number. `mixcd compare --fail-above` exits 3 when more is damaged than that. An internal fault shows its traceback with `--debug`.
 
 **Data** are files ({", ".join(f"`{kind}`" for kind in KINDS)}; several of one kind as a list), a folder that `datasets` saved, a
 folder of such files, or the name of a data set on the Hugging Face hub. They are read through `datasets` into its own cache and streamed from there, never

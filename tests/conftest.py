@@ -4,8 +4,8 @@ import torch
 
 from mixcd import prior_pass
 from task_workspace import TASK_WORKSPACES
-from tiny import make_model, make_rows, train_base_model
-from workspace import make_workspace
+from tiny import make_model, make_rows, make_trainer, train_base_model
+from workspace import make_workspace, save_named, write_csv
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -23,6 +23,22 @@ def base_weights():
 def base_model(base_weights):
     model = make_model()
     model.load_state_dict(base_weights)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tuned_weights(base_weights, tmp_path_factory):
+    """Weights of the tiny classifier after plain fine-tuning, which costs the prior samples from token 20 on most."""
+    model = make_model()
+    model.load_state_dict(base_weights)
+    make_trainer(model, make_rows(240, seed=2, task="new"), tmp_path_factory.mktemp("tuned"), max_steps=40).train()
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.fixture
+def tuned_model(tuned_weights):
+    model = make_model()
+    model.load_state_dict(tuned_weights)
     return model
 
 
@@ -74,3 +90,11 @@ def task_workspace(task_base, tmp_path, monkeypatch):
         return tmp_path
 
     return make
+
+
+@pytest.fixture
+def folders(workspace, tuned_model):
+    """A user's folder with `base/`, a plainly fine-tuned model in `tuned/`, and prior samples in `held.csv`."""
+    save_named(tuned_model, workspace / "tuned")
+    write_csv(workspace / "held.csv", make_rows(800, seed=5, task="prior"))
+    return workspace

@@ -1,5 +1,6 @@
 """A user's folder: a base model, data in files, and a config, for tests of the command line."""
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -41,13 +42,19 @@ def make_workspace(folder: Path, base_weights, prior_count=600, new_count=240, d
     """Write `base/`, `prior.csv`, `new.csv` and `config.toml` into a folder."""
     model = make_model(dropout=dropout)
     model.load_state_dict(base_weights)
-    model.config.id2label = dict(enumerate(LABELS))
-    model.config.label2id = {label: number for number, label in enumerate(LABELS)}
-    model.save_pretrained(folder / "base")
-    make_tokenizer().save_pretrained(folder / "base")
+    save_named(model, folder / "base")
     write_csv(folder / "prior.csv", make_rows(prior_count, seed=1, task="prior"))
     write_csv(folder / "new.csv", make_rows(new_count, seed=2, task="new"))
     (folder / "config.toml").write_text(CONFIG)
+
+
+def save_named(model, folder, names=LABELS):
+    """Save a model with its tokenizer, its labels under these names."""
+    model = copy.deepcopy(model)
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
 
 
 def make_tokenizer():

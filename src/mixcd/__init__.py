@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from mixcd.collateral_damage_estimator import CountEstimator as CountEstimator
     from mixcd.collateral_damage_estimator import DriftEstimator as DriftEstimator
     from mixcd.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
+    from mixcd.comparison import Comparison as Comparison
+    from mixcd.comparison_verdict import judge_damage as judge_damage
+    from mixcd.comparison_verdict import judge_rehearsal as judge_rehearsal
     from mixcd.correctness_rule import NearTarget as NearTarget
     from mixcd.correctness_rule import RightClass as RightClass
     from mixcd.correctness_rule import RightLabels as RightLabels
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from mixcd.correctness_rule import RightTokens as RightTokens
     from mixcd.errors import RehearsalError as RehearsalError
     from mixcd.hand_rehearsal import rehearse as rehearse
+    from mixcd.ledger import Ledger as Ledger
+    from mixcd.ledger import make_ledger as make_ledger
+    from mixcd.model_comparison import compare as compare
     from mixcd.partition_strategy import ByColumn as ByColumn
     from mixcd.partition_strategy import ByFeatures as ByFeatures
     from mixcd.partition_strategy import ByPriorLoss as ByPriorLoss
@@ -29,9 +35,11 @@ _HOMES = {
     "ByFeatures": "partition_strategy",
     "ByPriorLoss": "partition_strategy",
     "Combined": "partition_strategy",
+    "Comparison": "comparison",
     "CountEstimator": "collateral_damage_estimator",
     "DriftEstimator": "collateral_damage_estimator",
     "FactoredEstimator": "collateral_damage_estimator",
+    "Ledger": "ledger",
     "NearTarget": "correctness_rule",
     "Probe": "probe",
     "RehearsalError": "errors",
@@ -40,6 +48,10 @@ _HOMES = {
     "RightSpan": "correctness_rule",
     "RightTokens": "correctness_rule",
     "attach": "rehearsal",
+    "compare": "model_comparison",
+    "judge_damage": "comparison_verdict",
+    "judge_rehearsal": "comparison_verdict",
+    "make_ledger": "ledger",
     "predict_prior": "prior_predictions",
     "rehearse": "hand_rehearsal",
 }

@@ -18,7 +18,8 @@ from mixcd.sft_trainer import prepare_raw
 from mixcd.trainer_predictions import predict_now, predict_with_trainer
 from mixcd.vocabulary import Flags, PartitionStrategy
 
-_TEXT_START = 80
+TEXT_START = 80
+"""Characters of a text that are shown."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _list_damaged(
             bin_name=bin_names[int(sample_id)],
             label=None if before.prediction is None else int(before.prediction[sample_id]),
             prediction=None if "prediction" not in after else int(after["prediction"][sample_id]),
-            text=_text_of(row, tokenizer),
+            text=text_of(row, tokenizer),
         )
         for sample_id, row in zip(damaged, data.rows(damaged.tolist()), strict=True)
     ]
@@ -140,12 +141,18 @@ def _name_bins(strategy: PartitionStrategy, data: PriorDataset, before: PriorPre
     return [partition.bin_names[number] for number in partition.bin_ids]
 
 
-def _text_of(row: Any, tokenizer: Any) -> str:
+def text_of(row: Any, tokenizer: Any) -> str:
+    """Return how the text of a prepared row starts: its longest text, or what its tokens say; else nothing.
+
+    Args:
+        row: The row.
+        tokenizer: Turns tokens into text again; or None.
+    """
     if not isinstance(row, Mapping):
         return ""
     texts = [value for value in row.values() if isinstance(value, str)]
     if texts:
-        return max(texts, key=len)[:_TEXT_START]
+        return max(texts, key=len)[:TEXT_START]
     if tokenizer is not None and "input_ids" in row:
-        return str(tokenizer.decode(row["input_ids"], skip_special_tokens=True))[:_TEXT_START]
+        return str(tokenizer.decode(row["input_ids"], skip_special_tokens=True))[:TEXT_START]
     return ""

@@ -1,12 +1,15 @@
 """Label names: new data, prior data and model must number the same labels alike."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from mixcd.correctness_rule.right_class import LABEL_KEYS
 from mixcd.errors import DataError, shorten
 from mixcd.prior_dataset import PriorDataset
+from mixcd.vocabulary import Ids
 
 _UNNAMED = "label_"
 """How transformers calls the labels of a model that was given no names."""
@@ -25,7 +28,7 @@ def require_same_numbers(model: torch.nn.Module, *all_data: PriorDataset) -> Non
     Raises:
         DataError: If so.
     """
-    known = [("the model", _names_of_model(model))]
+    known = [("the model", names_of_model(model))]
     known += [(f"`{name}`", names) for data in all_data for name, names in _names_of_data(data)]
     named = [(owner, names) for owner, names in known if names]
     for owner, names in named[1:]:
@@ -38,10 +41,62 @@ def require_same_numbers(model: torch.nn.Module, *all_data: PriorDataset) -> Non
             )
 
 
-def _names_of_model(model: torch.nn.Module) -> Sequence[str]:
+def match_labels(base: torch.nn.Module, tuned: torch.nn.Module) -> Ids | None:
+    """Match the labels of two models by their names, whatever their order.
+
+    Args:
+        base: The base model.
+        tuned: The fine-tuned model.
+
+    Returns:
+        The fine-tuned model's number of each of the base model's labels, shape (labels,); None where they are the same.
+
+    Raises:
+        DataError: If one has labels that the other lacks; says which.
+    """
+    counts = [getattr(getattr(model, "config", None), "num_labels", None) for model in (base, tuned)]
+    names, others = (_fold_distinct(names_of_model(model)) for model in (base, tuned))
+    if names and others and sorted(names) != sorted(others):
+        raise DataError(
+            f"The models know other labels: only the base model has {_list_missing(names, others)}; only the "
+            f"fine-tuned model has {_list_missing(others, names)}. They are compared on the same labels. Name models "
+            "of the same task."
+        )
+    if None not in counts and counts[0] != counts[1]:
+        raise DataError(
+            f"The base model has {counts[0]} labels, but the fine-tuned model {counts[1]}. They are compared on the "
+            "same labels. Name models of the same task."
+        )
+    return np.array([others.index(name) for name in names]) if names and others and names != others else None
+
+
+def _fold_distinct(names: Sequence[str]) -> list[str]:
+    """Names without their case, unless it tells them apart."""
+    return _fold(names) if len(set(_fold(names))) == len(names) else list(names)
+
+
+def _list_missing(names: Sequence[str], others: Sequence[str]) -> str:
+    return shorten((f"`{name}`" for name in names if name not in others), 10) or "none of its own"
+
+
+def names_of_model(model: torch.nn.Module) -> Sequence[str]:
+    """Return the names of a model's labels, in the order of their numbers; none where it was given no names.
+
+    Args:
+        model: The model.
+    """
     names = getattr(getattr(model, "config", None), "id2label", None) or {}
     in_order = [str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
     return [] if all(name.lower().startswith(_UNNAMED) for name in in_order) else in_order
+
+
+def number_labels(config: Any) -> dict[str, int]:
+    """Return a model's class numbers by name; models that were saved with `id2label` alone have no `label2id`.
+
+    Args:
+        config: The model's config.
+    """
+    return config.label2id or {str(name): int(number) for number, name in (config.id2label or {}).items()}
 
 
 def _names_of_data(data: PriorDataset) -> list[tuple[str, Sequence[str]]]:

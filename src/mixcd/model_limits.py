@@ -11,6 +11,7 @@ from mixcd.vocabulary import Ids
 
 _POSITIONS = ("position_embeddings", "wpe")
 """How modules of absolute positions are called."""
+_NO_LIMIT = 10**9  # tokenizers without a limit say 10³⁰
 
 
 def count_tokens(model: Any) -> int | None:
@@ -35,6 +36,21 @@ def count_positions(model: torch.nn.Module) -> int | None:
         if name.rpartition(".")[2] in _POSITIONS and isinstance(module, torch.nn.Embedding)
     ]
     return min(counts, default=None)
+
+
+def longest_input(tokenizer: Any, model: Any) -> int | None:
+    """Return the most tokens of a sample that tokenizer and model both take, when either says.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        model: A model of transformers.
+    """
+    limits = (
+        tokenizer.model_max_length,
+        getattr(model.config, "max_position_embeddings", None),
+        count_positions(model),
+    )
+    return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
 
 
 def require_fitting(model: torch.nn.Module, lengths: Sequence[int], sample_ids: Ids, data_name: str) -> None:

@@ -2,7 +2,7 @@
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import torch
@@ -20,7 +20,6 @@ _OF_ANOTHER_KIND = "Unrecognized configuration class"
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json")
 
 
-@hold_back_warnings()
 def load_model(config: Config, path: str | Path, name: str = "model.path") -> PreTrainedModel:
     """Load a model of the config's task.
 
@@ -39,32 +38,63 @@ def load_model(config: Config, path: str | Path, name: str = "model.path") -> Pr
         SettingError: If there is none, or it has no trained head for the task.
     """
     kind = TASK_KINDS[config.task]
-    place, choices = _locate(str(path), name)
+    dtype: torch.dtype | Literal["auto"] = torch.float32 if config.adapter is None else "auto"
+    model = load_weights(kind.model_class, path, name, config.model.trust_remote_code, task=config.task, dtype=dtype)
+    kind.require_model(model, path)
+    return model
+
+
+@hold_back_warnings()
+def load_weights(
+    model_class: Any,
+    path: str | Path,
+    name: str,
+    trust_remote_code: bool = False,
+    *,
+    task: str | None = None,
+    dtype: torch.dtype | Literal["auto"] = "auto",
+) -> PreTrainedModel:
+    """Load a model with all its weights.
+
+    Args:
+        model_class: A class of transformers with `from_pretrained`.
+        path: Folder or hub name.
+        name: What messages call it.
+        trust_remote_code: Whether to run Python code that comes with the model.
+        task: The config's task, for messages; None without a config.
+        dtype: How the weights are held; as they are stored by default.
+
+    Returns:
+        The model.
+
+    Raises:
+        SettingError: If there is none, or some of its weights are not there or of another shape.
+    """
+    place, choices = locate(str(path), name)
     try:
-        model, report = kind.model_class.from_pretrained(
+        model, report = model_class.from_pretrained(
             place,
-            trust_remote_code=config.model.trust_remote_code,
+            trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            dtype=torch.float32 if config.adapter is None else "auto",
+            dtype=dtype,
             **choices,
         )
     except Exception as error:  # damaged files make the loaders raise almost anything
-        if _OF_ANOTHER_KIND in str(error):
+        if task is not None and _OF_ANOTHER_KIND in str(error):
             raise SettingError(
-                f"The model `{path}` is none that `{kind.model_class.__name__}` loads, but `task` is `{config.task}`. "
-                "Name a model of this task, or set the `task` that it knows."
+                f"The model `{path}` is none that `{model_class.__name__}` loads, but `task` is `{task}`. Name a model "
+                "of this task, or set the `task` that it knows."
             ) from error
         raise SettingError(
-            f"`{name}` is `{path}`, but no model can be loaded from there: {_why(error, choices)} Name a folder "
+            f"`{name}` is `{path}`, but no model can be loaded from there: {explain(error, choices)} Name a folder "
             "written by `save_pretrained`, or a model on the hub that can be reached."
         ) from error
-    _require_whole(report, path, config.task)
-    kind.require_model(model, path)
+    _require_whole(report, path, task)
     return model  # type: ignore[no-any-return]
 
 
-def _require_whole(report: dict[str, Any], path: str | Path, task: str) -> None:
+def _require_whole(report: dict[str, Any], path: str | Path, task: str | None) -> None:
     """Refuse weights of other shapes, and a head that was never trained."""
     if report["mismatched_keys"]:
         key, stored, wanted = min(report["mismatched_keys"])
@@ -73,10 +103,10 @@ def _require_whole(report: dict[str, Any], path: str | Path, task: str) -> None:
             f"instead of {tuple(wanted)}. Restore the folder as `save_pretrained` wrote it."
         )
     if report["missing_keys"]:
+        other = "" if task is None else f"; or set another `task` than `{task}`"
         raise SettingError(
             f"The model `{path}` has no trained weights for {shorten(sorted(report['missing_keys']), 3)}, so it does "
-            "not know the prior task yet. Fine-tune it on the prior task first, and name that model; or set another "
-            f"`task` than `{task}`."
+            f"not know the prior task yet. Fine-tune it on the prior task first, and name that model{other}."
         )
 
 
@@ -94,8 +124,8 @@ def load_tokenizer(config: ModelConfig, *, can_pad_by_end: bool = False) -> Any:
         SettingError: If there is none, or it cannot pad.
     """
     path, name = (config.tokenizer, "model.tokenizer") if config.tokenizer else (config.path, "model.path")
-    place, choices = _locate(path, name)
-    if Path(place).is_dir() and not any(any(Path(place).glob(pattern)) for pattern in _TOKENIZER_FILES):
+    place, choices = locate(path, name)
+    if Path(place).is_dir() and not has_tokenizer(Path(place)):
         raise SettingError(
             f"The folder `{path}` has no tokenizer: none of {shorten(_TOKENIZER_FILES, 9)} is there. Inputs are made "
             "and padded by the model's tokenizer. Set `model.tokenizer` to a folder or hub name that has it."
@@ -104,7 +134,7 @@ def load_tokenizer(config: ModelConfig, *, can_pad_by_end: bool = False) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=config.trust_remote_code, **choices)
     except Exception as error:  # damaged files make the loaders raise almost anything
         raise SettingError(
-            f"No tokenizer can be loaded from `{path}`: {_why(error, choices)} Set `model.tokenizer` to a folder or "
+            f"No tokenizer can be loaded from `{path}`: {explain(error, choices)} Set `model.tokenizer` to a folder or "
             "hub name that has it."
         ) from error
     if tokenizer.pad_token is None and not (can_pad_by_end and tokenizer.eos_token is not None):
@@ -115,8 +145,25 @@ def load_tokenizer(config: ModelConfig, *, can_pad_by_end: bool = False) -> Any:
     return tokenizer
 
 
-def _locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
-    """The folder, or the hub name and whether to look for a downloaded copy only."""
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds files of a tokenizer.
+
+    Args:
+        folder: The folder.
+    """
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
+
+
+def locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
+    """Return the folder, or the hub name and whether to look for a downloaded copy only.
+
+    Args:
+        path: Folder or hub name.
+        name: What messages call it.
+
+    Raises:
+        SettingError: If there is no such folder.
+    """
     place = Path(path).expanduser()
     if place.is_dir():
         return str(place), {}
@@ -128,7 +175,13 @@ def _locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
     return path, {"local_files_only": datasets.config.HF_HUB_OFFLINE or not reach_hub()}
 
 
-def _why(error: Exception, choices: dict[str, bool]) -> str:
+def explain(error: Exception, choices: dict[str, bool]) -> str:
+    """Return why nothing could be loaded.
+
+    Args:
+        error: The loader's error.
+        choices: What `locate` returned.
+    """
     if isinstance(error, OSError) and choices.get("local_files_only"):
         return "no such folder is here, no copy was downloaded, and the Hugging Face hub is not reached."
     return reason_of(error)

@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset
 
@@ -112,6 +113,27 @@ class PriorDataset(Dataset[Any]):
             return np.repeat(self.set_names, np.diff(self._starts))
         return np.concatenate([_column_of(part, name) for part in self._parts])
 
+    def arrow_column(self, name: str) -> pa.ChunkedArray:
+        """Return a whole column as Arrow holds it: texts stay on disk where the data are memory-mapped.
+
+        Args:
+            name: One of `column_names`.
+
+        Returns:
+            The column's values in the order of sample ids; as texts where they are of several kinds.
+
+        Raises:
+            DataError: If there is no such column.
+        """
+        self.require_column(name)
+        if name == SOURCE_COLUMN and self.set_names:
+            return pa.chunked_array([pa.array(np.repeat(self.set_names, np.diff(self._starts)))])
+        columns = [_arrow_of(part, name) for part in self._parts]
+        kinds = {column.type for column in columns}
+        if len(kinds) > 1:
+            columns = [pa.chunked_array([pa.array(_as_texts(column.to_pylist()))]) for column in columns]
+        return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
+
     def read_column(self, name: str, sample_ids: Ids, rows: Sequence[Any]) -> NDArray[Any]:
         """Read a column off rows that were fetched already.
 
@@ -178,6 +200,21 @@ def _column_of(data: Any, name: str) -> NDArray[Any]:
     if hasattr(data, "select_columns"):
         return np.asarray(data.with_format(None)[name][:])
     return np.asarray([data[row][name] for row in range(len(data))])
+
+
+def _arrow_of(data: Any, name: str) -> pa.ChunkedArray:
+    if hasattr(data, "select_columns"):
+        return data.select_columns([name]).with_format("arrow")[:].column(name)
+    values = [data[row][name] for row in range(len(data))]
+    values = [value.tolist() if hasattr(value, "tolist") else value for value in values]  # of numpy and torch
+    try:
+        return pa.chunked_array([pa.array(values)])
+    except (pa.ArrowException, TypeError):
+        return pa.chunked_array([pa.array(_as_texts(values))])
+
+
+def _as_texts(values: Sequence[Any]) -> list[str | None]:
+    return [None if value is None else str(value) for value in values]
 
 
 def _require_map_style(data: Any, name: str) -> None:

@@ -11,12 +11,11 @@ from mixcd.data_config import DataConfig, HeldOutConfig
 from mixcd.data_preparation import require_inputs, split_held_out
 from mixcd.data_source import open_data
 from mixcd.errors import DataError, shorten
-from mixcd.model_limits import count_positions, count_tokens
+from mixcd.model_limits import count_positions, count_tokens, longest_input
 from mixcd.prior_dataset import SOURCE_COLUMN
 from mixcd.sft_trainer import prepare_raw
 from mixcd.task_kind import TASK_KINDS
 
-_NO_LIMIT = 10**9  # tokenizers without a limit say 10³⁰
 _Parts = tuple[Dataset, Dataset | None]
 
 
@@ -101,12 +100,7 @@ def find_longest(config: Config, tokenizer: Any, model: PreTrainedModel) -> int 
         tokenizer: The tokenizer.
         model: The model.
     """
-    limits = (
-        tokenizer.model_max_length,
-        getattr(model.config, "max_position_embeddings", None),
-        count_positions(model),
-    )
-    return config.model.max_length or min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
+    return config.model.max_length or longest_input(tokenizer, model)
 
 
 @dataclass(frozen=True)

@@ -168,12 +168,13 @@ def count_damage(partition: Partition, base_correct: Flags, observation: Observa
     return DamageCounts(observed_count.astype(np.float64), damaged_count.astype(np.float64))
 
 
-def require_finite_losses(sample_ids: Ids, loss: NDArray[Any]) -> None:
+def require_finite_losses(sample_ids: Ids, loss: NDArray[Any], owner: str = "The base model") -> None:
     """Refuse losses that are not finite numbers.
 
     Args:
         sample_ids: The samples, shape (samples,).
         loss: Their losses, shape (samples,).
+        owner: Whose losses they are, for the message.
 
     Raises:
         DataError: If a loss is NaN or infinite; names the samples.
@@ -181,6 +182,6 @@ def require_finite_losses(sample_ids: Ids, loss: NDArray[Any]) -> None:
     broken = sample_ids[~np.isfinite(loss)]
     if broken.size:
         raise DataError(
-            f"The base model's loss is NaN or infinite on prior sample {shorten(broken)}. Every prior sample needs a "
+            f"{owner}'s loss is NaN or infinite on prior sample {shorten(broken)}. Every prior sample needs a "
             "finite loss. Check these samples' inputs and labels, and that the model's weights are finite."
         )

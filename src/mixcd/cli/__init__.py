@@ -16,7 +16,7 @@ from mixcd import __version__
 from mixcd.errors import WRONG_PLACE, RehearsalError, SweepError
 from mixcd.stop_signals import Stopped
 
-FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_REQUEST, TOO_DAMAGED, INTERRUPTED = 1, 2, 3, 130
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
@@ -184,6 +184,52 @@ def evaluate(
 
     with calm_libraries():
         _say(str(evaluate_run(run, model, output)))
+
+
+@app.command()
+def compare(
+    base: Annotated[str, typer.Argument(help="The base model: a folder or a hub name.")],
+    tuned: Annotated[str, typer.Argument(help="The fine-tuned model, likewise; or a folder with a LoRA adapter.")],
+    data: Annotated[
+        list[str], typer.Option(help="Samples of the prior task: a file, a folder, a hub name; repeatable.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Which split of a folder or hub data set.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Which subset of it.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help='The texts; by default "text".')] = None,
+    text_pair: Annotated[str | None, typer.Option(metavar="COLUMN", help="The second texts of pairs.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help='The labels; by default "label".')] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Tell damage apart by this column; repeatable. By default by all.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="The base model's prediction cache of these samples.")] = None,
+    tolerance: Annotated[float, typer.Option(help="The damaged share that is put up with.")] = 0.01,
+    choices: Annotated[
+        int | None, typer.Option(help="Samples are multiple-choice questions of so many options: allow for guessing.")
+    ] = None,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="Exit 3 if the damaged share, at its lower bound, is above.", min=0, max=1),
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="The most tokens of a sample.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows a batch at the longest length.", min=1)] = 32,
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON, too.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """See what a fine-tune broke: both models over the same prior samples, nothing trained."""
+    from mixcd.class_preparation import ColumnNames
+    from mixcd.cli.compare import Judging, Samples, Showing, compare_and_show
+
+    comparison = compare_and_show(
+        base,
+        tuned,
+        Samples(data, split, subset, ColumnNames(text, text_pair, label)),
+        Judging(column or (), tolerance, choices, cache, max_length, batch_size),
+        Showing(output_format, output, overwrite),
+    )
+    if fail_above is not None and comparison.exceeds(fail_above):
+        sys.stderr.write(f"The damaged share is above {fail_above:.3g}, at its lower bound.\n")
+        raise typer.Exit(TOO_DAMAGED)
 
 
 @app.command()

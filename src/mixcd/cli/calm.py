@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import datasets
 from datasets.utils import logging as datasets_logging
@@ -13,12 +14,15 @@ from transformers.utils import logging as transformers_logging
 
 
 @contextmanager
-def calm_libraries() -> Iterator[None]:
+def calm_libraries(told: TextIO | None = None) -> Iterator[None]:
     """Hold back log lines that repeat an error which is raised as well, and progress bars where nobody watches.
 
     Lines that mixcd logs, such as the failure signs, are printed by the first process.
+
+    Args:
+        told: Where to; stdout by default.
     """
-    log, handler = logging.getLogger("mixcd"), logging.StreamHandler(sys.stdout)
+    log, handler = logging.getLogger("mixcd"), logging.StreamHandler(told or sys.stdout)
     log_level = log.level
     if os.environ.get("RANK", "0") == "0":
         log.addHandler(handler)

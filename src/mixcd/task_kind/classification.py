@@ -19,6 +19,7 @@ from mixcd.config import Config
 from mixcd.correctness_rule.right_class import require_known_labels
 from mixcd.data_config import ColumnsConfig
 from mixcd.errors import SettingError
+from mixcd.label_names import number_labels
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,12 @@ class Classification:
         self, data: Dataset, name: str, columns: ColumnsConfig, model: PreTrainedModel, tokenizer: Any, max_length: Any
     ) -> Dataset:
         """Tokenise texts, and number labels as the model does."""
-        label_ids: Any = model.config.label2id
         class_count: Any = model.config.num_labels
         rows = prepare_classes(
             data,
             name=name,
             columns=ColumnNames(columns.text, columns.text_pair, columns.label),
-            label_ids=label_ids,
+            label_ids=number_labels(model.config),
             tokenizer=tokenizer,
             max_length=max_length,
         )

@@ -1,0 +1,140 @@
+"""`mixcd compare`: what a fine-tune broke, as tables and a verdict."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from mixcd.class_preparation import ColumnNames
+from mixcd.cli.calm import calm_libraries
+from mixcd.cli.comparison_tables import print_comparison
+from mixcd.comparison import Comparison
+from mixcd.comparison_json import comparison_to_json
+from mixcd.data_source import open_data
+from mixcd.errors import SettingError
+from mixcd.model_comparison import compare
+from mixcd.replace_file import replace_file
+from mixcd.toml_file import end_sentence, nearest_name
+
+FORMATS = ("table", "json")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Where the samples are.
+
+    Args:
+        paths: A file, several of one kind, a folder or a hub name.
+        split: Which split.
+        subset: Which subset.
+        names: Which columns are what.
+    """
+
+    paths: Sequence[str]
+    split: str | None
+    subset: str | None
+    names: ColumnNames
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How to compare, as `mixcd.compare` says it.
+
+    Args:
+        columns: The columns to tell damage apart by; empty for all.
+        tolerance: The damaged share that is put up with.
+        choices: Options a question has, or None.
+        cache: The base model's prediction cache, or None.
+        max_length: The most tokens of a sample, or None.
+        batch_size: Rows a batch.
+    """
+
+    columns: Sequence[str]
+    tolerance: float
+    choices: int | None
+    cache: Path | None
+    max_length: int | None
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Showing:
+    """How to show what was found.
+
+    Args:
+        output_format: "table" or "json".
+        output: A file for the JSON, or None.
+        overwrite: Whether a file that is there may be replaced.
+    """
+
+    output_format: str
+    output: Path | None
+    overwrite: bool
+
+
+def compare_and_show(base: str, tuned: str, samples: Samples, judging: Judging, showing: Showing) -> Comparison:
+    """Compare two models, print what was found, and write it if that is wanted.
+
+    Args:
+        base: The base model's folder or hub name.
+        tuned: The fine-tuned model's.
+        samples: Where the samples are.
+        judging: How to compare.
+        showing: How to show it.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        RehearsalError: Whatever `mixcd.compare` raises.
+        SettingError: If the format is unknown, or a file would be replaced.
+    """
+    _check(showing)
+    with calm_libraries(sys.stderr):
+        data = open_data(
+            samples.paths[0] if len(samples.paths) == 1 else samples.paths,
+            name="data",
+            split=samples.split,
+            subset=samples.subset,
+        )
+        comparison = compare(
+            base,
+            tuned,
+            data,
+            names=samples.names,
+            columns=judging.columns or None,
+            tolerance=judging.tolerance,
+            choices=judging.choices,
+            cache_dir=judging.cache,
+            max_length=judging.max_length,
+            batch_size=judging.batch_size,
+            progress=sys.stderr.isatty(),
+        )
+    text = json.dumps(comparison_to_json(comparison), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    if showing.output is not None:
+        replace_file(showing.output, lambda path: path.write_text(text, "utf-8"))
+    if showing.output_format == "json":
+        sys.stdout.write(text)
+    else:
+        print_comparison(comparison, Console())
+    return comparison
+
+
+def _check(showing: Showing) -> None:
+    if showing.output_format not in FORMATS:
+        told = f"`--format` is `{showing.output_format}`, which is no format"
+        raise SettingError(end_sentence(told + nearest_name(showing.output_format, FORMATS)))
+    output = showing.output
+    if output is None:
+        return
+    if output.is_dir():
+        raise SettingError(f"`{output}` is a folder, but the comparison is a file. Name a file.")
+    if output.exists() and not showing.overwrite:
+        raise SettingError(
+            f"`{output}` exists already, and nothing is overwritten unasked. Name another file, or pass `--overwrite`."
+        )
+    if not output.parent.is_dir():
+        raise SettingError(f"`{output}` cannot be written: there is no folder `{output.parent}`. Make it first.")

@@ -1,0 +1,136 @@
+"""A pass of a comparison: what one model gets right, row by row; read from a prediction cache where there is one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from mixcd.batched_inference import Collate, evaluating, predict_rows
+from mixcd.correctness_rule import CorrectnessRule
+from mixcd.fresh_adapter import without_fresh_adapter
+from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import predict_prior
+from mixcd.vocabulary import Flags, Floats, Ids, require_finite_losses
+
+_ROWS_AT_ONCE = 4096
+"""Rows that are sorted by length together, and held in memory."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What one model made of the samples.
+
+    Args:
+        sample_ids: The samples, ascending, shape (samples,).
+        correct: Whether it got each right, shape (samples,).
+        loss: Its loss on each, shape (samples,).
+        prediction: The class it predicted, shape (samples,); None where predictions are no class.
+        untargeted_count: Samples without a target token, which nobody gets right.
+        forward_count: Forward passes made.
+    """
+
+    sample_ids: Ids
+    correct: Flags
+    loss: Floats
+    prediction: Ids | None
+    untargeted_count: int
+    forward_count: int
+
+
+@dataclass(frozen=True)
+class ComparisonPass:
+    """How both models are run.
+
+    Args:
+        data: The prepared samples.
+        rule: Says which are right.
+        batch_size: Rows a batch at the length of the longest row.
+        progress: Whether to show progress bars.
+    """
+
+    data: PriorDataset
+    rule: CorrectnessRule
+    batch_size: int
+    progress: bool
+
+    def predict(self, model: torch.nn.Module, sample_ids: Ids, collate_fn: Collate, owner: str) -> Outcomes:
+        """Run a model over some samples; nothing is written.
+
+        Args:
+            model: The model.
+            sample_ids: The samples, ascending, shape (samples,).
+            collate_fn: Makes a batch of a list of rows.
+            owner: What messages call the model.
+
+        Returns:
+            What it made of them.
+
+        Raises:
+            DataError: If rows have no labels, labels that the model cannot predict, or losses that are not finite.
+            UnsupportedTrainerError: If the model's output shows no predictions.
+        """
+        parts, forward_count = [], 0
+        hidden = not self.progress or None
+        with (
+            evaluating(model),
+            without_fresh_adapter(model),
+            tqdm(total=len(sample_ids), desc=owner.lower(), disable=hidden) as bar,
+        ):
+            for start in range(0, len(sample_ids), _ROWS_AT_ONCE):
+                ids = sample_ids[start : start + _ROWS_AT_ONCE]
+                part, count = predict_rows(
+                    model,
+                    self.data.rows(ids.tolist()),
+                    ids,
+                    rule=self.rule,
+                    collate_fn=collate_fn,
+                    batch_size=self.batch_size,
+                    data_name=self.data.name,
+                    advance=bar.update,
+                )
+                require_finite_losses(ids, part["loss"], owner)
+                parts.append(part)
+                forward_count += count
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return Outcomes(
+            sample_ids,
+            found["correct"],
+            found["loss"].astype(np.float64),
+            found.get("prediction"),
+            int(np.isnan(found["share_right"]).sum()) if "share_right" in found else 0,
+            forward_count,
+        )
+
+    def read_or_predict(
+        self, model: torch.nn.Module, cache_dir: str | Path, collate_fn: Collate, tokenizer: Any
+    ) -> Outcomes:
+        """Read what the base model predicted from its cache, and predict what the cache lacks.
+
+        Args:
+            model: The base model.
+            cache_dir: The cache's folder, made if it is missing.
+            collate_fn: Makes a batch of a list of rows.
+            tokenizer: Fingerprinted, so that a cache made with another one is refused.
+
+        Returns:
+            What it made of the samples that the cache covers.
+
+        Raises:
+            RehearsalError: Whatever `predict_prior` raises.
+        """
+        found = predict_prior(
+            model,
+            self.data,
+            cache_dir,
+            collate_fn=collate_fn,
+            correctness=self.rule,
+            tokenizer=tokenizer,
+            batch_size=self.batch_size,
+            progress=self.progress,
+            least_share_right=0.0,
+        )
+        untargeted = 0 if found.share_right is None else int(np.isnan(found.share_right).sum())
+        return Outcomes(found.sample_ids, found.correct, found.loss, found.prediction, untargeted, found.forward_count)
