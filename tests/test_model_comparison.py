@@ -333,12 +333,19 @@ def test_samples_without_targets_are_told(tmp_path):
     assert told in mixcd.compare(model, model, masked, collate_fn=collate_task, cache_dir=tmp_path / "cache").notes
 
 
-def test_texts_are_prepared_for_classifiers_only():
+def test_texts_are_not_prepared_for_causal_language_models():
     model = FAMILIES["causal language model"].make_model()
-    with pytest.raises(
-        DataError, match="texts are prepared for classifiers only, but the model is a `LlamaForCausalLM`"
-    ):
+    with pytest.raises(DataError, match="texts are not prepared for a `LlamaForCausalLM`. Prepare the rows as in"):
         mixcd.compare(model, model, Dataset.from_dict({"text": ["a"]}))
+
+
+@pytest.mark.parametrize("task", ["question-answering", "sequence-to-sequence"])
+def test_raw_rows_of_other_tasks_are_prepared_as_for_training(task, task_workspace):
+    folder = task_workspace(task)
+    comparison = mixcd.compare(folder / "base", folder / "base", folder / "prior.jsonl")
+    assert comparison.change.damaged_count == comparison.change.gained_count == 0
+    assert comparison.change.score_before > 0.5
+    assert not comparison.is_damaged
 
 
 def test_rows_of_tokens_need_a_tokenizer_to_pad_them(base_model, rows):
