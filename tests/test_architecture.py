@@ -104,6 +104,7 @@ LAYERS = {
         "model_comparison",
         "model_loading",
         "run_data",
+        "run_ledger",
         "run_setup",
         "stop_signals",
         "sweep",

@@ -1,10 +1,16 @@
 """Stages: what one run fine-tuned is the base model of the next, and their records say so."""
 
 import json
+import re
 import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
 
 from command import call, record
 from mixcd.lineage import trace_lineage
+from mixcd.run_ledger import read_ledger
 from task_workspace import make_questions, write_rows
 
 STAGE = """\
@@ -70,8 +76,52 @@ def test_three_stages_of_question_answering_know_their_lineage_and_make_a_matrix
             assert sum(one[count] for one in scores["prior_sets"].values()) == scores["prior"][count]
     assert "\n  zero: score 0." in capfd.readouterr().out
     # what a stage starts with is what the stage before it ended with, on the same held-out rows of the first set
-    before, after = third["prior_sets"]["zero"]["score_before"], second["prior_sets"]["zero"]["score_after"]
-    assert before == after
+    for name in ("zero", "one"):
+        assert third["prior_sets"][name]["score_before"] == second["prior_sets"][name]["score_after"]
+    # also when a stage's new data are prior data of the next
+    assert second["prior_sets"]["one"]["score_before"] == first["new"]["score_after"]
+
+    ledger = read_ledger(Path("runs/three"))
+    assert ledger.task_names == ("zero", "one", "two", "three")
+    expected = [
+        [first["prior"]["score_before"]],
+        [first["prior"]["score_after"], first["new"]["score_after"]],
+        [*(second["prior_sets"][name]["score_after"] for name in ("zero", "one")), second["new"]["score_after"]],
+        [*(third["prior_sets"][name]["score_after"] for name in ("zero", "one", "two")), third["new"]["score_after"]],
+    ]
+    assert [row[: len(wanted)] for row, wanted in zip(ledger.scores.tolist(), expected, strict=True)] == expected
+    capfd.readouterr()
+    assert call("ledger", "runs/three", "--format", "json") == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert shown["scores"][1] == [*expected[1], None, None]
+    assert shown["average"] == pytest.approx(np.mean(expected[3]))
+    assert shown["forgetting"] == ledger.forgetting
+    assert call("ledger", "runs/three") == 0
+    table = capfd.readouterr().out
+    assert re.search(rf"^ *the base model +{100 * expected[0][0]:.1f} *$", table, re.M)
+    assert f"backward transfer: {100 * ledger.backward_transfer:.1f}" in table
+    refused_ledgers(capfd)
+
+
+def refused_ledgers(capfd):
+    def refuse(*arguments):
+        capfd.readouterr()
+        assert call("ledger", *arguments) == 2
+        told = capfd.readouterr().err
+        assert told.count("\n") == 1
+        return told
+
+    assert "`nowhere` holds no run. Name the folder of a run" in refuse("nowhere")
+    assert "`--format` is `jsn`, which is no format, did you mean `json`?" in refuse("runs/three", "--format", "jsn")
+    evaluation = Path("runs/two/evaluation.json")
+    whole = json.loads(evaluation.read_text())
+    del whole["prior_sets"]["one"]
+    evaluation.write_text(json.dumps(whole))
+    assert "The run `runs/two` did not measure `one.jsonl`, but a ledger needs every" in refuse("runs/three")
+    evaluation.unlink()
+    assert "The evaluation `runs/two/evaluation.json` cannot be read" in refuse("runs/three")
+    Path("runs/three/config.toml").unlink()
+    assert "The config of the run `runs/three` cannot be read, so its tasks are not known" in refuse("runs/three")
 
 
 def test_a_merged_adapter_is_the_base_model_of_the_next_stage(task_workspace):

@@ -24,7 +24,7 @@ def trace_lineage(model: str) -> list[dict[str, Any]]:
     record = _read_record(folder)
     if record is None:
         return []
-    return [*record.get("lineage", []), _describe_stage(folder, record)]
+    return [*record.get("lineage", []), describe_stage(folder, record)]
 
 
 def _read_record(folder: RunFolder) -> dict[str, Any] | None:
@@ -35,7 +35,16 @@ def _read_record(folder: RunFolder) -> dict[str, Any] | None:
     return None
 
 
-def _describe_stage(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
+def describe_stage(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
+    """Describe a run as a stage.
+
+    Args:
+        folder: Its folder.
+        record: The folder's record.
+
+    Returns:
+        What `trace_lineage` says of a stage.
+    """
     stage = {"run": str(folder.path), "started": record.get("started")}
     with suppress(SettingError):
         config = read_config(folder.config)

@@ -233,6 +233,17 @@ def compare(
 
 
 @app.command()
+def ledger(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of the last run of a chain.")],
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """See what a chain of runs kept of each task: scores, average, backward transfer, forgetting."""
+    from mixcd.cli.ledger import show_ledger
+
+    show_ledger(run, output_format)
+
+
+@app.command()
 def sweep(
     config: Annotated[Path, typer.Argument(metavar="SWEEP", help="A TOML file: task, methods, mix ratios, seeds.")],
     setting: Settings = None,
