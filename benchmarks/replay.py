@@ -1,6 +1,7 @@
 """The replay bench: judge estimators offline, in seconds, on what recorded runs showed.
 
-    python benchmarks/replay.py tweets vitaminc_covid --seeds 0 1 2 3 4
+    python benchmarks/replay.py tweets newsgroups_r8 --seeds 0 1 2 3 4
+    python benchmarks/replay.py interface --lane translation --seeds 0
 
 A run with uniform rehearsal (fast lane, β = 1/8) is recorded once a task and seed: the logits and losses of all
 rehearsed samples, and full predictions on a pool of 3,000 prior samples at a few steps. Then each estimator is fed
@@ -30,7 +31,7 @@ from transformers import TrainerCallback
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.partition_strategy import ByPriorLoss
+from mixcd.partition_strategy import ByFeatures, ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import PriorPredictions
 from mixcd.rehearsal import attach
@@ -193,7 +194,8 @@ def _drift(
 
 def _with_logits(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     logits = arrays["base_logits"].astype(np.float32)
-    return np.hstack([arrays["features"], (logits - logits.mean(0)) / logits.std(0)])
+    spread = np.where(logits.std(0) > 0, logits.std(0), 1.0)  # "right" has the logit 0 everywhere
+    return np.hstack([arrays["features"], (logits - logits.mean(0)) / spread])
 
 
 def _with_labels(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -213,6 +215,47 @@ def _bins(arrays: Mapping[str, NDArray[Any]], count: int) -> Partition:
 
 def _counts(count: int, **settings: Any) -> MakeEstimator:
     return lambda arrays: CountEstimator(_bins(arrays, count), arrays["base_correct"], **settings)
+
+
+def _feature_bins(count: int, **settings: Any) -> MakeEstimator:
+    def make(arrays: Mapping[str, NDArray[Any]]) -> CountEstimator:
+        table = PriorTable(arrays["base_loss"], features=arrays["features"])
+        return CountEstimator(ByFeatures(count).assign(table), arrays["base_correct"], **settings)
+
+    return make
+
+
+def _loss_drift(**settings: Any) -> MakeEstimator:
+    """Drift of the loss: being wrong is e^loss / 2 times as likely as being right."""
+
+    def to_logits(loss: NDArray[Any]) -> NDArray[Any]:
+        return np.stack([np.zeros(len(loss)), loss - np.log(2)], axis=1)
+
+    @dataclass(frozen=True)
+    class OfLoss:
+        drift: DriftEstimator
+
+        def init(self) -> Any:
+            return self.drift.init()
+
+        def update(self, state: Any, observation: Observation) -> Any:
+            return self.drift.update(state, replace(observation, logits=to_logits(observation.loss)))
+
+        def belief(self, state: Any) -> Belief:
+            return self.drift.belief(state)
+
+        def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
+            return self.drift.damage_probability(belief, sample_ids)
+
+    return lambda arrays: OfLoss(
+        DriftEstimator(
+            to_logits(arrays["base_loss"]),
+            arrays["features"],
+            np.zeros(len(arrays["base_loss"]), dtype=np.int64),
+            arrays["base_correct"],
+            **settings,
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -303,6 +346,8 @@ ESTIMATORS: Mapping[str, MakeEstimator] = {
     "loss bins, 10": _counts(10),
     "loss bins, 40": _counts(40),
     "loss bins, 10, γ .98": _counts(10, discount=0.98),
+    "feature bins, 10": _feature_bins(10),
+    "feature bins, 40, shrunk": _feature_bins(40, smoothing="shrunk"),
     "drift": _drift(),
     "drift, noise 0": _drift(noise=0.0),
     "drift, noise .3": _drift(noise=0.3),
@@ -321,6 +366,10 @@ ESTIMATORS: Mapping[str, MakeEstimator] = {
     "drift, + logits": _drift(_with_logits),
     "drift, + labels": _drift(_with_labels),
     "drift, + labels × confidence": _drift(_with_confidence),
+    "drift, no features": _drift(lambda arrays: arrays["features"][:, :0]),
+    "drift, no features, noise 0": _drift(lambda arrays: arrays["features"][:, :0], noise=0.0),
+    "drift of the loss": _loss_drift(),
+    "drift of the loss, drop": _loss_drift(score="drop"),
     "drift, logits only": _drift(lambda arrays: _with_logits(arrays)[:, 64:]),
     "drift, process noise .001": lambda arrays: ProcessNoise(_drift()(arrays), 0.001),
     "drift, process noise .01": lambda arrays: ProcessNoise(_drift()(arrays), 0.01),
