@@ -10,7 +10,19 @@ from mixcd.config import Config
 from mixcd.data_source import KINDS
 
 DOCS = Path(__file__).parent
-COMMANDS = ("init", "train", "predict", "partition", "evaluate", "compare", "sweep", "frontier", "schema", "demo")
+COMMANDS = (
+    "init",
+    "train",
+    "predict",
+    "partition",
+    "evaluate",
+    "compare",
+    "ledger",
+    "sweep",
+    "frontier",
+    "schema",
+    "demo",
+)
 
 INTRODUCTION = f"""\
 # The command line
@@ -47,7 +59,7 @@ held in memory. Rows with `input_ids` count as tokenised.
 base model with the adapter merged, which is what is evaluated.
 
 **Stages.** The `model/` of one run can be the `model.path` of the next. `run.json` then lists the runs before it under `lineage`, oldest first: folder, start, base model, new and prior data. With several prior sets
-`evaluation.json` has the scores of each under `prior_sets`, so the score on every task after every stage can be read off the records.
+`evaluation.json` has the scores of each under `prior_sets`, so `mixcd ledger` reads the score on every task after every stage off the records, given the same seed throughout (held-out rows are drawn by it).
 
 **Held-out data** are never trained on. A share is drawn by the seed of the run, the same share for the same data and seed, and `run.json` says how many; or give
 a path or a split. Without them there is no evaluation.
