@@ -1,6 +1,5 @@
 """The data of a run: opened and prepared as its task asks, some of them held out."""
 
-import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,9 +52,10 @@ def read_data(config: Config, model: PreTrainedModel, tokenizer: Any, seed: int)
         DataError: If data cannot be read or prepared.
     """
     reader = _Reader(config, model, tokenizer, seed)
-    new, held_out_new = reader.read(config.new, "new")
+    new, held_out_new = reader.read(config.new, "new", 0)
     prior = {
-        source.name or "prior": reader.read(source, f"prior.{number}") for number, source in enumerate(config.prior)
+        source.name or "prior": reader.read(source, f"prior.{number}", number + 1)
+        for number, source in enumerate(config.prior)
     }
     _require_columns(config, prior)
     held_out_prior = {name: held_out for name, (_, held_out) in prior.items() if held_out is not None}
@@ -112,12 +112,11 @@ class _Reader:
     tokenizer: Any
     seed: int
 
-    def read(self, source: DataConfig, place: str) -> _Parts:
+    def read(self, source: DataConfig, place: str, number: int) -> _Parts:
         """Return the rows to train on, and those held out."""
         rows = self._open(source, source.path, source.split, source.subset, f"{place}.path")
         held_out = source.held_out
         if not isinstance(held_out, HeldOutConfig):
-            number = _number_source(source)
             return split_held_out(rows, held_out, seed=self.seed, number=number, name=f"{place}.path")
         path = held_out.path or source.path
         subset = held_out.subset if held_out.path or held_out.subset else source.subset
@@ -133,11 +132,6 @@ class _Reader:
         if "input_ids" in rows.column_names:
             _require_model_inputs(rows, name, self.model)
         return rows
-
-
-def _number_source(source: DataConfig) -> int:
-    """Number data by where they are: what is held out of a stage's new data is so of the next stage's prior data."""
-    return zlib.crc32(repr((source.path, source.split, source.subset)).encode())
 
 
 def _require_model_inputs(rows: Dataset, name: str, model: PreTrainedModel) -> None:
