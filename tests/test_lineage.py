@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from command import call, record
+from mixcd import run_ledger
 from mixcd.lineage import trace_lineage
 from mixcd.run_ledger import read_ledger
 from task_workspace import make_questions, write_rows
@@ -148,3 +149,8 @@ def test_old_and_foreign_records_are_read_as_far_as_they_go(task_workspace):
     (folder / "run" / "run.json").write_text('{"mine": 1}')
     assert trace_lineage("run/model") == []
     assert trace_lineage("org/name") == []
+
+
+def test_a_task_of_several_prior_sets_is_weighed_by_their_samples():
+    found = {"a": {"sample_count": 30, "score_after": 1.0}, "b": {"sample_count": 10, "score_after": 0.2}}
+    assert run_ledger._mean_score(found, ["a", "b"], "score_after", {"run": "run"}) == pytest.approx(0.8)
