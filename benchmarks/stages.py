@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
-from mixcd.ledger import Ledger, make_ledger
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, DataCollatorWithPadding
 
 from mixcd.config import Config
 from mixcd.correctness_rule import RightSpan
 from mixcd.demo_data import find_minilm
+from mixcd.ledger import Ledger, make_ledger
 from mixcd.prior_dataset import PriorDataset
 from mixcd.run_setup import set_up
 from mixcd.span_preparation import SpanColumns, prepare_spans
