@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mixcd.replace_file import replace_file
-from mixcd.sweep_results import read_results
+from mixcd.sweep.sweep_results import read_results
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "tasks"))

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from mixcd.frontier_report import FrontierReport, PointReport, report_frontier
-from mixcd.frontier_runs import join_results, judge_by
+from mixcd.frontier.frontier_report import FrontierReport, PointReport, report_frontier
+from mixcd.frontier.frontier_runs import join_results, judge_by
 from mixcd.replace_file import replace_file
 from mixcd.seed_interval import Estimate
-from mixcd.sweep_results import read_results
+from mixcd.sweep.sweep_results import read_results
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

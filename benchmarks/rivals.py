@@ -15,7 +15,7 @@ from mixcd.errors import SettingError
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.prior_dataset import PriorDataset
 from mixcd.rehearsal import Rehearsal
-from mixcd.sweep_task import SweepTask
+from mixcd.sweep.sweep_task import SweepTask
 from mixcd.trainer_support import collator_of
 
 Weights = dict[str, torch.Tensor]

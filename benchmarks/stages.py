@@ -25,11 +25,11 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, DataColla
 
 from mixcd.config import Config
 from mixcd.correctness_rule import RightSpan
-from mixcd.demo_data import find_minilm
+from mixcd.data_preparation.span_preparation import SpanColumns, prepare_spans
+from mixcd.demo.demo_data import find_minilm
 from mixcd.ledger import Ledger, make_ledger
 from mixcd.prior_dataset import PriorDataset
 from mixcd.run_setup import set_up
-from mixcd.span_preparation import SpanColumns, prepare_spans
 from mixcd.trainer_predictions import predict_now
 from mixcd.training_arguments import make_arguments
 from mixcd.training_run import run_training

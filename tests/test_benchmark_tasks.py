@@ -21,8 +21,8 @@ import mixcd
 import tiny_sft
 from mixcd.errors import DataError
 from mixcd.partition_strategy import ByColumn
-from mixcd.sweep_method import BUILT_IN
-from mixcd.sweep_run import Judge, RunSpec, run_once
+from mixcd.sweep.sweep_method import BUILT_IN
+from mixcd.sweep.sweep_run import Judge, RunSpec, run_once
 from tiny import make_model
 from workspace import make_tokenizer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from mixcd.demo_result import HEADINGS
+from mixcd.demo.demo_result import HEADINGS
 from tiny import collate, make_rows
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")

@@ -14,9 +14,9 @@ from transformers import Trainer
 
 import mixcd
 from mixcd.errors import SettingError
-from mixcd.sweep_config import load_function
-from mixcd.sweep_method import BUILT_IN
-from mixcd.sweep_run import Judge, RunSpec, run_once, trainer_arguments
+from mixcd.sweep.sweep_config import load_function
+from mixcd.sweep.sweep_method import BUILT_IN
+from mixcd.sweep.sweep_run import Judge, RunSpec, run_once, trainer_arguments
 from tiny import assert_same_weights, weights_of
 from toy_sweep import write_toy
 

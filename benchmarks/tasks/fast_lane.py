@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from mixcd.replace_file import replace_file
-from mixcd.sweep_task import SweepTask
+from mixcd.sweep.sweep_task import SweepTask
 from mixcd.vocabulary import Ids
 
 HIDDEN_SIZE = 256

@@ -25,8 +25,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mixcd.demo_data import find_minilm
-from mixcd.sweep_task import SweepTask
+from mixcd.demo.demo_data import find_minilm
+from mixcd.sweep.sweep_task import SweepTask
 from mixcd.vocabulary import Ids
 
 LAYERS = 3

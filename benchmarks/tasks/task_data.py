@@ -44,7 +44,7 @@ from package_files import Package, read_member
 from questions import pair_questions, read_passages
 from text_pool import TextPool
 
-from mixcd.demo_data import load_tweets
+from mixcd.demo.demo_data import load_tweets
 from mixcd.keyed_random import Stream, keyed_generator
 
 MOST_HELD_OUT = 6000

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from mixcd.batched_inference import batch_by_tokens
-from mixcd.demo_data import find_minilm
+from mixcd.demo.demo_data import find_minilm
 from mixcd.replace_file import replace_file
 
 MAX_TOKENS = 64

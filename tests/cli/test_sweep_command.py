@@ -14,8 +14,8 @@ from rich.console import Console
 
 from mixcd.cli import run
 from mixcd.cli.sweep import describe_progress, make_progress_table
-from mixcd.sweep import SweepProgress
-from mixcd.sweep_results import read_results
+from mixcd.sweep.sweep import SweepProgress
+from mixcd.sweep.sweep_results import read_results
 from toy_sweep import write_toy
 
 SLOW = '\n[method.slow]\nlike = "none"\ntrainer = "MODULE.py:make_slow_trainer"\n'

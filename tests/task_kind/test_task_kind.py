@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM
 
 from command import at_step, call, contents, record, send
-from mixcd.sweep_config import find_task, make_spec, read_sweep
-from mixcd.sweep_run import Judge, make_plain_trainer, require_task, run_once
+from mixcd.sweep.sweep_config import find_task, make_spec, read_sweep
+from mixcd.sweep.sweep_run import Judge, make_plain_trainer, require_task, run_once
 from task_workspace import TASK_WORKSPACES
 
 TRAIN = ("train", "config.toml")

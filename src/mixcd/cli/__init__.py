@@ -217,8 +217,8 @@ def compare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """See what a fine-tune broke: both models over the same prior samples, nothing trained."""
-    from mixcd.class_preparation import ColumnNames
     from mixcd.cli.compare import Judging, Samples, Showing, compare_and_show
+    from mixcd.data_preparation.class_preparation import ColumnNames
 
     comparison = compare_and_show(
         base,
@@ -296,8 +296,8 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in the folder.")] = False,
 ) -> None:
     """Show forgetting, uniform rehearsal and mix-cd on real tweets, under 8 minutes on 2 cores."""
-    from mixcd.demo import FULL, QUICK, run_demo
-    from mixcd.demo_result import make_table
+    from mixcd.demo.demo import FULL, QUICK, run_demo
+    from mixcd.demo.demo_result import make_table
 
     console = Console()
     result = run_demo(output, QUICK if quick else FULL, seed, overwrite, console.print)

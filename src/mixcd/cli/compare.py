@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mixcd.class_preparation import ColumnNames
 from mixcd.cli.calm import calm_libraries
 from mixcd.cli.comparison_tables import print_comparison
-from mixcd.comparison import Comparison
-from mixcd.comparison_json import comparison_to_json
+from mixcd.comparison.comparison import Comparison
+from mixcd.comparison.comparison_json import comparison_to_json
+from mixcd.comparison.model_comparison import compare
+from mixcd.data_preparation.class_preparation import ColumnNames
 from mixcd.data_source import open_data
 from mixcd.errors import SettingError
-from mixcd.model_comparison import compare
 from mixcd.replace_file import replace_file
 from mixcd.toml_file import end_sentence, nearest_name
 

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mixcd.comparison import Comparison
-from mixcd.comparison_verdict import judge_damage, judge_rehearsal
-from mixcd.partition_damage import PartitionDamage
+from mixcd.comparison.comparison import Comparison
+from mixcd.comparison.comparison_verdict import judge_damage, judge_rehearsal
+from mixcd.comparison.partition_damage import PartitionDamage
 
 _MOST_BINS = 8
 """Bins of a partition that are printed; the JSON has all."""

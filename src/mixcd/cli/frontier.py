@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mixcd.errors import DataError, SettingError
-from mixcd.frontier_comparison import MatchedGain
-from mixcd.frontier_report import ORACLE, PLAIN, FrontierReport, plain_name, report_frontier
-from mixcd.frontier_runs import join_results, judge_by, keep_methods, require_half
+from mixcd.frontier.frontier_comparison import MatchedGain
+from mixcd.frontier.frontier_report import ORACLE, PLAIN, FrontierReport, plain_name, report_frontier
+from mixcd.frontier.frontier_runs import join_results, judge_by, keep_methods, require_half
 from mixcd.seed_interval import Estimate, Headroom
-from mixcd.sweep_results import read_results
+from mixcd.sweep.sweep_results import read_results
 from mixcd.toml_file import end_sentence, nearest_name
 
 FORMATS = ("table", "json")
@@ -214,10 +214,10 @@ def _check_outputs(files: Sequence[Path], pictures: Pictures) -> None:
 
 def _draw(report: FrontierReport, pictures: Pictures) -> None:
     if pictures.png is not None:
-        from mixcd.frontier_picture import draw_png
+        from mixcd.frontier.frontier_picture import draw_png
 
         draw_png(report, pictures.png)
     if pictures.html is not None:
-        from mixcd.frontier_picture import write_html
+        from mixcd.frontier.frontier_picture import write_html
 
         write_html(report, pictures.html)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixcd.errors import SettingError
-from mixcd.frontier_report import plain_name
+from mixcd.frontier.frontier_report import plain_name
 from mixcd.ledger import Ledger
 from mixcd.run_ledger import read_ledger
 from mixcd.toml_file import end_sentence, nearest_name

@@ -15,8 +15,8 @@ from rich.text import Text
 from mixcd.errors import SweepError
 from mixcd.replace_file import is_disk_fault
 from mixcd.stop_signals import Stopped, StopSignals
-from mixcd.sweep import SweepProgress, run_sweep
-from mixcd.sweep_config import read_sweep
+from mixcd.sweep.sweep import SweepProgress, run_sweep
+from mixcd.sweep.sweep_config import read_sweep
 
 
 def sweep_and_show(path: Path, settings: Sequence[str], workers: int | None) -> None:

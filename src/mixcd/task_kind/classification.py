@@ -14,10 +14,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from mixcd.class_preparation import LABEL, ColumnNames, prepare_classes
 from mixcd.config import Config
 from mixcd.correctness_rule.right_class import require_known_labels
 from mixcd.data_config import ColumnsConfig
+from mixcd.data_preparation.class_preparation import LABEL, ColumnNames, prepare_classes
 from mixcd.errors import SettingError
 from mixcd.label_names import number_labels
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from mixcd.config import Config
 from mixcd.data_config import ColumnsConfig
-from mixcd.span_preparation import SpanColumns, prepare_spans
+from mixcd.data_preparation.span_preparation import SpanColumns, prepare_spans
 
 
 @dataclass(frozen=True)

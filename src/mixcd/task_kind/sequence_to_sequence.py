@@ -17,7 +17,7 @@ from transformers import (
 
 from mixcd.config import Config
 from mixcd.data_config import ColumnsConfig
-from mixcd.pair_preparation import PairColumns, prepare_pairs
+from mixcd.data_preparation.pair_preparation import PairColumns, prepare_pairs
 
 
 @dataclass(frozen=True)

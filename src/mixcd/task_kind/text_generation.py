@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, Trainin
 
 from mixcd.config import Config
 from mixcd.data_config import ColumnsConfig
-from mixcd.data_preparation import is_text, require_texts, write_rows
+from mixcd.data_preparation.data_preparation import is_text, require_texts, write_rows
 from mixcd.errors import DataError, SettingError, shorten
 
 FORMATS = (("messages",), ("prompt", "completion"), ("text",))

@@ -1,0 +1,183 @@
+"""`compare`: two models over the same prior samples, at the cost of two forward passes over them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixcd.batched_inference import Collate, collate
+from mixcd.comparison.compared_columns import bin_losses, bin_samples, choose_columns
+from mixcd.comparison.compared_models import Model, ModelPair, open_models
+from mixcd.comparison.compared_samples import open_samples, renumber_labels
+from mixcd.comparison.comparison import (
+    PRIOR_LOSS,
+    TOLERANCE,
+    Comparison,
+    SampleDamage,
+    compare_outcomes,
+    rank_damaged,
+    require_settings,
+)
+from mixcd.comparison.comparison_pass import ComparisonPass, Outcomes
+from mixcd.correctness_rule import CorrectnessRule, RightClass, RightLabels, choose_rule
+from mixcd.correctness_rule.reading import apply_tolerance
+from mixcd.data_preparation.class_preparation import ColumnNames
+from mixcd.errors import SettingError
+from mixcd.held_out import TEXT_START, text_of
+from mixcd.label_names import names_of_model, require_same_numbers
+from mixcd.prior_dataset import PriorDataset
+
+BATCH_SIZE = 32
+"""Rows a batch at the length of the longest row, by default."""
+
+
+def compare(
+    base: Model,
+    tuned: Model,
+    data: Any,
+    *,
+    columns: Sequence[str] | None = None,
+    tolerance: float = TOLERANCE,
+    choices: int | None = None,
+    correctness: CorrectnessRule | None = None,
+    cache_dir: str | Path | None = None,
+    tokenizer: Any = None,
+    collate_fn: Collate | None = None,
+    names: ColumnNames | None = None,
+    max_length: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: bool = False,
+) -> Comparison:
+    """Compare a fine-tuned model with its base model, sample by sample: what broke, and would rehearsal mend it?
+
+    Nothing is trained, and nothing is written but the cache, if one is named. `judge_damage` and `judge_rehearsal` put
+    the result in sentences.
+
+    Args:
+        base: The base model: loaded, or its folder or hub name.
+        tuned: The fine-tuned model, likewise; or the folder of an adapter of PEFT, for which the base model is loaded
+            once. Labels of the same names are matched in any order.
+        data: Samples of the prior task: prepared rows, as in training; a file, folder or hub name of such; or, for
+            classifiers, texts with labels.
+        columns: The columns by which damage is told apart, beside the base model's loss; by default all that hold one
+            value a sample, without those in which nearly every value is its own.
+        tolerance: The damaged share that is put up with: above it, at its lower bound, there is damage.
+        choices: How many options a question has, where samples are multiple-choice questions: what guessing loses is
+            taken off.
+        correctness: When a prediction is right; by default what model and labels are made for.
+        cache_dir: A prediction cache of the base model on these data: read, and filled where it lacks something.
+        tokenizer: The tokenizer of both models; by default the one beside them.
+        collate_fn: Makes a batch of a list of prepared rows; by default what the rows and the tokenizer ask for.
+        names: Which of the columns are text, second text and label.
+        max_length: The most tokens of a sample; what model and tokenizer take by default.
+        batch_size: Rows a batch at the length of the longest row. Shorter rows share larger batches.
+        progress: Whether to show progress bars.
+
+    Returns:
+        Scores, flips, damage by columns and by prior loss, the most damaged samples.
+
+    Raises:
+        SettingError: If a setting makes no sense, or a model cannot be loaded.
+        DataError: If the data cannot be read, lack a column or labels; or if labels, tokenizers or losses do not allow
+            a comparison.
+        CacheError: If the cache was made from something else.
+
+    Example:
+        >>> import torch
+        >>> class Sign(torch.nn.Module):  # says whether a number is above a threshold
+        ...     def __init__(self, threshold):
+        ...         super().__init__()
+        ...         self.threshold = torch.nn.Parameter(torch.tensor(threshold))
+        ...
+        ...     def forward(self, x):
+        ...         return {"logits": torch.stack([self.threshold - x, x - self.threshold], -1)}
+        >>> rows = [{"x": float(x), "label": int(x > 0), "kind": "ab"[x % 2]} for x in range(-50, 50)]
+        >>> def collate(rows):
+        ...     return {"x": torch.tensor([r["x"] for r in rows]), "labels": torch.tensor([r["label"] for r in rows])}
+        >>> comparison = compare(Sign(0.5), Sign(10.5), rows, collate_fn=collate)
+        >>> comparison.change.damaged_count, comparison.partitions[0].name, comparison.is_damaged
+        (10, 'x', True)
+    """
+    require_settings(tolerance, choices)
+    if batch_size < 1:
+        raise SettingError(f"`batch_size` is {batch_size}, but a batch needs at least 1 row. Pass 1 or more.")
+    pair = open_models(base, tuned, tokenizer)
+    names = names or ColumnNames()
+    if collate_fn is None:
+        data, collate_fn = open_samples(data, pair.base, pair.tokenizer, names, max_length, "data")
+    samples = PriorDataset(data, "data")
+    require_same_numbers(pair.base, samples)
+    chosen, left_out = choose_columns(samples, columns, names.label)
+    rule = choose_rule(correctness, pair.base, collate(collate_fn, [samples[0]]), samples.name)
+    before, after = _predict(pair, ComparisonPass(samples, rule, batch_size, progress), collate_fn, cache_dir)
+    class_names = dict(enumerate(names_of_model(pair.base))) if isinstance(rule, RightClass) else {}
+    worst = rank_damaged(before.correct & ~after.correct, before.loss, after.loss)
+    rows = samples.rows(before.sample_ids[worst].tolist())
+    return compare_outcomes(
+        before.correct,
+        after.correct,
+        [
+            (PRIOR_LOSS, bin_losses(before.loss)),
+            *((name, bin_samples(samples, name, column, before.sample_ids, class_names)) for name, column in chosen),
+        ],
+        most_damaged=[
+            _describe(before, after, position, class_names, _text_of(row, names, pair.tokenizer))
+            for position, row in zip(worst.tolist(), rows, strict=True)
+        ],
+        tolerance=tolerance,
+        choices=choices,
+        notes=[*left_out, *_note_coverage(samples, before)],
+    )
+
+
+def _predict(
+    pair: ModelPair, run: ComparisonPass, collate_fn: Collate, cache_dir: str | Path | None
+) -> tuple[Outcomes, Outcomes]:
+    """The two passes; what the fine-tuned model predicts comes back in the base model's numbers."""
+    numbers = pair.match_labels() if isinstance(run.rule, RightClass | RightLabels) else None
+    with pair.base_alone() as model:
+        if cache_dir is None:
+            before = run.predict(model, np.arange(len(run.data)), collate_fn, "The base model")
+        else:
+            before = run.read_or_predict(model, cache_dir, collate_fn, pair.tokenizer)
+    with pair.tuned_alone() as model:
+        after = run.predict(model, before.sample_ids, renumber_labels(collate_fn, numbers), "The fine-tuned model")
+    after = replace(after, correct=apply_tolerance(run.rule, after.correct, after.loss, before.loss))
+    if numbers is not None and after.prediction is not None:
+        after = replace(after, prediction=np.argsort(numbers)[after.prediction])
+    return before, after
+
+
+def _describe(
+    before: Outcomes, after: Outcomes, position: int, class_names: Mapping[int, str], text: str
+) -> SampleDamage:
+    label, prediction = (None if one.prediction is None else int(one.prediction[position]) for one in (before, after))
+    return SampleDamage(
+        sample_id=int(before.sample_ids[position]),
+        loss_before=float(before.loss[position]),
+        loss_after=float(after.loss[position]),
+        label=None if label is None else class_names.get(label, str(label)),
+        prediction=None if prediction is None else class_names.get(prediction, str(prediction)),
+        text=text,
+    )
+
+
+def _text_of(row: Any, names: ColumnNames, tokenizer: Any) -> str:
+    """How a sample's text starts: that of its own columns, if they are known."""
+    columns = (names.text or "text", names.text_pair)
+    texts = [row[name] for name in columns if isinstance(row, Mapping) and isinstance(row.get(name), str)]
+    return " | ".join(text[:TEXT_START] for text in texts) or text_of(row, tokenizer)
+
+
+def _note_coverage(samples: PriorDataset, before: Outcomes) -> list[str]:
+    notes = []
+    if len(before.sample_ids) < len(samples):
+        notes.append(
+            f"The cache holds predictions for {len(before.sample_ids):,} of {len(samples):,} samples: only those are "
+            "compared."
+        )
+    if before.untargeted_count:
+        notes.append(f"{before.untargeted_count:,} samples have no target token, so they count as never right.")
+    return notes

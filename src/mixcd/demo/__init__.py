@@ -1,0 +1,1 @@
+"""`mixcd demo`: forgetting, and two ways against it, on real tweets."""

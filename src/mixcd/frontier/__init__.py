@@ -1,0 +1,1 @@
+"""What a sweep found: prior against new score, method by method."""
