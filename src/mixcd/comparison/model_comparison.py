@@ -21,11 +21,11 @@ from mixcd.comparison.comparison import (
     require_settings,
 )
 from mixcd.comparison.comparison_pass import ComparisonPass, Outcomes
+from mixcd.comparison.sample_texts import read_gold, read_text
 from mixcd.correctness_rule import CorrectnessRule, RightClass, RightLabels, choose_rule
 from mixcd.correctness_rule.reading import apply_tolerance
 from mixcd.data_config import ColumnsConfig
 from mixcd.errors import SettingError
-from mixcd.held_out import TEXT_START, text_of
 from mixcd.label_names import names_of_model, require_same_numbers
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import LEAST_SHARE_RIGHT, halve_by_tokens
@@ -116,10 +116,12 @@ def compare(
         data, collate_fn = open_samples(data, pair.base, pair.tokenizer, how, "data")
     samples = PriorDataset(data, "data")
     require_same_numbers(pair.base, samples)
-    chosen, left_out = choose_columns(samples, columns, names.label)
     rule = choose_rule(correctness, pair.base, collate(collate_fn, [samples[0]]), samples.name)
+    label_names = names_of_model(pair.base)
+    set_names = label_names if isinstance(rule, RightLabels) else None
+    chosen, left_out = choose_columns(samples, columns, names.label, set_names)
     before, after = _predict(pair, ComparisonPass(samples, rule, batch_size, progress), collate_fn, cache_dir)
-    class_names = dict(enumerate(names_of_model(pair.base))) if isinstance(rule, RightClass) else {}
+    class_names = dict(enumerate(label_names)) if isinstance(rule, RightClass) else {}
     worst = rank_damaged(before.correct & ~after.correct, before.loss, after.loss)
     rows = samples.rows(before.sample_ids[worst].tolist())
     return compare_outcomes(
@@ -130,7 +132,14 @@ def compare(
             *((name, bin_samples(samples, name, column, before.sample_ids, class_names)) for name, column in chosen),
         ],
         most_damaged=[
-            _describe(before, after, position, class_names, _text_of(row, names, pair.tokenizer))
+            _describe(
+                before,
+                after,
+                position,
+                class_names,
+                read_gold(row, rule, pair.tokenizer, label_names),
+                read_text(row, names, rule, pair.tokenizer),
+            )
             for position, row in zip(worst.tolist(), rows, strict=True)
         ],
         tolerance=tolerance,
@@ -158,24 +167,17 @@ def _predict(
 
 
 def _describe(
-    before: Outcomes, after: Outcomes, position: int, class_names: Mapping[int, str], text: str
+    before: Outcomes, after: Outcomes, position: int, class_names: Mapping[int, str], gold: str | None, text: str
 ) -> SampleDamage:
     label, prediction = (None if one.prediction is None else int(one.prediction[position]) for one in (before, after))
     return SampleDamage(
         sample_id=int(before.sample_ids[position]),
         loss_before=float(before.loss[position]),
         loss_after=float(after.loss[position]),
-        label=None if label is None else class_names.get(label, str(label)),
+        label=gold if label is None else class_names.get(label, str(label)),
         prediction=None if prediction is None else class_names.get(prediction, str(prediction)),
         text=text,
     )
-
-
-def _text_of(row: Any, names: ColumnsConfig, tokenizer: Any) -> str:
-    """How a sample's text starts: that of its own columns, if they are known."""
-    columns = (names.text or "text", names.text_pair)
-    texts = [row[name] for name in columns if isinstance(row, Mapping) and isinstance(row.get(name), str)]
-    return " | ".join(text[:TEXT_START] for text in texts) or text_of(row, tokenizer)
 
 
 def _note_coverage(samples: PriorDataset, before: Outcomes) -> list[str]:
