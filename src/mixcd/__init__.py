@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mixcd.collateral_damage_estimator import DriftEstimator as DriftEstimator
     from mixcd.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
     from mixcd.comparison.comparison import Comparison as Comparison
+    from mixcd.comparison.comparison_page import write_report as write_report
     from mixcd.comparison.comparison_verdict import judge_damage as judge_damage
     from mixcd.comparison.comparison_verdict import judge_rehearsal as judge_rehearsal
     from mixcd.comparison.model_comparison import compare as compare
@@ -54,6 +55,7 @@ _HOMES = {
     "make_ledger": "ledger",
     "predict_prior": "prior_predictions",
     "rehearse": "hand_rehearsal",
+    "write_report": "comparison.comparison_page",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

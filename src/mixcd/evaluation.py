@@ -94,12 +94,14 @@ class Evaluation:
         new: The new task, when the trainer has an evaluation set of it.
         damaged: The damaged prior samples, in the order of their ids.
         prior_sets: The prior data sets, each alone, when several were given by name.
+        bins: The bins of the run's partition on the held-out prior data; empty for clusters of features.
     """
 
     prior: TaskChange
     new: TaskChange | None
     damaged: Sequence[DamagedSample]
     prior_sets: Mapping[str, TaskChange] = field(default_factory=dict)
+    bins: Mapping[str, TaskChange] = field(default_factory=dict)
 
     def __str__(self) -> str:
         sets = "".join(f"\n  {name}: {change}" for name, change in self.prior_sets.items())

@@ -18,8 +18,8 @@ from mixcd.sft_trainer import prepare_raw
 from mixcd.trainer_predictions import predict_now, predict_with_trainer
 from mixcd.vocabulary import Flags, PartitionStrategy
 
-TEXT_START = 80
-"""Characters of a text that are shown."""
+TEXT_START = 400
+"""Characters of a text that are kept."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,11 @@ def evaluate_held_out(
     for task, found in after.items():
         found["correct"] = apply_tolerance(rule, found["correct"], found["loss"], held_out[task].before.loss)
     changes = {task: compare_correctness(one.before.correct, after[task]["correct"]) for task, one in held_out.items()}
-    damaged = _list_damaged(held_out["prior"], after["prior"], strategy, trainer.processing_class)
+    bin_names = _name_bins(strategy, held_out["prior"].data, held_out["prior"].before)
+    damaged = _list_damaged(held_out["prior"], after["prior"], bin_names, trainer.processing_class)
     sets = _compare_sets(held_out["prior"], after["prior"]["correct"])
-    return Evaluation(changes["prior"], changes.get("new"), damaged, sets)
+    bins = _compare_bins(held_out["prior"], after["prior"]["correct"], bin_names)
+    return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins)
 
 
 def _compare_sets(held_out: HeldOut, after: Flags) -> dict[str, TaskChange]:
@@ -115,11 +117,23 @@ def _compare_sets(held_out: HeldOut, after: Flags) -> dict[str, TaskChange]:
     }
 
 
+def _compare_bins(held_out: HeldOut, after: Flags, bin_names: Sequence[str]) -> dict[str, TaskChange]:
+    """The change of each bin, in the order of their names; none where samples have no bins."""
+    names, numbers = np.unique(np.array(bin_names), return_inverse=True)
+    if "" in names:
+        return {}
+    before = held_out.before.correct
+    sizes, right, damaged, gained = (
+        np.bincount(numbers[chosen], minlength=len(names)).tolist()
+        for chosen in (slice(None), before, before & ~after, ~before & after)
+    )
+    return {str(name): TaskChange(sizes[k], right[k], damaged[k], gained[k]) for k, name in enumerate(names)}
+
+
 def _list_damaged(
-    held_out: HeldOut, after: Mapping[str, NDArray[Any]], strategy: PartitionStrategy, tokenizer: Any
+    held_out: HeldOut, after: Mapping[str, NDArray[Any]], bin_names: Sequence[str], tokenizer: Any
 ) -> list[DamagedSample]:
     data, before = held_out.data, held_out.before
-    bin_names = _name_bins(strategy, data, before)
     damaged = np.flatnonzero(before.correct & ~after["correct"])
     return [
         DamagedSample(

@@ -234,6 +234,40 @@ class Rehearsal:
         """Give the trainer its own data loader and training step back; what was learnt stays readable."""
         self._seam.detach()
 
+    def report(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write what rehearsal kept and lost as one HTML file that needs no network.
+
+        With held-out data this evaluates the model, in one forward pass over them. How damage went while it trained
+        comes from the trainer's log, so it has a point for each of its `logging_steps`. With several processes every
+        one must call it; the first one writes.
+
+        Args:
+            path: The file.
+            overwrite: Whether a file that is there may be replaced.
+
+        Raises:
+            SettingError: If there is a file and it may not be replaced, or no folder to write to.
+        """
+        from mixcd.report.page import require_free, write_page
+        from mixcd.run_page import collect_findings, make_run_page
+
+        require_free(path, overwrite=overwrite)
+        evaluation = self.evaluate() if "prior" in self._held_out else None
+        trainer = self._trainer
+        names = getattr(cast(torch.nn.Module, trainer.model).config, "id2label", None) or {}
+        facts = {
+            "prior samples": len(self.predictions.base_correct),
+            "share of them that the base model had right": f"{self.predictions.base_correct.mean():.3f}",
+            "mix ratio": self._loop.plan.mix_ratio,
+            "steps": trainer.state.global_step,
+            "rows a step": self._loop.plan.block_size,
+            "forward passes in training": self.forward_count,
+            "seed": trainer.args.seed,
+        }
+        found = collect_findings(evaluation, trainer.state.log_history, names, facts)
+        if trainer.is_world_process_zero():
+            write_page(make_run_page(found), path, overwrite=overwrite)
+
     def evaluate(self) -> Evaluation:
         """Compare the model as it is now with the base model, on held-out data.
 

@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "damaged.parquet"
 
     @property
+    def report(self) -> Path:
+        """All of it on one page."""
+        return self.path / "report.html"
+
+    @property
     def model(self) -> Path:
         """The fine-tuned model."""
         return self.path / "model"
@@ -184,8 +189,7 @@ class RunFolder:
                 folder.rmdir()
 
     def _own_files(self) -> list[Path]:
-        report = self.path / "report.html"
-        files = (self.config, self.step_lines, self.steps, self.evaluation, self.damaged, report, self.record)
+        files = (self.config, self.step_lines, self.steps, self.evaluation, self.damaged, self.report, self.record)
         unfinished = self.path.glob(f"*{UNFINISHED}")
         return [*(path for path in (self.model, self.checkpoints) if path.exists()), *unfinished, *files]
 
@@ -222,8 +226,9 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
     """
     tasks = {"prior": evaluation.prior, "new": evaluation.new}
     values = {name: change_to_json(change) for name, change in tasks.items() if change is not None}
-    if evaluation.prior_sets:
-        values["prior_sets"] = {name: change_to_json(change) for name, change in evaluation.prior_sets.items()}
+    for name, changes in (("prior_sets", evaluation.prior_sets), ("bins", evaluation.bins)):
+        if changes:
+            values[name] = {one: change_to_json(change) for one, change in changes.items()}
     text = json.dumps(values, indent=1) + "\n"
     rows = [vars(sample) for sample in evaluation.damaged]
     schema = pa.schema(
@@ -237,6 +242,15 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
     )
     replace_file(damaged, lambda path: pq.write_table(pa.Table.from_pylist(rows, schema), path))
     replace_file(scores, lambda path: path.write_text(text, "utf-8"))
+
+
+def change_from_json(values: Mapping[str, Any]) -> TaskChange:
+    """Return one task's change from the JSON values of an evaluation.
+
+    Args:
+        values: What `change_to_json` returned.
+    """
+    return TaskChange(**{name: int(values[name]) for name in TaskChange.__dataclass_fields__})
 
 
 def change_to_json(change: TaskChange) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from mixcd.lock_folder import lock_folder
 from mixcd.provenance import describe_software
 from mixcd.rehearsal import Rehearsal, attach
 from mixcd.replace_file import naming_file, replace_file
+from mixcd.report.page import write_page
 from mixcd.run_folder import (
     EVALUATING,
     FINISHED,
@@ -31,6 +32,7 @@ from mixcd.run_folder import (
     step_of,
     write_evaluation,
 )
+from mixcd.run_page import make_run_page, read_findings
 from mixcd.run_setup import RunSetup, set_up
 from mixcd.step_record import StepRecorder
 from mixcd.stop_signals import Stopped, StopSignals
@@ -200,8 +202,12 @@ class _Run:
             self._say("No prior data are held out, so damage was not measured. Set `held_out` to measure it.")
         if self._is_first:
             self._folder.finish_steps()
+            self._write_report()
         self.note(state=FINISHED, steps_done=self._record["total_steps"])
-        self._say(f"The fine-tuned model is in `{self._folder.model}`.")
+        self._say(f"The fine-tuned model is in `{self._folder.model}`, the report in `{self._folder.report}`.")
+
+    def _write_report(self) -> None:
+        write_page(make_run_page(read_findings(self._folder)), self._folder.report, overwrite=True)
 
 
 class _Progress(TrainerCallback):

@@ -35,7 +35,7 @@ def test_what_should_come_of_a_sample(row, rule, gold):
 
 
 def test_tokens_are_spelled_by_a_tokenizer_alone_and_cut():
-    row = {"input_ids": [ADD], "labels": [THREE] * 100}
+    row = {"input_ids": [ADD], "labels": [THREE] * TEXT_START}
     assert read_gold(row, CAUSAL, None, []) is None
     assert len(read_gold(row, CAUSAL, TOKENIZER, [])) == TEXT_START
 
@@ -44,7 +44,11 @@ def test_tokens_are_spelled_by_a_tokenizer_alone_and_cut():
     ("row", "rule", "text"),
     [
         ({"text": "a", "text_pair": "b", "source": "web"}, RightClass(), "a"),
-        ({"question": "who", "context": "they " * 100, "id": "q" * 200}, RightSpan(), f"who | {'they ' * 16}"),
+        (
+            {"question": "who", "context": "they " * 100, "id": "q" * 999},
+            RightSpan(),
+            f"who | {('they ' * 100)[:TEXT_START]}",
+        ),
         ({"source": "one", "target": "two"}, PAIR, "one"),
         ({"prompt": "add", "completion": "a longer one"}, CAUSAL, "add"),
         ({"topic": "math", "input_ids": [ADD, THREE, THREE], "labels": [-100, -100, THREE]}, CAUSAL, "add 3"),

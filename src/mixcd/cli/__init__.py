@@ -187,6 +187,23 @@ def evaluate(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="The file; report.html there by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write a run's report, one HTML file, from its folder alone; `mixcd train` does so at its end."""
+    from mixcd.report.page import write_page
+    from mixcd.run_folder import RunFolder
+    from mixcd.run_page import make_run_page, read_findings
+
+    folder = RunFolder(run)
+    page = make_run_page(read_findings(folder))
+    write_page(page, output or folder.report, overwrite=overwrite)
+    _say(f"Wrote `{output or folder.report}`.")
+
+
+@app.command()
 def compare(
     base: Annotated[str, typer.Argument(help="The base model: a folder or a hub name.")],
     tuned: Annotated[str, typer.Argument(help="The fine-tuned model, likewise; or a folder with a LoRA adapter.")],
@@ -238,7 +255,8 @@ def compare(
     ] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON, too.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report: one HTML file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """See what a fine-tune broke: both models over the same prior samples, nothing trained."""
     from mixcd.cli.compare import Judging, Samples, Showing, compare_and_show
@@ -259,7 +277,7 @@ def compare(
         tuned,
         Samples(data, split, subset, names, max_length, assistant_only_loss),
         Judging(column or (), tolerance, choices, cache, batch_size, least_share, loss_tolerance, near),
-        Showing(output_format, output, overwrite),
+        Showing(output_format, output, report, overwrite),
     )
     if fail_above is not None and comparison.exceeds(fail_above):
         sys.stderr.write(f"The damaged share is above {fail_above:.3g}, at its lower bound.\n")
@@ -301,13 +319,15 @@ def frontier(
     only: Annotated[list[str] | None, typer.Option(metavar="METHOD", help="Show only this method; repeatable.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw an interactive page.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report: one HTML file.")] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Compare the methods of a sweep: prior against new score, seed by seed, with 95 % intervals."""
     from mixcd.cli.frontier import Pictures, show_frontier
 
-    show_frontier(results, half, against, oracle, only or [], Pictures(png, html, overwrite), output_format, measure)
+    pictures = Pictures(png, html, report, overwrite)
+    show_frontier(results, half, against, oracle, only or [], pictures, output_format, measure)
 
 
 @app.command()

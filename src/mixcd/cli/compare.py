@@ -12,12 +12,14 @@ from mixcd.cli.calm import calm_libraries
 from mixcd.cli.comparison_tables import print_comparison
 from mixcd.comparison.comparison import Comparison
 from mixcd.comparison.comparison_json import comparison_to_json
+from mixcd.comparison.comparison_page import write_report
 from mixcd.comparison.model_comparison import compare
 from mixcd.correctness_rule import CorrectnessRule, NearTarget, RightTokens
 from mixcd.data_config import ColumnsConfig
 from mixcd.data_source import open_data
 from mixcd.errors import SettingError
 from mixcd.replace_file import replace_file
+from mixcd.report.page import require_free
 from mixcd.toml_file import end_sentence, nearest_name
 
 FORMATS = ("table", "json")
@@ -76,11 +78,13 @@ class Showing:
     Args:
         output_format: "table" or "json".
         output: A file for the JSON, or None.
+        report: A file for the report, or None.
         overwrite: Whether a file that is there may be replaced.
     """
 
     output_format: str
     output: Path | None
+    report: Path | None
     overwrite: bool
 
 
@@ -128,6 +132,9 @@ def compare_and_show(base: str, tuned: str, samples: Samples, judging: Judging, 
     text = json.dumps(comparison_to_json(comparison), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     if showing.output is not None:
         replace_file(showing.output, lambda path: path.write_text(text, "utf-8"))
+    if showing.report is not None:
+        told = {"base model": base, "fine-tuned model": tuned, "data": ", ".join(samples.paths)}
+        write_report(comparison, showing.report, overwrite=showing.overwrite, settings=told)
     if showing.output_format == "json":
         sys.stdout.write(text)
     else:
@@ -163,6 +170,8 @@ def _check(showing: Showing) -> None:
     if showing.output_format not in FORMATS:
         told = f"`--format` is `{showing.output_format}`, which is no format"
         raise SettingError(end_sentence(told + nearest_name(showing.output_format, FORMATS)))
+    if showing.report is not None:
+        require_free(showing.report, overwrite=showing.overwrite)
     output = showing.output
     if output is None:
         return

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mixcd.comparison.comparison import Comparison
+from mixcd.comparison.comparison import MOST_SHOWN, Comparison
 from mixcd.comparison.comparison_verdict import judge_damage, judge_rehearsal
 from mixcd.comparison.partition_damage import PartitionDamage
 
@@ -100,7 +100,7 @@ def _make_partition_table(partition: PartitionDamage) -> Table:
 
 
 def _make_sample_table(comparison: Comparison) -> Table:
-    samples = comparison.most_damaged
+    samples = comparison.most_damaged[:MOST_SHOWN]
     told = [name for name in ("label", "prediction") if any(getattr(sample, name) is not None for sample in samples)]
     table = _make_table(
         f"The {len(samples)} most damaged of {comparison.change.damaged_count:,} samples",

@@ -28,11 +28,13 @@ class Pictures:
     Args:
         png: A PNG file.
         html: An HTML file.
+        report: An HTML file with all that was found.
         overwrite: Whether files that are there may be replaced.
     """
 
     png: Path | None
     html: Path | None
+    report: Path | None
     overwrite: bool
 
 
@@ -78,7 +80,7 @@ def show_frontier(
             )
         rows = judge_by(rows, measure)
     report = report_frontier(rows, chosen, against, oracle)
-    _draw(report, pictures)
+    _draw(report, files, pictures)
     if output_format == "json":
         sys.stdout.write(json.dumps(asdict(report), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
         return
@@ -195,7 +197,7 @@ def _read(path: Path) -> list[dict[str, object]]:
 
 
 def _check_outputs(files: Sequence[Path], pictures: Pictures) -> None:
-    outputs = [path for path in (pictures.png, pictures.html) if path is not None]
+    outputs = [path for path in (pictures.png, pictures.html, pictures.report) if path is not None]
     taken = {path.resolve() for path in files}
     for path in outputs:
         if path.resolve() in taken:
@@ -212,7 +214,7 @@ def _check_outputs(files: Sequence[Path], pictures: Pictures) -> None:
             raise SettingError(f"`{path}` cannot be written: there is no folder `{path.parent}`. Make it first.")
 
 
-def _draw(report: FrontierReport, pictures: Pictures) -> None:
+def _draw(report: FrontierReport, files: Sequence[Path], pictures: Pictures) -> None:
     if pictures.png is not None:
         from mixcd.frontier.frontier_picture import draw_png
 
@@ -221,3 +223,8 @@ def _draw(report: FrontierReport, pictures: Pictures) -> None:
         from mixcd.frontier.frontier_picture import write_html
 
         write_html(report, pictures.html)
+    if pictures.report is not None:
+        from mixcd.frontier.frontier_page import make_frontier_page
+        from mixcd.report.page import write_page
+
+        write_page(make_frontier_page(report, files), pictures.report, overwrite=pictures.overwrite)

@@ -13,7 +13,9 @@ from mixcd.vocabulary import Flags, Floats, Ids, Partition
 LEAST_SAMPLES = 30
 """Fewer samples are too few for an interval that says anything."""
 MOST_SHOWN = 20
-"""Damaged samples that are shown."""
+"""Damaged samples that the terminal and the JSON show."""
+MOST_KEPT = 2000
+"""Damaged samples that are kept for a report."""
 PRIOR_LOSS = "prior loss"
 """What the partition by the base model's loss is called, beside those by columns."""
 TOLERANCE = 0.01
@@ -50,7 +52,7 @@ class Comparison:
     Args:
         change: Scores, flips and tests over all samples.
         partitions: How damage falls, the most uneven partition first.
-        most_damaged: The damaged samples whose loss rose most, at most `MOST_SHOWN`.
+        most_damaged: The damaged samples whose loss rose most, at most `MOST_KEPT`.
         tolerance: The damaged share that is put up with.
         choices: Options a question has, where samples are multiple-choice questions; else None.
         notes: What was left out, and why.
@@ -125,7 +127,7 @@ def expect_lost_guesses(change: TaskChange, choices: int) -> float:
     return (1 - change.score_before) * (1 - change.score_after) / (choices - 1)  # (1 − acc₀)(1 − acc₁) / (k − 1)
 
 
-def rank_damaged(damaged: Flags, loss_before: Floats, loss_after: Floats, most: int = MOST_SHOWN) -> Ids:
+def rank_damaged(damaged: Flags, loss_before: Floats, loss_after: Floats, most: int = MOST_KEPT) -> Ids:
     """Return the damaged samples whose loss rose most.
 
     Args:
@@ -162,7 +164,7 @@ def compare_outcomes(
         before: Whether the base model got each sample right, shape (samples,).
         after: The same for the fine-tuned model.
         partitions: Partitions of the samples, by name.
-        most_damaged: The damaged samples to show.
+        most_damaged: The damaged samples to keep, the worst first.
         tolerance: The damaged share that is put up with, from 0 to 1.
         choices: Options a question has, where samples are multiple-choice questions.
         notes: What was left out, and why.

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from mixcd.comparison.comparison import Comparison
+from mixcd.comparison.comparison import MOST_SHOWN, Comparison
 from mixcd.comparison.comparison_verdict import judge_damage, judge_rehearsal
 from mixcd.run_folder import change_to_json
 
@@ -38,6 +38,6 @@ def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for partition in comparison.partitions
         ],
-        "most_damaged": [asdict(sample) for sample in comparison.most_damaged],
+        "most_damaged": [asdict(sample) for sample in comparison.most_damaged[:MOST_SHOWN]],
         "notes": list(comparison.notes),
     }

@@ -51,8 +51,8 @@ def draw_png(report: FrontierReport, path: Path) -> None:
             axes.errorbar(
                 [one.value for one in new],
                 [one.value for one in prior],
-                xerr=_reach(new),
-                yerr=_reach(prior),
+                xerr=reach(new),
+                yerr=reach(prior),
                 color=color,
                 marker=marker,
                 linestyle=line,
@@ -141,8 +141,15 @@ def _tell(one: Estimate) -> str:
     return f"{one.value:.3f}{bounds}"
 
 
-def _reach(estimates: Sequence[Estimate]) -> list[list[float]]:
-    """How far the intervals reach below and above the values."""
+def reach(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """Return how far the intervals reach below and above the values.
+
+    Args:
+        estimates: Values, with intervals or without.
+
+    Returns:
+        Two lists, never negative.
+    """
     bounds = [one.interval or (one.value, one.value) for one in estimates]
     return [
         [max(one.value - low, 0.0) for one, (low, _) in zip(estimates, bounds, strict=True)],
@@ -151,5 +158,5 @@ def _reach(estimates: Sequence[Estimate]) -> list[list[float]]:
 
 
 def _error_bars(estimates: Sequence[Estimate]) -> dict[str, Any]:
-    below, above = _reach(estimates)
+    below, above = reach(estimates)
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}
