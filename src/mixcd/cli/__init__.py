@@ -342,15 +342,17 @@ def schema() -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the base model, the cache, the picture.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for models, held-out tweets, cache and picture.")] = Path(
         "mixcd-demo"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under 2 minutes on 2 cores.")] = False,
     seed: Annotated[int, typer.Option(help="The seed of everything.", min=0)] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in the folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier demo wrote to the folder.")
+    ] = False,
 ) -> None:
     """Show forgetting, uniform rehearsal and mix-cd on real tweets, under 8 minutes on 2 cores."""
-    from mixcd.demo.demo import FULL, QUICK, run_demo
+    from mixcd.demo.demo import FULL, QUICK, name_comparison, run_demo
     from mixcd.demo.demo_result import make_table
 
     console = Console()
@@ -361,6 +363,8 @@ def demo(
         f"more. Picture: {output / 'demo.png'}"
     )
     console.print(result.verdict)
+    console.print("See what fine-tuning without rehearsal broke:")
+    console.print(f"  {name_comparison(output)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _say(line: str) -> None:
