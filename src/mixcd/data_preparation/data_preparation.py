@@ -79,8 +79,8 @@ def require_tokenizer(tokenizer: Any | None, column: str, name: str) -> None:
     """
     if tokenizer is None:
         raise DataError(
-            f"`{name}` has texts in `{column}`, but the model folder has no tokenizer. Name one in the "
-            "config as `model.tokenizer`, or give rows with `input_ids`."
+            f"`{name}` has texts in `{column}`, but the model folder has no tokenizer. Save one "
+            "there, name one in a config as `model.tokenizer`, or give rows with `input_ids`."
         )
 
 
@@ -228,7 +228,7 @@ def require_inputs(data: Dataset, *, name: str, token_count: int | None, longest
                 samples = shorten(start + found.to_numpy().astype(np.int64))
                 raise DataError(
                     f"`{name}` has {fault} on sample {samples} (counted from 0). Use the tokenizer that the model was "
-                    "trained with, and a `model.max_length` that the model takes."
+                    "trained with, and a `max_length` that the model takes."
                 )
 
 
