@@ -1,4 +1,4 @@
-"""A hook of the site: links to files of the repository outside `docs/` become their text, as the site has no such page."""
+"""A hook of the site: links to files outside `docs/` become their text, for the site has no such pages."""
 
 import posixpath
 import re

@@ -18,7 +18,7 @@ def list_blocks(page, language):
 
 
 def run_page(page, names, prepare=dict):
-    """Execute a page's Python blocks in one namespace; `prepare` makes what a block takes for granted, anew for each."""
+    """Execute a page's Python blocks in one namespace; `prepare` makes what each block takes for granted, anew."""
     for number, block in enumerate(list_blocks(page, "python"), start=1):
         names.update(prepare())
         exec(compile(block, f"{name_of(page)}, block {number}", "exec"), names)  # noqa: S102
