@@ -36,7 +36,7 @@ def test_the_quick_demo_runs_through_and_replaces_only_a_demo(tmp_path):
     for word in ("no rehearsal", "uniform", "mix-cd", "one seed, an illustration", "prior pass"):
         assert word in done.stdout
     assert (tmp_path / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "demo" / "base-model" / "model.safetensors").exists()
+    assert (tmp_path / "demo" / "base" / "model.safetensors").exists()
     assert run("demo", "--quick", "--output", str(tmp_path / "demo")).returncode == 2
 
 

@@ -250,9 +250,8 @@ def require_enough_right(share_right: float, least_share_right: float, token_sha
         DataError: If the share is below it.
     """
     if share_right < least_share_right:
-        cure = ""
-        if token_shares is not None and np.nanmedian(token_shares) >= _LEAST_NAMED:
-            half = np.floor(100 * np.nanmedian(token_shares)) / 100
+        cure, half = "", halve_by_tokens(token_shares)
+        if half is not None:
             cure = (
                 f" Every target token must be right; half of the samples have {half:.0%} of theirs right, which "
                 f"`correctness=mixcd.RightTokens({half:g})`, or `rehearsal.least_share = {half:g}` in a config, would "
@@ -263,6 +262,25 @@ def require_enough_right(share_right: float, least_share_right: float, token_sha
             f"{least_share_right:.0%}: only what it gets right can be damaged. Check that the model was trained on the "
             f"prior task, and that labels and preprocessing are those it was trained with.{cure}"
         )
+
+
+def halve_by_tokens(token_shares: Floats | None) -> float | None:
+    """Return the share of its target tokens that half of the samples have right, in whole percents.
+
+    Args:
+        token_shares: The share of each sample's target tokens that are right, NaN without any, shape (samples,); None
+            where there are no target tokens.
+
+    Returns:
+        The share; None where it is below one percent, or not known.
+
+    Example:
+        >>> halve_by_tokens(np.array([0.2, 0.618, 1.0, np.nan]))
+        0.61
+    """
+    if token_shares is None or np.isnan(token_shares).all() or np.nanmedian(token_shares) < _LEAST_NAMED:
+        return None
+    return float(np.floor(100 * np.nanmedian(token_shares)) / 100)
 
 
 def _warn_of_masked(predictions: PriorPredictions, data_name: str) -> None:

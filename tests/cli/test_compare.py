@@ -5,12 +5,12 @@ import json
 
 import pytest
 from datasets import load_dataset
-from test_comparison import make_uneven
 
 from mixcd.cli import run
 from mixcd.cli.comparison_tables import make_tables, print_comparison
 from mixcd.comparison.comparison import Comparison, SampleDamage, compare_outcomes
 from mixcd.evaluation import TaskChange
+from outcomes import make_uneven
 from tiny import make_rows
 from workspace import LABELS, save_named, write_csv
 

@@ -83,6 +83,12 @@ def test_columns_without_values_and_of_categories_are_read(values):
     assert names in {("c missing",), ("c=a", "c=b")}
 
 
+def test_categories_are_counted_like_the_values_that_they_stand_for():
+    assert not is_nearly_unique(pa.chunked_array([pa.array(["a", "a", "b"]).dictionary_encode()]))
+    assert is_nearly_unique(pa.chunked_array([pa.array(["a", "c", "b"]).dictionary_encode()]))
+    assert not is_nearly_unique(pa.chunked_array([pa.nulls(3)]))
+
+
 @pytest.mark.parametrize("part", ["a", b"a", [1], {"x": 1}])
 def test_lists_are_no_values(part):
     assert is_flat(column([part])) == (part == "a")

@@ -17,6 +17,7 @@ from mixcd.errors import SettingError
 from mixcd.evaluation import TaskChange
 from mixcd.lift import permute_bins
 from mixcd.vocabulary import Partition
+from outcomes import make_uneven
 
 ROWS = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=120)
 
@@ -25,14 +26,6 @@ def unpack(rows):
     before, after, a, b = np.array(rows).T
     names = [("a", Partition(a, tuple(f"a={k}" for k in range(5)))), ("b", Partition(b, ("b=0", "b=1", "b=2")))]
     return before.astype(bool), after.astype(bool), names
-
-
-def make_uneven(count=20_000, seed=0):
-    """Topic 2 is damaged at 40 %, the others at 4 %."""
-    rng = np.random.default_rng(seed)
-    topic = rng.integers(0, 3, count)
-    damaged = rng.random(count) < np.where(topic == 2, 0.4, 0.04)
-    return np.ones(count, dtype=bool), ~damaged, Partition(topic, ("topic=0", "topic=1", "topic=2"))
 
 
 @given(ROWS)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from test_comparison import make_uneven
 
 from mixcd.comparison.comparison import PRIOR_LOSS, Comparison, compare_outcomes
 from mixcd.comparison.comparison_verdict import judge_damage, judge_rehearsal, list_hardest
 from mixcd.evaluation import TaskChange
 from mixcd.vocabulary import Partition
+from outcomes import make_uneven
 
 
 def judge(sample_count, damaged, **settings):

@@ -14,7 +14,7 @@ from mixcd.comparison import compared_models
 from mixcd.comparison.compared_samples import renumber_labels
 from mixcd.comparison.comparison import PRIOR_LOSS
 from mixcd.comparison.comparison_verdict import judge_damage
-from mixcd.data_preparation.class_preparation import ColumnNames
+from mixcd.data_config import ColumnsConfig
 from mixcd.errors import CacheError, DataError, SettingError
 from mixcd.prior_predictions import predict_prior
 from tiny import CLASSES, collate, make_rows
@@ -135,7 +135,7 @@ def test_a_model_that_was_saved_with_names_by_number_alone_is_loaded(folders):
 
 def test_texts_in_memory_and_other_names_of_columns_are_taken(folders):
     texts = [{"tweet": row["text"], "mood": row["label"]} for row in as_texts(make_rows(800, seed=5, task="prior"))]
-    named = mixcd.compare("base", "tuned", texts, names=ColumnNames("tweet", None, "mood"))
+    named = mixcd.compare("base", "tuned", texts, names=ColumnsConfig(text="tweet", label="mood"))
     assert named.change == mixcd.compare("base", "tuned", "held.csv").change
     assert sorted(names_of(named)) == ["mood", PRIOR_LOSS]
 
@@ -333,9 +333,10 @@ def test_samples_without_targets_are_told(tmp_path):
     assert told in mixcd.compare(model, model, masked, collate_fn=collate_task, cache_dir=tmp_path / "cache").notes
 
 
-def test_texts_are_not_prepared_for_causal_language_models():
-    model = FAMILIES["causal language model"].make_model()
-    with pytest.raises(DataError, match="texts are not prepared for a `LlamaForCausalLM`. Prepare the rows as in"):
+@pytest.mark.parametrize("family", ["multi-label", "images"])
+def test_texts_are_not_prepared_for_every_model(family):
+    model = FAMILIES[family].make_model()
+    with pytest.raises(DataError, match=f"texts are not prepared for a `{type(model).__name__}`. Prepare the rows as"):
         mixcd.compare(model, model, Dataset.from_dict({"text": ["a"]}))
 
 

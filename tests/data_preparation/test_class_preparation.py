@@ -181,8 +181,8 @@ def test_tokenised_rows_with_names_of_classes_are_given_numbers(tokenizer):
 def test_texts_without_a_tokenizer_are_refused():
     refuse(
         {"text": ["good"], "label": [1]},
-        "texts in `text`, but the model folder has no tokenizer. Name one in the config as `model.tokenizer`, or give "
-        "rows with `input_ids`",
+        "texts in `text`, but the model folder has no tokenizer. Save one there, name one in a config as "
+        "`model.tokenizer`, or give rows with `input_ids`",
     )
 
 

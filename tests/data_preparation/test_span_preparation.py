@@ -84,7 +84,7 @@ def test_rows_whose_answer_is_lost_are_left_out_and_named_in_one_warning(caplog)
     (told,) = [one.getMessage() for one in caplog.records if one.name.startswith("mixcd")]
     assert told == (
         "7 of 9 rows of `new` are left out for their answers: that of row 1, 3 (counted from 0) is cut off by the "
-        "longest input that `model.max_length`, tokenizer or model allow; that of row 2, 4, 6, 7, 8 (counted from 0) "
+        "longest input that `max_length`, tokenizer or model allow; that of row 2, 4, 6, 7, 8 (counted from 0) "
         "is not where its `answer_start` says. Sample ids number the others."
     )
 
@@ -125,7 +125,7 @@ def test_slow_tokenizers_and_none_are_refused():
         is_fast = False
 
     slow = Slow.__new__(Slow)
-    refuse([row()], "a Slow does not say which token a letter belongs to. Name a fast tokenizer", tokenizer=slow)
+    refuse([row()], "a Slow does not say which token a letter belongs to. Save a fast one", tokenizer=slow)
     with pytest.raises(DataError, match="texts in `question`, but the model folder has no tokenizer"):
         prepare_spans(Dataset.from_list([row()]), name="new", columns=SpanColumns(), tokenizer=None, max_length=None)
 

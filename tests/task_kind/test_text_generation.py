@@ -100,8 +100,8 @@ def test_conversations_without_a_chat_template_are_refused(folder, capfd):
     tokenizer.save_pretrained(folder / "base")
     line = refuse(capfd)
     assert line == (
-        "`new.path` has conversations in its column `prompt`, but the tokenizer has no chat template to write them "
-        "with. Name the tokenizer of a chat model as `model.tokenizer`, or give texts."
+        "`new.path` has conversations in its column `prompt`, but the tokenizer `base` has no chat template to write "
+        "them with. Save one there as `chat_template.jinja`, take the tokenizer of a chat model, or give texts."
     )
 
 
@@ -169,8 +169,8 @@ def test_a_missing_package_is_named_with_what_to_install(folder, capfd, monkeypa
     monkeypatch.setitem(sys.modules, "trl", None)
     assert call(*TRAIN, *options) == 2
     line = capfd.readouterr().err
-    assert (
-        "`task` is `text-generation`, which is trained by TRL's `SFTTrainer`, but the package `trl` cannot be" in line
+    assert line.startswith(
+        "Text generation (`text-generation`) is prepared and trained by TRL's `SFTTrainer`, but the "
     )
     assert line.endswith(". Run `pip install trl`.\n")
 

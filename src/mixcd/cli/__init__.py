@@ -215,6 +215,17 @@ def compare(
     text: Annotated[str | None, typer.Option(metavar="COLUMN", help='The texts; by default "text".')] = None,
     text_pair: Annotated[str | None, typer.Option(metavar="COLUMN", help="The second texts of pairs.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help='The labels; by default "label".')] = None,
+    question: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help='The questions; by default "question".')
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help='Where their answers are; by default "context".')
+    ] = None,
+    answers: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help='The answers, as in SQuAD; by default "answers".')
+    ] = None,
+    source: Annotated[str | None, typer.Option(metavar="COLUMN", help='The source texts; by default "source".')] = None,
+    target: Annotated[str | None, typer.Option(metavar="COLUMN", help='The target texts; by default "target".')] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="Tell damage apart by this column; repeatable. By default by all.")
     ] = None,
@@ -228,7 +239,20 @@ def compare(
         typer.Option(metavar="RATE", help="Exit 3 if the damaged share, at its lower bound, is above.", min=0, max=1),
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="The most tokens of a sample.", min=1)] = None,
+    assistant_only_loss: Annotated[
+        bool, typer.Option("--assistant-only-loss", help="In conversations judge only what the assistant says.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Rows a batch at the longest length.", min=1)] = 32,
+    least_share: Annotated[
+        float | None, typer.Option(help="τ, the share of its target tokens that a sample needs right; all by default.")
+    ] = None,
+    loss_tolerance: Annotated[
+        float | None,
+        typer.Option(help="δ: right is, instead, a loss of at most the base model's plus this, in nats a token."),
+    ] = None,
+    near: Annotated[
+        float | None, typer.Option(help="Of predicted numbers: how far off is right, in the unit of the labels.")
+    ] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON, too.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report: one HTML file.")] = None,
@@ -236,13 +260,23 @@ def compare(
 ) -> None:
     """See what a fine-tune broke: both models over the same prior samples, nothing trained."""
     from mixcd.cli.compare import Judging, Samples, Showing, compare_and_show
-    from mixcd.data_preparation.class_preparation import ColumnNames
+    from mixcd.data_config import ColumnsConfig
 
+    names = ColumnsConfig(
+        text=text,
+        text_pair=text_pair,
+        label=label,
+        question=question,
+        context=context,
+        answers=answers,
+        source=source,
+        target=target,
+    )
     comparison = compare_and_show(
         base,
         tuned,
-        Samples(data, split, subset, ColumnNames(text, text_pair, label)),
-        Judging(column or (), tolerance, choices, cache, max_length, batch_size),
+        Samples(data, split, subset, names, max_length, assistant_only_loss),
+        Judging(column or (), tolerance, choices, cache, batch_size, least_share, loss_tolerance, near),
         Showing(output_format, output, report, overwrite),
     )
     if fail_above is not None and comparison.exceeds(fail_above):
@@ -308,15 +342,17 @@ def schema() -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the base model, the cache, the picture.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for models, held-out tweets, cache and picture.")] = Path(
         "mixcd-demo"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under 2 minutes on 2 cores.")] = False,
     seed: Annotated[int, typer.Option(help="The seed of everything.", min=0)] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in the folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier demo wrote to the folder.")
+    ] = False,
 ) -> None:
     """Show forgetting, uniform rehearsal and mix-cd on real tweets, under 8 minutes on 2 cores."""
-    from mixcd.demo.demo import FULL, QUICK, run_demo
+    from mixcd.demo.demo import FULL, QUICK, name_comparison, run_demo
     from mixcd.demo.demo_result import make_table
 
     console = Console()
@@ -327,6 +363,8 @@ def demo(
         f"more. Picture: {output / 'demo.png'}"
     )
     console.print(result.verdict)
+    console.print("See what fine-tuning without rehearsal broke:")
+    console.print(f"  {name_comparison(output)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _say(line: str) -> None:

@@ -14,7 +14,8 @@ from mixcd.comparison.comparison import Comparison
 from mixcd.comparison.comparison_json import comparison_to_json
 from mixcd.comparison.comparison_page import write_report
 from mixcd.comparison.model_comparison import compare
-from mixcd.data_preparation.class_preparation import ColumnNames
+from mixcd.correctness_rule import CorrectnessRule, NearTarget, RightTokens
+from mixcd.data_config import ColumnsConfig
 from mixcd.data_source import open_data
 from mixcd.errors import SettingError
 from mixcd.replace_file import replace_file
@@ -33,12 +34,16 @@ class Samples:
         split: Which split.
         subset: Which subset.
         names: Which columns are what.
+        max_length: The most tokens of a sample, or None.
+        assistant_only_loss: Whether only what the assistant says is a target.
     """
 
     paths: Sequence[str]
     split: str | None
     subset: str | None
-    names: ColumnNames
+    names: ColumnsConfig
+    max_length: int | None
+    assistant_only_loss: bool
 
 
 @dataclass(frozen=True)
@@ -50,16 +55,20 @@ class Judging:
         tolerance: The damaged share that is put up with.
         choices: Options a question has, or None.
         cache: The base model's prediction cache, or None.
-        max_length: The most tokens of a sample, or None.
         batch_size: Rows a batch.
+        least_share: τ, the share of its target tokens that a sample needs right, or None.
+        loss_tolerance: δ, how much larger than the base model's its loss may be instead, or None.
+        near: How far a predicted number may be off, or None.
     """
 
     columns: Sequence[str]
     tolerance: float
     choices: int | None
     cache: Path | None
-    max_length: int | None
     batch_size: int
+    least_share: float | None
+    loss_tolerance: float | None
+    near: float | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ def compare_and_show(base: str, tuned: str, samples: Samples, judging: Judging, 
         SettingError: If the format is unknown, or a file would be replaced.
     """
     _check(showing)
+    correctness = choose_correctness(judging)
     with calm_libraries(sys.stderr):
         data = open_data(
             samples.paths[0] if len(samples.paths) == 1 else samples.paths,
@@ -112,8 +122,10 @@ def compare_and_show(base: str, tuned: str, samples: Samples, judging: Judging, 
             columns=judging.columns or None,
             tolerance=judging.tolerance,
             choices=judging.choices,
+            correctness=correctness,
             cache_dir=judging.cache,
-            max_length=judging.max_length,
+            max_length=samples.max_length,
+            assistant_only_loss=samples.assistant_only_loss,
             batch_size=judging.batch_size,
             progress=sys.stderr.isatty(),
         )
@@ -128,6 +140,30 @@ def compare_and_show(base: str, tuned: str, samples: Samples, judging: Judging, 
     else:
         print_comparison(comparison, Console())
     return comparison
+
+
+def choose_correctness(judging: Judging) -> CorrectnessRule | None:
+    """Make the rule that says what is right; None where model and labels say it.
+
+    Args:
+        judging: How to compare.
+
+    Returns:
+        The rule.
+
+    Raises:
+        SettingError: If two rules are asked for, or one makes no sense.
+    """
+    asked = [name for name in ("least_share", "loss_tolerance", "near") if getattr(judging, name) is not None]
+    if len(asked) > 1:
+        first, second = (f"`--{name.replace('_', '-')}`" for name in asked[:2])
+        raise SettingError(f"{first} and {second} are two rules, but one must judge. Pass one of them.")
+    if judging.near is not None:
+        return NearTarget(judging.near)
+    if not asked:
+        return None
+    least_share = 1.0 if judging.least_share is None else judging.least_share
+    return RightTokens(least_share=least_share, loss_tolerance=judging.loss_tolerance)
 
 
 def _check(showing: Showing) -> None:

@@ -101,16 +101,16 @@ def _make_partition_table(partition: PartitionDamage) -> Table:
 
 def _make_sample_table(comparison: Comparison) -> Table:
     samples = comparison.most_damaged[:MOST_SHOWN]
-    has_classes = any(sample.label is not None for sample in samples)
+    told = [name for name in ("label", "prediction") if any(getattr(sample, name) is not None for sample in samples)]
     table = _make_table(
         f"The {len(samples)} most damaged of {comparison.change.damaged_count:,} samples",
-        ("sample", *(("label", "now") if has_classes else ()), "loss", "text"),
+        ("sample", *({"label": "label", "prediction": "now"}[name] for name in told), "loss", "text"),
     )
     for sample in samples:
-        classes = [Text(make_plain(name or "–", _CLASS_START)) for name in (sample.label, sample.prediction)]
+        classes = [Text(make_plain(getattr(sample, name) or "–", _CLASS_START)) for name in told]
         table.add_row(
             str(sample.sample_id),
-            *(classes if has_classes else ()),
+            *classes,
             f"{sample.loss_before:.2f} → {sample.loss_after:.2f}",
             Text(make_plain(sample.text, _TEXT_START), no_wrap=True, overflow="ellipsis"),
         )

@@ -35,8 +35,10 @@ def is_nearly_unique(column: pa.ChunkedArray) -> bool:
         >>> is_nearly_unique(pa.chunked_array([["a", "b", "c"]])), is_nearly_unique(pa.chunked_array([["a", "b", "a"]]))
         (True, False)
     """
-    if pa.types.is_floating(column.type):
-        return False  # cut into ranges
+    if pa.types.is_floating(column.type) or pa.types.is_null(column.type):
+        return False  # cut into ranges; or in one bin
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)  # Arrow counts no distinct categories
     looked_at = column.slice(0, _LOOKED_AT)  # a text column need not be hashed as a whole
     return all(2 * compute.count_distinct(one).as_py() > len(one) + 1 for one in (looked_at, column))
 

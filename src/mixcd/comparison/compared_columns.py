@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from mixcd.comparison.column_bins import bin_column, is_flat, is_nearly_unique
+from mixcd.comparison.label_sets import name_label_sets
 from mixcd.correctness_rule.right_class import LABEL_KEYS
 from mixcd.correctness_rule.right_span import SPAN_KEYS
 from mixcd.errors import DataError, shorten
@@ -19,7 +20,10 @@ _LOSS_BINS = 10
 
 
 def choose_columns(
-    samples: PriorDataset, wanted: Sequence[str] | None, label: str | None
+    samples: PriorDataset,
+    wanted: Sequence[str] | None,
+    label: str | None,
+    set_names: Sequence[str] | None = None,
 ) -> tuple[list[tuple[str, pa.ChunkedArray]], list[str]]:
     """Choose the columns by which damage is told apart.
 
@@ -28,6 +32,7 @@ def choose_columns(
         wanted: The columns that are named; None for all that hold one value a sample, but for those in which nearly
             every value is its own.
         label: The column of labels, where it is named: `label`, the class numbers made of it, says the same.
+        set_names: The names of the labels where a sample has a set of them, which then is a value; else None.
 
     Returns:
         Names and values, and a note on columns that were left out.
@@ -36,12 +41,14 @@ def choose_columns(
         DataError: If a column is not there, or holds lists.
     """
     if wanted is not None:
-        return [(name, _read_named(samples, name)) for name in dict.fromkeys(wanted)], []
+        return [(name, _read_named(samples, name, set_names)) for name in dict.fromkeys(wanted)], []
     hidden = {*SPAN_KEYS} if label in (None, *LABEL_KEYS) else {*SPAN_KEYS, *LABEL_KEYS}
     row = samples[0]
     plain = [name for name in samples.column_names if name not in hidden and not _is_nested(row.get(name))]
     read = ((name, samples.arrow_column(name)) for name in plain)
     flat = [(name, column) for name, column in read if is_flat(column)]
+    if set_names is not None:
+        flat += [(name, _read_sets(samples, name, set_names)) for name in LABEL_KEYS if name in samples.column_names]
     unique = [name for name, column in flat if is_nearly_unique(column)]
     note = f"Left out, for nearly every value is its own: {shorten((f'`{name}`' for name in unique), 20)}."
     return [(name, column) for name, column in flat if name not in unique], [note] if unique else []
@@ -81,10 +88,24 @@ def bin_samples(
     return bin_column(name, column, class_names if name in LABEL_KEYS and class_names else value_names)
 
 
-def _read_named(samples: PriorDataset, name: str) -> pa.ChunkedArray:
+def _read_sets(samples: PriorDataset, name: str, set_names: Sequence[str]) -> pa.ChunkedArray:
+    column = samples.arrow_column(name)
+    lengths = column.combine_chunks().value_lengths().fill_null(0).to_numpy()
+    other = np.flatnonzero(lengths != lengths[0])
+    if other.size:
+        raise DataError(
+            f"`{samples.name}` has {lengths[0]} labels on sample 0, but another number in `{name}` on sample "
+            f"{shorten(other)}. Every sample needs a 1.0 or 0.0 for each label."
+        )
+    return name_label_sets(column, set_names)
+
+
+def _read_named(samples: PriorDataset, name: str, set_names: Sequence[str] | None) -> pa.ChunkedArray:
     if name not in samples.column_names:
         told = f"`columns` names `{name}`, which `data` does not have{nearest_name(name, samples.column_names)}"
         raise DataError(end_sentence(told))
+    if set_names is not None and name in LABEL_KEYS:
+        return _read_sets(samples, name, set_names)
     column = samples.arrow_column(name)
     if not is_flat(column):
         raise DataError(

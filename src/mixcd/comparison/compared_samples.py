@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +17,14 @@ from transformers import (
 )
 
 from mixcd.batched_inference import Collate
+from mixcd.comparison.compared_conversations import prepare_conversations
+from mixcd.correctness_rule import is_causal
 from mixcd.correctness_rule.right_class import LABEL_KEYS
 from mixcd.correctness_rule.right_span import SPAN_KEYS
-from mixcd.data_config import ColumnsConfig, Task
-from mixcd.data_preparation.class_preparation import ColumnNames
-from mixcd.data_preparation.data_preparation import require_inputs
+from mixcd.data_config import COLUMNS, ColumnsConfig, Task
+from mixcd.data_preparation.data_preparation import require_inputs, require_tokenizer
 from mixcd.data_source import open_data
-from mixcd.errors import DataError
+from mixcd.errors import DataError, SettingError
 from mixcd.fresh_adapter import bare_model
 from mixcd.model_limits import count_positions, count_tokens, longest_input
 from mixcd.task_kind import TASK_KINDS
@@ -31,35 +34,45 @@ _INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
 """Columns by which rows are known to be prepared."""
 
 
-def open_samples(
-    data: Any, model: torch.nn.Module, tokenizer: Any, names: ColumnNames, max_length: int | None, name: str
-) -> tuple[Any, Collate]:
-    """Open and prepare rows as a model takes them, but for causal language models: their rows must have inputs.
+@dataclass(frozen=True)
+class Preparation:
+    """How raw rows become samples.
+
+    Args:
+        names: Which columns are what.
+        max_length: The most tokens of a sample; what model and tokenizer take by default.
+        assistant_only_loss: In conversations, whether only what the assistant says is a target.
+    """
+
+    names: ColumnsConfig = field(default_factory=ColumnsConfig)
+    max_length: int | None = None
+    assistant_only_loss: bool = False
+
+
+def open_samples(data: Any, model: torch.nn.Module, tokenizer: Any, how: Preparation, name: str) -> tuple[Any, Collate]:
+    """Open rows, and prepare those that are raw as they are for training.
 
     Args:
         data: Rows, or where they are: what `open_data` takes.
         model: The model.
         tokenizer: Its tokenizer, or None.
-        names: Which columns are what.
-        max_length: The most tokens of a sample; what model and tokenizer take by default.
+        how: Which columns are what, and how long samples may be.
         name: What messages call the data.
 
     Returns:
         The rows, and what makes a batch of a list of them.
 
     Raises:
+        SettingError: If a column is named that the model's task does not have, or TRL is not installed.
         DataError: If the rows cannot be read or prepared.
     """
     rows = open_data(str(data), name=name) if isinstance(data, str | Path) else data
     if isinstance(rows, list) and rows and _inputs_of(rows[0]) is None:
         rows = Dataset.from_list(rows)
     task = _task_of(model)
-    if task is not None and _wants_preparing(rows, names):
-        if max_length is None and tokenizer is not None:
-            max_length = longest_input(tokenizer, model)
-        columns = ColumnsConfig(text=names.text, text_pair=names.text_pair, label=names.label)
-        rows = TASK_KINDS[task].prepare(rows, name, columns, _plain(model), tokenizer, max_length)
-        require_inputs(rows, name=name, token_count=count_tokens(model), longest=count_positions(model))
+    _require_own_columns(how.names, task)
+    if task is not None and _wants_preparing(rows, how.names):
+        rows = _prepare(rows, name, task, model, tokenizer, how)
     row = _first_row(rows)
     if row is not None and _inputs_of(row) is None:
         raise DataError(
@@ -67,6 +80,18 @@ def open_samples(
             f"`{type(bare_model(model)).__name__}`. Prepare the rows as in training, with their targets."
         )
     return rows, keep_inputs(_choose_collator(row, tokenizer, name), model)
+
+
+def _prepare(rows: Dataset, name: str, task: Task, model: torch.nn.Module, tokenizer: Any, how: Preparation) -> Dataset:
+    is_raw = "input_ids" not in rows.column_names
+    if is_raw and task == "text-generation":
+        require_tokenizer(tokenizer, rows.column_names[0], name)
+    longest = None if tokenizer is None else longest_input(tokenizer, model)
+    prepared = TASK_KINDS[task].prepare(rows, name, how.names, _plain(model), tokenizer, how.max_length or longest)
+    if is_raw and task == "text-generation":
+        prepared = prepare_conversations(prepared, name, tokenizer, how.max_length, longest, how.assistant_only_loss)
+    require_inputs(prepared, name=name, token_count=count_tokens(model), longest=count_positions(model))
+    return prepared
 
 
 def keep_inputs(collate_fn: Collate, model: torch.nn.Module) -> Collate:
@@ -118,7 +143,20 @@ def _renumber(labels: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return torch.where(known, others[labels.clip(0, len(others) - 1)], labels)
 
 
-def _wants_preparing(rows: Any, names: ColumnNames) -> bool:
+def _require_own_columns(names: ColumnsConfig, task: Task | None) -> None:
+    known = COLUMNS[task] if task is not None else ("text", "text_pair", "label")
+    foreign = [key for key, column in names if column is not None and key not in known]
+    if foreign:
+        listed = (
+            ", ".join(f"`{key}`" for key in known) or "none: TRL reads `messages`, `prompt` and `completion`, `text`"
+        )
+        raise SettingError(
+            f"A column is named as `{foreign[0]}`, which is of another task than the base model's, whose columns are "
+            f"{listed}. Leave it out, or name a model of that task."
+        )
+
+
+def _wants_preparing(rows: Any, names: ColumnsConfig) -> bool:
     """Whether rows hold texts to be made tokens, or labels that may be names."""
     if not isinstance(rows, Dataset) or any(isinstance(rows[0].get(key), list) for key in LABEL_KEYS):
         return False
@@ -135,8 +173,11 @@ def _choose_collator(row: Any, tokenizer: Any, name: str) -> Callable[[list[Any]
             "`tokenizer` or `collate_fn`, or save the tokenizer with the base model."
         )
     labels = row.get("labels")
-    is_a_number_a_token = isinstance(labels, list) and bool(labels) and isinstance(labels[0], int)
-    return (DataCollatorForSeq2Seq if is_a_number_a_token else DataCollatorWithPadding)(tokenizer)
+    if not (isinstance(labels, list) and labels and isinstance(labels[0], int)):
+        return DataCollatorWithPadding(tokenizer)
+    padding = deepcopy(tokenizer)
+    padding.padding_side = "right"  # as in training: elsewhere a token's position depends on its batch
+    return DataCollatorForSeq2Seq(padding)
 
 
 def _inputs_of(row: Any) -> str | None:
@@ -157,7 +198,9 @@ def _task_of(model: torch.nn.Module) -> Task | None:
     if name.endswith("ForSequenceClassification"):
         is_single = getattr(config, "problem_type", None) in (None, "single_label_classification")
         return "classification" if is_single and getattr(config, "num_labels", 0) > 1 else None
-    return "sequence-to-sequence" if getattr(config, "is_encoder_decoder", False) else None
+    if getattr(config, "is_encoder_decoder", False):
+        return "sequence-to-sequence"
+    return "text-generation" if is_causal(model) else None
 
 
 def _plain(model: torch.nn.Module) -> PreTrainedModel:

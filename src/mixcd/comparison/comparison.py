@@ -30,8 +30,10 @@ class SampleDamage:
         sample_id: Its row in the data, from 0.
         loss_before: The base model's loss on it.
         loss_after: The fine-tuned model's.
-        label: The class it has, which the base model predicted; None where predictions are no class.
-        prediction: The class that the fine-tuned model predicts, likewise.
+        label: What it should be, which the base model got right: its class, its labels, its number, or how its answer
+            or target text starts; None where the rows do not show it.
+        prediction: The class that the fine-tuned model predicts; None where predictions are no class, for only the
+            rule sees those.
         text: How its text starts.
     """
 

@@ -28,7 +28,8 @@ class Outcomes:
         correct: Whether it got each right, shape (samples,).
         loss: Its loss on each, shape (samples,).
         prediction: The class it predicted, shape (samples,); None where predictions are no class.
-        untargeted_count: Samples without a target token, which nobody gets right.
+        share_right: The share of each one's target tokens that it predicted, NaN without any, shape (samples,); None
+            where there are no target tokens.
         forward_count: Forward passes made.
     """
 
@@ -36,8 +37,13 @@ class Outcomes:
     correct: Flags
     loss: Floats
     prediction: Ids | None
-    untargeted_count: int
+    share_right: Floats | None
     forward_count: int
+
+    @property
+    def untargeted_count(self) -> int:
+        """Samples without a target token, which nobody gets right."""
+        return 0 if self.share_right is None else int(np.isnan(self.share_right).sum())
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class ComparisonPass:
             found["correct"],
             found["loss"].astype(np.float64),
             found.get("prediction"),
-            int(np.isnan(found["share_right"]).sum()) if "share_right" in found else 0,
+            found.get("share_right"),
             forward_count,
         )
 
@@ -132,5 +138,6 @@ class ComparisonPass:
             progress=self.progress,
             least_share_right=0.0,
         )
-        untargeted = 0 if found.share_right is None else int(np.isnan(found.share_right).sum())
-        return Outcomes(found.sample_ids, found.correct, found.loss, found.prediction, untargeted, found.forward_count)
+        return Outcomes(
+            found.sample_ids, found.correct, found.loss, found.prediction, found.share_right, found.forward_count
+        )

@@ -10,7 +10,7 @@ import numpy as np
 from mixcd.batched_inference import Collate, collate
 from mixcd.comparison.compared_columns import bin_losses, bin_samples, choose_columns
 from mixcd.comparison.compared_models import Model, ModelPair, open_models
-from mixcd.comparison.compared_samples import open_samples, renumber_labels
+from mixcd.comparison.compared_samples import Preparation, open_samples, renumber_labels
 from mixcd.comparison.comparison import (
     PRIOR_LOSS,
     TOLERANCE,
@@ -21,13 +21,14 @@ from mixcd.comparison.comparison import (
     require_settings,
 )
 from mixcd.comparison.comparison_pass import ComparisonPass, Outcomes
+from mixcd.comparison.sample_texts import read_gold, read_text
 from mixcd.correctness_rule import CorrectnessRule, RightClass, RightLabels, choose_rule
 from mixcd.correctness_rule.reading import apply_tolerance
-from mixcd.data_preparation.class_preparation import ColumnNames
+from mixcd.data_config import ColumnsConfig
 from mixcd.errors import SettingError
-from mixcd.held_out import TEXT_START, text_of
 from mixcd.label_names import names_of_model, require_same_numbers
 from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import LEAST_SHARE_RIGHT, halve_by_tokens
 
 BATCH_SIZE = 32
 """Rows a batch at the length of the longest row, by default."""
@@ -45,8 +46,9 @@ def compare(
     cache_dir: str | Path | None = None,
     tokenizer: Any = None,
     collate_fn: Collate | None = None,
-    names: ColumnNames | None = None,
+    names: ColumnsConfig | None = None,
     max_length: int | None = None,
+    assistant_only_loss: bool = False,
     batch_size: int = BATCH_SIZE,
     progress: bool = False,
 ) -> Comparison:
@@ -59,8 +61,9 @@ def compare(
         base: The base model: loaded, or its folder or hub name.
         tuned: The fine-tuned model, likewise; or the folder of an adapter of PEFT, for which the base model is loaded
             once. Labels of the same names are matched in any order.
-        data: Samples of the prior task: prepared rows, as in training; a file, folder or hub name of such; or, for
-            classifiers, texts with labels.
+        data: Samples of the prior task: prepared rows, as in training; raw ones as `mixcd train` takes them, of texts
+            with labels, questions with answers, sources with targets, conversations, prompts with completions; or a
+            file, folder or hub name of either.
         columns: The columns by which damage is told apart, beside the base model's loss; by default all that hold one
             value a sample, without those in which nearly every value is its own.
         tolerance: The damaged share that is put up with: above it, at its lower bound, there is damage.
@@ -70,8 +73,11 @@ def compare(
         cache_dir: A prediction cache of the base model on these data: read, and filled where it lacks something.
         tokenizer: The tokenizer of both models; by default the one beside them.
         collate_fn: Makes a batch of a list of prepared rows; by default what the rows and the tokenizer ask for.
-        names: Which of the columns are text, second text and label.
-        max_length: The most tokens of a sample; what model and tokenizer take by default.
+        names: Which of the columns are what, by the names of a config's `columns`.
+        max_length: The most tokens of a sample; what model and tokenizer take by default, in conversations at most what
+            TRL's `SFTTrainer` does.
+        assistant_only_loss: In conversations, whether only what the assistant says is a target, as `SFTConfig` has it.
+            Of prompts with completions only the completion is.
         batch_size: Rows a batch at the length of the longest row. Shorter rows share larger batches.
         progress: Whether to show progress bars.
 
@@ -104,15 +110,18 @@ def compare(
     if batch_size < 1:
         raise SettingError(f"`batch_size` is {batch_size}, but a batch needs at least 1 row. Pass 1 or more.")
     pair = open_models(base, tuned, tokenizer)
-    names = names or ColumnNames()
+    names = names or ColumnsConfig()
     if collate_fn is None:
-        data, collate_fn = open_samples(data, pair.base, pair.tokenizer, names, max_length, "data")
+        how = Preparation(names, max_length, assistant_only_loss)
+        data, collate_fn = open_samples(data, pair.base, pair.tokenizer, how, "data")
     samples = PriorDataset(data, "data")
     require_same_numbers(pair.base, samples)
-    chosen, left_out = choose_columns(samples, columns, names.label)
     rule = choose_rule(correctness, pair.base, collate(collate_fn, [samples[0]]), samples.name)
+    label_names = names_of_model(pair.base)
+    set_names = label_names if isinstance(rule, RightLabels) else None
+    chosen, left_out = choose_columns(samples, columns, names.label, set_names)
     before, after = _predict(pair, ComparisonPass(samples, rule, batch_size, progress), collate_fn, cache_dir)
-    class_names = dict(enumerate(names_of_model(pair.base))) if isinstance(rule, RightClass) else {}
+    class_names = dict(enumerate(label_names)) if isinstance(rule, RightClass) else {}
     worst = rank_damaged(before.correct & ~after.correct, before.loss, after.loss)
     rows = samples.rows(before.sample_ids[worst].tolist())
     return compare_outcomes(
@@ -123,12 +132,19 @@ def compare(
             *((name, bin_samples(samples, name, column, before.sample_ids, class_names)) for name, column in chosen),
         ],
         most_damaged=[
-            _describe(before, after, position, class_names, _text_of(row, names, pair.tokenizer))
+            _describe(
+                before,
+                after,
+                position,
+                class_names,
+                read_gold(row, rule, pair.tokenizer, label_names),
+                read_text(row, names, rule, pair.tokenizer),
+            )
             for position, row in zip(worst.tolist(), rows, strict=True)
         ],
         tolerance=tolerance,
         choices=choices,
-        notes=[*left_out, *_note_coverage(samples, before)],
+        notes=[*left_out, *_note_coverage(samples, before), *_note_unknown(before)],
     )
 
 
@@ -151,24 +167,17 @@ def _predict(
 
 
 def _describe(
-    before: Outcomes, after: Outcomes, position: int, class_names: Mapping[int, str], text: str
+    before: Outcomes, after: Outcomes, position: int, class_names: Mapping[int, str], gold: str | None, text: str
 ) -> SampleDamage:
     label, prediction = (None if one.prediction is None else int(one.prediction[position]) for one in (before, after))
     return SampleDamage(
         sample_id=int(before.sample_ids[position]),
         loss_before=float(before.loss[position]),
         loss_after=float(after.loss[position]),
-        label=None if label is None else class_names.get(label, str(label)),
+        label=gold if label is None else class_names.get(label, str(label)),
         prediction=None if prediction is None else class_names.get(prediction, str(prediction)),
         text=text,
     )
-
-
-def _text_of(row: Any, names: ColumnNames, tokenizer: Any) -> str:
-    """How a sample's text starts: that of its own columns, if they are known."""
-    columns = (names.text or "text", names.text_pair)
-    texts = [row[name] for name in columns if isinstance(row, Mapping) and isinstance(row.get(name), str)]
-    return " | ".join(text[:TEXT_START] for text in texts) or text_of(row, tokenizer)
 
 
 def _note_coverage(samples: PriorDataset, before: Outcomes) -> list[str]:
@@ -181,3 +190,18 @@ def _note_coverage(samples: PriorDataset, before: Outcomes) -> list[str]:
     if before.untargeted_count:
         notes.append(f"{before.untargeted_count:,} samples have no target token, so they count as never right.")
     return notes
+
+
+def _note_unknown(before: Outcomes) -> list[str]:
+    """Say when the base model has little to lose, and where target tokens are counted, what would let it have more."""
+    share = float(before.correct.mean())
+    if share >= LEAST_SHARE_RIGHT:
+        return []
+    half = halve_by_tokens(before.share_right)
+    cure = (
+        "Check that it was trained on this task, and that labels and preprocessing are those it was trained with."
+        if half is None
+        else f"Half of the samples have {half:.0%} of their target tokens right, which `--least-share {half:g}`, or "
+        f"`correctness=mixcd.RightTokens({half:g})`, would count as right."
+    )
+    return [f"The base model is right on {share:.1%} of the samples only, and no others can be damaged. {cure}"]

@@ -1,6 +1,6 @@
 """Correctness rules: each says which samples a model gets right, by its forward pass."""
 
-from mixcd.correctness_rule.choose_rule import choose_common_rule, choose_rule
+from mixcd.correctness_rule.choose_rule import choose_common_rule, choose_rule, is_causal
 from mixcd.correctness_rule.near_target import NearTarget
 from mixcd.correctness_rule.reading import CorrectnessRule, Reading
 from mixcd.correctness_rule.right_class import RightClass
@@ -18,4 +18,5 @@ __all__ = [
     "RightTokens",
     "choose_common_rule",
     "choose_rule",
+    "is_causal",
 ]

@@ -36,11 +36,13 @@ def choose_rule(
 
     Raises:
         DataError: If the batch has no labels.
-        SettingError: If the rule is none, or numbers are to be predicted and no tolerance is given.
+        SettingError: If the rule is none, or one of target tokens where labels are none; or if numbers are to be
+            predicted and no tolerance is given.
         UnsupportedTrainerError: If the labels fit no task that is known.
     """
-    if isinstance(wanted, RightTokens) and wanted.is_shifted is None:
-        return replace(wanted, is_shifted=_is_shifted(model))
+    if isinstance(wanted, RightTokens):
+        _require_tokens(batch, data_name)
+        return wanted if wanted.is_shifted is not None else replace(wanted, is_shifted=_is_shifted(model))
     if wanted is not None:
         if not isinstance(wanted, _RULES):
             names = ", ".join(f"`{rule.__name__}`" for rule in _RULES)
@@ -101,6 +103,27 @@ def choose_common_rule(
     return rules[0]
 
 
+def is_causal(model: torch.nn.Module) -> bool:
+    """Whether a model is a causal language model of transformers, by the names of its classes.
+
+    Args:
+        model: Any model.
+    """
+    names = [kind.__name__ for kind in type(bare_model(model)).__mro__]
+    return any(name.endswith(_CAUSAL) and not name.endswith("WithLMHeadModel") for name in names)
+
+
+def _require_tokens(batch: Mapping[str, Any], data_name: str) -> None:
+    labels = batch.get("labels")
+    if labels is None or (labels.ndim == 2 and not labels.is_floating_point()):
+        return
+    raise SettingError(
+        "The rule is to count target tokens, by `least_share` or `loss_tolerance`, but the labels of "
+        f"`{data_name}` are of shape {tuple(labels.shape)}, a row a sample, and no token numbers. Leave the rule out: "
+        "it is for language models."
+    )
+
+
 def _output_count(model: torch.nn.Module) -> int | None:
     count: int | None = getattr(getattr(model, "config", None), "num_labels", None)
     return count
@@ -110,13 +133,11 @@ def _is_shifted(model: torch.nn.Module) -> bool:
     """Whether the model predicts the next token from each; refused where it is no language model."""
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return False
-    base = bare_model(model)
-    names = [kind.__name__ for kind in type(base).__mro__]
-    if any(name.endswith(_CAUSAL) and not name.endswith("WithLMHeadModel") for name in names):
+    if is_causal(model):
         return True
     raise UnsupportedTrainerError(
-        f"The labels are one number a token, but `{type(base).__name__}` is neither a causal language model nor an "
-        "encoder-decoder, so what a token predicts is not known. mixcd follows those two, classification, extractive "
-        "question answering and regression. For a causal language model of your own, pass "
+        f"The labels are one number a token, but `{type(bare_model(model)).__name__}` is neither a causal language "
+        "model nor an encoder-decoder, so what a token predicts is not known. mixcd follows those two, classification, "
+        "extractive question answering and regression. For a causal language model of your own, pass "
         "`correctness=mixcd.RightTokens(is_shifted=True)`."
     )

@@ -92,7 +92,8 @@ def _require_usable(tokenizer: Any | None, question: str, name: str) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
             f"`{name}` has answers by their place in the text, but a {type(tokenizer).__name__} does not say which "
-            "token a letter belongs to. Name a fast tokenizer as `model.tokenizer`."
+            "token a letter belongs to. Save a fast one with the model, or name one as "
+            "`model.tokenizer`."
         )
 
 
@@ -141,14 +142,14 @@ def _leave_out(rows: Dataset, name: str) -> Dataset:
     if len(kept) == len(rows):
         return rows
     faults = (
-        (cut_off, "is cut off by the longest input that `model.max_length`, tokenizer or model allow"),
+        (cut_off, "is cut off by the longest input that `max_length`, tokenizer or model allow"),
         (misplaced, f"is not where its `{_STARTS}` says"),
     )
     told = "; ".join(f"that of row {shorten(found)} (counted from 0) {fault}" for found, fault in faults if len(found))
     if not len(kept):
         raise DataError(
             f"No answer of `{name}` can be found in its context: {told}. Every row needs one that can. Correct the "
-            "answers, or raise `model.max_length`."
+            "answers, or raise `max_length`."
         )
     logger.warning(
         "%d of %d rows of `%s` are left out for their answers: %s. Sample ids number the others.",

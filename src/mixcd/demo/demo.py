@@ -1,6 +1,7 @@
 """The demo: forgetting, uniform rehearsal and mix-cd from one base model, on real tweets."""
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mixcd.demo.demo_data import LABELS, Tweets, find_minilm, load_tweets
+from mixcd.demo.demo_data import LABELS, Tweets, find_minilm, load_tweets, write_tweets
 from mixcd.demo.demo_result import CorrectFlags, DemoResult, DemoRun, JudgedRun, draw_picture, judge
 from mixcd.errors import SettingError
 from mixcd.estimator_choice import FEATURES, EstimatorName
@@ -39,13 +40,22 @@ BATCH_SIZE = 32
 LEARNING_RATE = 2e-4
 MIX_RATIO = 1 / 8
 
+BASE, WITHOUT_REHEARSAL, MIX_CD = "base", "without-rehearsal", "mix-cd"
+"""The folders of the models that are kept."""
+PRIOR = "prior.csv"
+"""The held-out prior tweets, with the names of their labels, and their topics."""
+_CACHE, _TRAINER, _RESULT, _PICTURE = "mixcd-cache", "trainer", "demo.json", "demo.png"
 _MARKER = "made-by-mixcd-demo.txt"
+_OWN = (BASE, WITHOUT_REHEARSAL, MIX_CD, PRIOR, _CACHE, _TRAINER, _RESULT, _PICTURE)
+"""All that the demo writes: what an earlier demo left of it is replaced, and nothing else."""
 
 _RUNS: tuple[tuple[str, EstimatorName | None], ...] = (
     ("no rehearsal", None),
     ("uniform", "uniform"),
     ("mix-cd", "auto"),
 )
+_KEPT = {"no rehearsal": WITHOUT_REHEARSAL, "mix-cd": MIX_CD}
+"""The runs whose model is kept, and where."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,8 @@ def run_demo(output: Path, size: DemoSize, seed: int, overwrite: bool, say: Call
     """Make a base model on two topics of tweets, then fine-tune it on the others in three ways.
 
     Args:
-        output: The folder for the base model, the prediction cache, `demo.json` and `demo.png`.
+        output: The folder for the base model, the models tuned without rehearsal and with mix-cd, the held-out prior
+            tweets, the prediction cache, `demo.json` and `demo.png`.
         size: How much to do.
         seed: The seed of everything.
         overwrite: Whether an earlier demo in the folder may be replaced.
@@ -99,9 +110,19 @@ def run_demo(output: Path, size: DemoSize, seed: int, overwrite: bool, say: Call
         prior, new = runs[-1].numbers.prior, runs[-1].numbers.new
         say(f"  {name}: prior {prior.score_before:.3f} → {prior.score_after:.3f}, new {new.score_after:.3f}")
     result = DemoResult(seed, tuple(run.numbers for run in runs), judge(*runs), bench.prior_pass_forward_count)
-    (output / "demo.json").write_text(json.dumps(asdict(result), indent=1), "utf-8")
-    draw_picture(result, output / "demo.png")
+    (output / _RESULT).write_text(json.dumps(asdict(result), indent=1), "utf-8")
+    draw_picture(result, output / _PICTURE)
     return result
+
+
+def name_comparison(output: Path) -> str:
+    """Return the command that says what the fine-tune without rehearsal broke.
+
+    Args:
+        output: The demo's folder.
+    """
+    base, tuned, prior = (shlex.quote(str(output / name)) for name in (BASE, WITHOUT_REHEARSAL, PRIOR))
+    return f"mixcd compare {base} {tuned} --data {prior}"
 
 
 class _Bench:
@@ -113,14 +134,15 @@ class _Bench:
         self._output = output
         self._size = size
         self._seed = seed
-        self._tokenizer = AutoTokenizer.from_pretrained(find_minilm())
+        self._tokenizer = AutoTokenizer.from_pretrained(find_minilm(), model_max_length=MAX_TOKENS)
         self._rows = {field.name: self._tokenize(getattr(self.tweets, field.name)) for field in fields(Tweets)}
 
     def make_base_model(self) -> CorrectFlags:
-        """Train on the prior task, save the base model, and say what it gets right."""
+        """Train on the prior task, save the base model and the held-out tweets, and say what it gets right."""
         trainer = self._trainer("base model", find_minilm(), "prior", self._size.base_steps)
         trainer.train()
         trainer.save_model(str(self._base_folder))
+        write_tweets(self.tweets.prior_test, self._output / PRIOR)
         return self._judge_correctness(trainer)
 
     def fine_tune(self, name: str, estimator: EstimatorName | None, base: CorrectFlags) -> JudgedRun:
@@ -129,7 +151,7 @@ class _Bench:
         forwards = _count_forwards(cast(torch.nn.Module, trainer.model))
         rehearsal = None
         if estimator is not None:
-            cache = self._output / "mixcd-cache"
+            cache = self._output / _CACHE
             rehearsal = attach(
                 trainer,
                 self._rows["prior"],
@@ -142,6 +164,8 @@ class _Bench:
         before, start = len(forwards), time.perf_counter()
         trainer.train()
         seconds, forward_count = time.perf_counter() - start, len(forwards) - before
+        if name in _KEPT:
+            trainer.save_model(str(self._output / _KEPT[name]))
         correct = self._judge_correctness(trainer)
         numbers = DemoRun(
             name=name,
@@ -156,12 +180,10 @@ class _Bench:
 
     @property
     def _base_folder(self) -> Path:
-        return self._output / "base-model"
+        return self._output / BASE
 
     def _tokenize(self, tweets: Dataset) -> Dataset:
-        return tweets.map(
-            lambda rows: self._tokenizer(rows["text"], truncation=True, max_length=MAX_TOKENS), batched=True
-        )
+        return tweets.map(lambda rows: self._tokenizer(rows["text"], truncation=True), batched=True)
 
     def _trainer(self, name: str, model_folder: Path, train_set: str, steps: int) -> Trainer:
         set_seed(self._seed)
@@ -170,7 +192,7 @@ class _Bench:
         )
         model.base_model.embeddings.requires_grad_(False)
         args = TrainingArguments(
-            output_dir=str(self._output / "trainer"),
+            output_dir=str(self._output / _TRAINER),
             max_steps=steps,
             per_device_train_batch_size=BATCH_SIZE,
             per_device_eval_batch_size=BATCH_SIZE,
@@ -225,9 +247,18 @@ def _prepare_folder(output: Path, overwrite: bool) -> None:
             raise SettingError(
                 f"`{output}` holds no earlier demo, so it is not replaced. Pass another folder as `--output`."
             )
-        shutil.rmtree(output)
+        for name in _OWN:
+            _remove(output / name)
     output.mkdir(parents=True, exist_ok=True)
-    (output / _MARKER).write_text("`mixcd demo --overwrite` may replace this folder.\n", "utf-8")
+    own = ", ".join(f"`{name}`" for name in _OWN)
+    (output / _MARKER).write_text(f"`mixcd demo --overwrite` may replace here: {own}.\n", "utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _yield_of(rehearsal: Rehearsal) -> float:

@@ -1,5 +1,6 @@
 """The demo's model and data: MiniLM and tweets, both from registry packages, read without running their code."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -82,6 +83,19 @@ def load_tweets(test_count: int, prior_count: int, seed: int) -> Tweets:
     prior_train, prior_test = _split(prior, test_count, seed)
     kept = prior_train.select(range(min(prior_count, len(prior_train))))
     return Tweets(kept, prior_test, *_split(new, test_count, seed))
+
+
+def write_tweets(tweets: Dataset, path: Path) -> None:
+    """Write tweets as a user would have them: texts, topics, and labels by name.
+
+    Args:
+        tweets: Columns `text`, `topic`, `label`.
+        path: The CSV file.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "topic", "label"])
+        writer.writerows((row["text"], row["topic"], LABELS[row["label"]]) for row in tweets)
 
 
 def _topic_of(text: str) -> str | None:

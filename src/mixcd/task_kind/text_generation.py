@@ -51,14 +51,15 @@ class TextGeneration:
                 require_texts(data, column, name)
             elif getattr(tokenizer, "chat_template", None) is None:
                 raise DataError(
-                    f"`{name}` has conversations in its column `{column}`, but the tokenizer has no chat template to "
-                    "write them with. Name the tokenizer of a chat model as `model.tokenizer`, or give texts."
+                    f"`{name}` has conversations in its column `{column}`, but the tokenizer "
+                    f"`{getattr(tokenizer, 'name_or_path', '')}` has no chat template to write them with. Save one "
+                    "there as `chat_template.jinja`, take the tokenizer of a chat model, or give texts."
                 )
         return write_rows(data, dict, ("raw",), features=data.features)
 
     def arguments_class(self) -> type[TrainingArguments]:
         """Return TRL's."""
-        found: type[TrainingArguments] = _import_trl().SFTConfig
+        found: type[TrainingArguments] = import_trl().SFTConfig
         return found
 
     def default_arguments(self, config: Config) -> Mapping[str, Any]:
@@ -69,20 +70,25 @@ class TextGeneration:
 
     def trainer_class(self) -> type[Trainer]:
         """Return TRL's."""
-        found: type[Trainer] = _import_trl().SFTTrainer
+        found: type[Trainer] = import_trl().SFTTrainer
         return found
 
     def make_collator(self, tokenizer: Any, model: PreTrainedModel) -> Any:
         """Return None: TRL's own is made by the trainer."""
 
 
-def _import_trl() -> Any:
+def import_trl() -> Any:
+    """Import TRL, which is needed for text generation alone.
+
+    Raises:
+        SettingError: If it is not installed.
+    """
     try:
         return importlib.import_module("trl")
     except ImportError as error:
         raise SettingError(
-            "`task` is `text-generation`, which is trained by TRL's `SFTTrainer`, but the package `trl` cannot be "
-            f"imported: {' '.join(str(error).split()).rstrip('.')}. Run `pip install trl`."
+            "Text generation (`text-generation`) is prepared and trained by TRL's `SFTTrainer`, but the package `trl` "
+            f"cannot be imported: {' '.join(str(error).split()).rstrip('.')}. Run `pip install trl`."
         ) from error
 
 
