@@ -115,8 +115,8 @@ def make_span_tokenizer():
     return make_tokenizer(["[PAD]", "UNK", "[CLS]", "[SEP]"], single, pair)
 
 
-def make_pair_tokenizer():
-    return make_tokenizer(["<pad>", "unk", "</s>"], "$A </s>", eos_token="</s>")
+def make_pair_tokenizer(**settings):
+    return make_tokenizer(["<pad>", "unk", "</s>"], "$A </s>", eos_token="</s>", **settings)
 
 
 def make_questions(count, seed, task):

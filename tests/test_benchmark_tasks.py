@@ -23,6 +23,7 @@ from mixcd.errors import DataError
 from mixcd.partition_strategy import ByColumn
 from mixcd.sweep.sweep_method import BUILT_IN
 from mixcd.sweep.sweep_run import Judge, RunSpec, run_once
+from task_workspace import make_pair_tokenizer
 from tiny import make_model
 from workspace import make_tokenizer
 
@@ -348,6 +349,37 @@ def test_slow_lane_makes_its_base_model_once_and_freezes_embeddings(make_slow_ta
     assert not any(weight.requires_grad for weight in first.model.bert.embeddings.parameters())
     assert [len(rows) for rows in (first.prior, first.held_out_prior, first.new, first.held_out_new)] == [300, 100] * 2
     assert len(first.prior[0]["input_ids"]) <= 4
+
+
+@pytest.mark.parametrize("name", ["decoder", "encoder_decoder"])
+def test_other_bodies_make_their_base_model_once_and_rehearse(load, make_slow_task, monkeypatch, tmp_path, name):
+    architectures = load("architectures")
+    monkeypatch.setattr(architectures, "load_published", lambda: (tiny_sft.make_model(), tiny_sft.make_tokenizer()))
+    make_pair_tokenizer(sep_token="</s>").save_pretrained(tmp_path / "pairs")
+    monkeypatch.setattr(architectures, "find_minilm", lambda: tmp_path / "pairs")
+    monkeypatch.setattr(architectures, "LAYERS", 1)
+    monkeypatch.setattr(
+        architectures, "TWEETS", importlib.import_module("slow_lane").Effort(max_tokens=4, base_steps=2)
+    )
+    task = getattr(architectures, name)(0, tmp_path / "work")
+    monkeypatch.setattr(architectures, "T5Config", None)
+    monkeypatch.setattr(architectures, "LlamaConfig", None)  # not made again
+    again = getattr(architectures, name)(0, tmp_path / "work")
+    weights = [one.model.state_dict() for one in (task, again)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    args = TrainingArguments(str(tmp_path / "out"), **{**task.training, "max_steps": 2, "use_cpu": True})
+    trainer = Trainer(
+        model=task.model,
+        args=args,
+        train_dataset=task.new,
+        data_collator=task.collate_fn,
+        processing_class=task.processing_class,
+    )
+    monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
+    rehearsal = mixcd.attach(trainer, task.prior, mix_ratio=0.25)
+    trainer.train()
+    assert rehearsal.counts.observed_count.sum() == 2 * 8
+    assert rehearsal.predictions.sources["rule"] == mixcd.RightClass().name
 
 
 def test_compared_features_are_differences_and_products(load, monkeypatch):
