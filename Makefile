@@ -8,9 +8,9 @@ LOWEST = .venv-lowest
 INTEGRATION = tests/test_canaries.py tests/test_data_source.py tests/data_preparation/test_class_preparation.py tests/test_rehearsal.py \
 	tests/test_training_run.py tests/test_two_processes.py tests/test_launched_cli.py tests/test_tasks.py tests/test_sft_trainer.py
 # Two processes of one thread each: the tests are many, and their models tiny.
-PYTEST = -m pytest -q -n 2 --dist worksteal
+PYTEST = -m pytest -q -rs -n 2 --dist worksteal
 
-.PHONY: demo test test-lowest faults lint clean
+.PHONY: demo test test-lowest faults docs lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/mixcd demo --output mixcd-demo --overwrite
@@ -25,6 +25,10 @@ test-lowest: $(LOWEST)/installed
 # Kills the real command 100 times and alters 1,000 cache files; `make test` does a few of each.
 faults: $(INSTALLED)
 	MIXCD_FAULT_KILLS=100 MIXCD_FAULT_CORRUPTIONS=1000 $(BIN)/python -m pytest -q -rP -p no:cacheprovider tests/faults
+
+# The documentation site, in `site/`; nothing is fetched.
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -44,4 +48,4 @@ $(INSTALLED): pyproject.toml constraints.txt demo-packages.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) mixcd-demo
+	rm -rf $(VENV) $(LOWEST) mixcd-demo site

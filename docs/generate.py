@@ -17,6 +17,7 @@ COMMANDS = (
     "partition",
     "evaluate",
     "compare",
+    "report",
     "ledger",
     "sweep",
     "frontier",
@@ -59,8 +60,8 @@ held in memory. Rows with `input_ids` count as tokenised.
 base model with the adapter merged, which is what is evaluated.
 
 **Stages.** The `model/` of one run can be the `model.path` of the next. `run.json` then lists the runs before it under `lineage`, oldest first: folder, start, base model, new and prior data. With several prior sets
-`evaluation.json` has the scores of each under `prior_sets`, so `mixcd ledger` reads the score on every task after every stage off the records. Give held-out data of their own (a table `held_out` with a `path`): a share is drawn anew when
-a stage's new data become prior data of the next, and would hold out rows that the model was trained on.
+`evaluation.json` has the scores of each under `prior_sets`, so `mixcd ledger` reads the score on every task after every stage off the records, given the same seed throughout: a share that is held out
+of a stage's new data is the same share when they become prior data of the next.
 
 **Held-out data** are never trained on. A share is drawn by the seed of the run, the same share for the same data and seed, and `run.json` says how many; or give
 a path or a split. Without them there is no evaluation.

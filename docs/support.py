@@ -20,9 +20,11 @@ INTRODUCTION = """\
 This page is made by `python docs/support.py`, which runs the conformance suite `mixcd.testing.check_trainer` on tiny
 models; `make test` runs it again, and compares. Whoever writes a trainer can run it on theirs:
 
-    from mixcd.testing import check_trainer, require_conformance
+```python
+from mixcd.testing import check_trainer, require_conformance
 
-    require_conformance(check_trainer(make_trainer, prior_data, tmp_path))
+require_conformance(check_trainer(make_trainer, prior_data, tmp_path))
+```
 
 `make_trainer(folder, changes)` returns a fresh trainer with the same weights every time. An interrupted run ends with
 the same weights to the bit. Versions: `constraints.txt`.

@@ -79,6 +79,8 @@ def test_three_stages_of_question_answering_know_their_lineage_and_make_a_matrix
     # what a stage starts with is what the stage before it ended with, on the same held-out rows of the first set
     for name in ("zero", "one"):
         assert third["prior_sets"][name]["score_before"] == second["prior_sets"][name]["score_after"]
+    # also when a stage's new data are prior data of the next
+    assert second["prior_sets"]["one"]["score_before"] == first["new"]["score_after"]
 
     ledger = read_ledger(Path("runs/three"))
     assert ledger.task_names == ("zero", "one", "two", "three")

@@ -1,19 +1,19 @@
 """The README's code runs, and its table is the demo's."""
 
 import re
-from pathlib import Path
 
 import torch
 
 from mixcd.demo.demo_result import HEADINGS
+from page_code import ROOT, list_blocks
 from tiny import collate, make_rows
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_python_blocks_run(base_model, base_weights, new_data, prior_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, by_hand = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, by_hand = list_blocks(ROOT / "README.md", "python")
     assert len(code.splitlines()) <= 10
     names = {
         "optimizer": torch.optim.SGD(base_model.parameters(), lr=1e-3),
@@ -44,7 +44,6 @@ def test_the_table_has_the_demos_columns():
 
 
 def test_every_file_named_in_the_tree_exists():
-    root = Path(__file__).parents[1]
     tree = re.search(r"```\nsrc/mixcd/\n(.*?)benchmarks/", README, re.DOTALL).group(1)
     for name in re.findall(r"[\w]+\.py", tree):
-        assert (root / "src" / "mixcd" / name).exists(), name
+        assert (ROOT / "src" / "mixcd" / name).exists(), name

@@ -35,7 +35,7 @@ def test_a_run_leaves_model_steps_evaluation_and_record(workspace, capfd):
     folder = workspace / "run"
     assert {path.name for path in folder.iterdir()} == {
         "config.toml", "run.json", "steps.parquet", "evaluation.json", "damaged.parquet", "model", "checkpoints",
-        "cache", ".lock",
+        "cache", "report.html", ".lock",
     }  # fmt: skip
     steps = pq.read_table(folder / "steps.parquet").to_pydict()
     assert steps["step"] == list(range(1, 31))

@@ -52,10 +52,9 @@ def read_data(config: Config, model: PreTrainedModel, tokenizer: Any, seed: int)
         DataError: If data cannot be read or prepared.
     """
     reader = _Reader(config, model, tokenizer, seed)
-    new, held_out_new = reader.read(config.new, "new", 0)
+    new, held_out_new = reader.read(config.new, "new")
     prior = {
-        source.name or "prior": reader.read(source, f"prior.{number}", number + 1)
-        for number, source in enumerate(config.prior)
+        source.name or "prior": reader.read(source, f"prior.{number}") for number, source in enumerate(config.prior)
     }
     _require_columns(config, prior)
     held_out_prior = {name: held_out for name, (_, held_out) in prior.items() if held_out is not None}
@@ -112,12 +111,12 @@ class _Reader:
     tokenizer: Any
     seed: int
 
-    def read(self, source: DataConfig, place: str, number: int) -> _Parts:
+    def read(self, source: DataConfig, place: str) -> _Parts:
         """Return the rows to train on, and those held out."""
         rows = self._open(source, source.path, source.split, source.subset, f"{place}.path")
         held_out = source.held_out
         if not isinstance(held_out, HeldOutConfig):
-            return split_held_out(rows, held_out, seed=self.seed, number=number, name=f"{place}.path")
+            return split_held_out(rows, held_out, seed=self.seed, name=f"{place}.path")
         path = held_out.path or source.path
         subset = held_out.subset if held_out.path or held_out.subset else source.subset
         return rows, self._open(source, path, held_out.split, subset, f"{place}.held_out")

@@ -89,7 +89,8 @@ def read_findings(folder: RunFolder) -> RunFindings:
             for kind in ("prior_sets", "bins")
         )
         steps = pq.read_table(folder.steps, columns=list(_SERIES)).to_pylist() if folder.steps.exists() else []
-        facts = _flatten({"run": record, "config": tomllib.loads(folder.config.read_text("utf-8"))})
+        told = {name: value for name, value in record.items() if name not in _PASSING}
+        facts = _flatten({"run": told, "config": tomllib.loads(folder.config.read_text("utf-8"))})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"A file of the run in `{folder.path}` cannot be read: {error}. It must be as mixcd wrote it. Restore it, "
@@ -186,6 +187,8 @@ def judge_run(scores: Mapping[str, TaskChange]) -> str:
 
 
 _NEW = "new task"
+_PASSING = ("state", "go_on", "steps_done", "updated")
+"""What the record says of a run in progress."""
 _SERIES = ("step", "damage_rate", "yield_rate", "lift")
 
 

@@ -14,7 +14,7 @@ LEAST_SAMPLES = 30
 """Fewer samples are too few for an interval that says anything."""
 MOST_SHOWN = 20
 """Damaged samples that the terminal and the JSON show."""
-MOST_KEPT = 2000
+MOST_KEPT = 1000
 """Damaged samples that are kept for a report."""
 PRIOR_LOSS = "prior loss"
 """What the partition by the base model's loss is called, beside those by columns."""

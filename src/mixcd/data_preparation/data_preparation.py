@@ -14,7 +14,7 @@ from pyarrow import compute
 
 from mixcd.correctness_rule.right_class import LABEL_KEYS
 from mixcd.errors import DataError, SettingError, shorten
-from mixcd.fingerprint import fingerprint_tokenizer
+from mixcd.fingerprint import fingerprint_rows, fingerprint_tokenizer
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.replace_file import naming_file
 
@@ -232,14 +232,16 @@ def require_inputs(data: Dataset, *, name: str, token_count: int | None, longest
                 )
 
 
-def split_held_out(data: Dataset, share: float, *, seed: int, number: int, name: str) -> tuple[Dataset, Dataset | None]:
+def split_held_out(data: Dataset, share: float, *, seed: int, name: str) -> tuple[Dataset, Dataset | None]:
     """Hold some rows out at random; both parts keep the order of the data.
+
+    Equal data and seed hold out the same rows, wherever the data are used: what was held out of the new data of one
+    stage is so of the prior data of the next.
 
     Args:
         data: The rows.
         share: Which share of them to hold out, rounded to whole rows, but at least one; 0 for none.
         seed: The run's seed.
-        number: The number of the data set, so that sets of equal length are split differently.
         name: What messages call the rows.
 
     Returns:
@@ -251,9 +253,9 @@ def split_held_out(data: Dataset, share: float, *, seed: int, number: int, name:
 
     Example:
         >>> rows = Dataset.from_dict({"x": [0, 1, 2, 3, 4]})
-        >>> kept, held_out = split_held_out(rows, 0.4, seed=0, number=1, name="new")
+        >>> kept, held_out = split_held_out(rows, 0.4, seed=0, name="new")
         >>> kept["x"][:], held_out["x"][:]
-        ([0, 2, 3], [1, 4])
+        ([0, 1, 4], [2, 3])
     """
     if not 0 <= share <= 1:
         raise SettingError(
@@ -267,6 +269,7 @@ def split_held_out(data: Dataset, share: float, *, seed: int, number: int, name:
             f"`{name}` has {len(data)} row(s), and holding out a share of {share} leaves none of them. Hold out less, "
             "or give more rows."
         )
+    number = int(fingerprint_rows(data)[:8], 16)
     held_out = np.zeros(len(data), dtype=bool)
     held_out[keyed_generator(seed, number, Stream.HELD_OUT).permutation(len(data))[:count]] = True
     return data.select(np.flatnonzero(~held_out)), data.select(np.flatnonzero(held_out))

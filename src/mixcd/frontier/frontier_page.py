@@ -20,13 +20,13 @@ _NAME_START = 34
 _FRONTIER_READING = (
     "Each line is a method over its mix ratios β: to the right is better on the new task, up is better on the prior "
     "task. Bars are 95 % intervals over seeds. Named are the reference, plain fine-tuning, the oracle, and the methods "
-    "with most points that no other method beats on both scores; the rest are grey. `WiSE-FT` points average the "
-    "weights of base and fine-tuned model after training."
+    "with most points that no other method beats on both scores; the rest are grey, as far as they lie near. WiSE-FT "
+    "points average the weights of base and fine-tuned model after training."
 )
 _TABLE_READING = (
-    "Differences are paired, seed by seed, at the same mix ratio, in points. *At equal new score* asks what the "
-    "reference would have kept at a mix ratio that gives the same new score: a gain that vanishes there was paid for "
-    "on the new task. Yield is the damaged share of what was rehearsed. A star marks points that no other method's "
+    "Differences are paired, seed by seed, at the same mix ratio, in points. The column “at equal new score” asks what "
+    "the reference would have kept at a mix ratio that gives the same new score: a gain that vanishes there was paid "
+    "for on the new task. Yield is the damaged share of what was rehearsed. A star marks points that no other method's "
     "mean beats on both scores; ‡ methods that look at the prior data with the current model, free of charge."
 )
 
@@ -122,10 +122,19 @@ def _draw(report: FrontierReport) -> Picture:
                 label=" " + show_text(plain_name(name), _NAME_START),
             )
         axes.set(xlabel="score on the new task", ylabel="score on the prior task")
+        _look_at(axes, [point for method in report.methods if method.name in named for point in method.points])
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=9)
 
     described = f"Prior against new score of {len(report.methods)} methods; every number is in the table below."
     return Picture(draw_svg("frontier", draw, height=4.9), described)
+
+
+def _look_at(axes: Axes, points: Sequence[PointReport]) -> None:
+    """Show where these points are: others may lie far off."""
+    for values, limit in (([one.new for one in points], axes.set_xlim), ([one.prior for one in points], axes.set_ylim)):
+        bounds = [bound for one in values for bound in (one.interval or (one.value, one.value))]
+        margin = 0.05 * (max(bounds) - min(bounds)) or 0.01
+        limit(min(bounds) - margin, max(bounds) + margin)
 
 
 def _choose_named(report: FrontierReport) -> list[str]:

@@ -9,7 +9,7 @@ from mixcd.report.page import Section, Share, Table
 
 LEAST_SAMPLES = 30
 """Fewer samples are too few for an interval that says anything."""
-MOST_ROWS = 2000
+MOST_ROWS = 1000
 """Damaged samples that a page lists."""
 SCORES_READING = (
     "A score is the share of held-out samples that a model gets right; in brackets its 95 % Wilson interval. Damaged "
@@ -69,12 +69,11 @@ def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool =
             name,
             f"{one.sample_count:,}",
             damaged_share(one, scale),
-            f"{one.damaged_count:,}",
             f"{one.score_before:.3f} → {one.score_after:.3f}",
         ]
         for name, one in bins.items()
     ]
-    return Table(caption, ["bin", "samples", "damaged share", "damaged", "score"], rows, is_folded=is_folded)
+    return Table(caption, ["bin", "samples", "damaged share", "score"], rows, is_folded=is_folded)
 
 
 def damaged_share(change: TaskChange, scale: float = 1.0) -> Share:

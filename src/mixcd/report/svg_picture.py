@@ -65,5 +65,10 @@ def draw_svg(name: str, draw: Callable[[Axes], None], *, height: float = HEIGHT)
     text = re.sub(r"<(metadata|style).*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"#0000[01][1-4]", lambda found: f"var({_VARIABLES[found[0]]})", text)
-    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 xmlns="http://www.w3.org/2000/svg">', text, count=1)
+    text = re.sub(
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
+        r'<svg \1 xmlns="http://www.w3.org/2000/svg" aria-hidden="true">',
+        text,
+        count=1,
+    )
     return Markup(text.replace("xlink:href", "href"))  # noqa: S704 (matplotlib escapes the texts that it is given)

@@ -1,0 +1,126 @@
+"""The report of a run, from its folder and from a trainer."""
+
+import itertools
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import mixcd
+from command import call, record
+from mixcd.errors import RunFolderError, SettingError
+from mixcd.report.change_tables import MOST_ROWS
+from mixcd.run_folder import RunFolder
+from mixcd.run_page import make_run_page, read_findings
+from tiny import make_rows, make_trainer
+
+
+@pytest.fixture
+def run(workspace):
+    assert call("train", "config.toml") == 0
+    return RunFolder(workspace / "run")
+
+
+def test_a_run_leaves_its_report(run, capfd):
+    html = run.report.read_text("utf-8")
+    scores = json.loads(run.evaluation.read_text("utf-8"))
+    assert f"prior score {scores['prior']['score_before']:.3f} → {scores['prior']['score_after']:.3f}" in html
+    for title in (
+        "Scores and flips",
+        "Damage by bin",
+        "While it trained",
+        "Damaged samples",
+        "Settings and provenance",
+    ):
+        assert f"{title}</h2>" in html
+    assert "run.versions.torch" in html
+    assert "config.rehearsal.mix_ratio" in html
+    first = pq.read_table(run.damaged).to_pylist()[0]
+    assert first["text"] in html
+    names = json.loads((run.model / "config.json").read_text("utf-8"))["id2label"]
+    assert f'<td data-heading="after"><span dir="auto">{names[str(first["prediction"])]}</span></td>' in html
+
+
+def test_the_bins_of_the_evaluation_add_up_to_the_whole(run):
+    found = json.loads(run.evaluation.read_text("utf-8"))
+    for count in ("sample_count", "right_before", "damaged_count", "gained_count"):
+        assert sum(one[count] for one in found["bins"].values()) == found["prior"][count]
+    names = pq.read_table(run.damaged)["bin_name"].to_pylist()
+    assert {name: names.count(name) for name in found["bins"]} == {
+        name: one["damaged_count"] for name, one in found["bins"].items()
+    }
+
+
+def test_the_report_is_written_again_only_if_asked(run, capfd):
+    before = run.report.read_bytes()
+    assert call("report", "run") == 2
+    assert "exists already" in capfd.readouterr().err
+    assert call("report", "run", "--overwrite") == 0
+    assert run.report.read_bytes() == before
+    assert call("report", "run", "--output", "elsewhere.html") == 0
+    assert (run.path.parent / "elsewhere.html").read_bytes() == before
+
+
+def test_a_folder_without_a_finished_run_has_no_report(run, capfd, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert call("report", "empty") == 2
+    assert "holds no run" in capfd.readouterr().err
+    run.write({**record(), "state": "training"})
+    assert call("report", "run", "--overwrite") == 2
+    assert "a report needs a finished one" in capfd.readouterr().err
+
+
+def test_a_file_of_the_run_that_cannot_be_read_is_named(run):
+    run.evaluation.write_text("{", "utf-8")
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        read_findings(run)
+
+
+def test_a_run_without_held_out_data_says_that_damage_was_not_measured(run):
+    run.evaluation.unlink()
+    run.damaged.unlink()
+    page = make_run_page(read_findings(run))
+    assert page.verdict == "Damage was not measured: no prior data are held out."
+    assert [section.title for section in page.sections] == ["While it trained"]
+
+
+def test_many_damaged_samples_are_thinned_evenly_and_the_report_says_so(run):
+    count = 70_000  # more than are read at once
+    schema = pq.read_schema(run.damaged)
+    columns = {
+        "sample_id": range(count), "bin_name": ["bin"] * count, "label": [0] * count, "prediction": [1] * count,
+        "text": ["text"] * count,
+    }  # fmt: skip
+    pq.write_table(pa.table({name: list(column) for name, column in columns.items()}, schema), run.damaged)
+    found = read_findings(run)
+    ids = [one.sample_id for one in found.damaged]
+    assert (len(ids), ids[0], ids[-1], found.damaged_count) == (MOST_ROWS, 0, count - 1, count)
+    gaps = {later - earlier for earlier, later in itertools.pairwise(ids)}
+    assert gaps <= {70, 71}
+    section = make_run_page(found).sections[-1]
+    assert section.reading.startswith("1,000 of 70,000 damaged samples, evenly spaced")
+
+
+def test_a_trainer_writes_its_report(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path, logging_strategy="steps", logging_steps=1)
+    held_out = make_rows(200, seed=7, task="prior")
+    rehearsal = mixcd.attach(trainer, prior_data, mix_ratio=0.25, held_out=held_out)
+    trainer.train()
+    rehearsal.report(tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text("utf-8")
+    assert "While it trained</h2>" in html
+    assert f"score {rehearsal.evaluate().prior.score_before:.3f} →" in html
+    with pytest.raises(SettingError, match="exists already"):
+        rehearsal.report(tmp_path / "report.html")
+    rehearsal.report(tmp_path / "report.html", overwrite=True)
+
+
+def test_a_trainer_without_held_out_data_reports_its_steps(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path, logging_strategy="steps", logging_steps=1)
+    rehearsal = mixcd.attach(trainer, prior_data, mix_ratio=0.25)
+    trainer.train()
+    rehearsal.report(str(tmp_path / "report.html"))
+    html = (tmp_path / "report.html").read_text("utf-8")
+    assert "Damage was not measured" in html
+    assert "While it trained</h2>" in html
