@@ -75,7 +75,7 @@ def open_samples(data: Any, model: torch.nn.Module, tokenizer: Any, how: Prepara
     if how.assistant_only_loss and (task != "text-generation" or not _is_raw(rows)):
         raise SettingError(
             f"`assistant_only_loss` masks raw conversations of a causal language model, but `{name}` has other rows, "
-            f"or the model is a `{type(bare_model(model)).__name__}`. Leave it out, or mask the labels of prepared rows."
+            f"or the model is a `{type(bare_model(model)).__name__}`. Leave it out, or mask labels of rows yourself."
         )
     if task is not None and _wants_preparing(rows, how.names):
         rows = _prepare(rows, name, task, model, tokenizer, how)
