@@ -83,7 +83,7 @@ class Bench:
         )
         self._tokenizer = AutoTokenizer.from_pretrained(find_minilm())
         self._collator = DataCollatorWithPadding(self._tokenizer)
-        self._rows = _make_rows(row_count, len(self._tokenizer))
+        self._rows = make_rows(row_count, len(self._tokenizer))
         self._batch_tokens: list[int] = []
         self._model.register_forward_pre_hook(self._note_batch, with_kwargs=True)
 
@@ -159,7 +159,13 @@ def main() -> int:
     return int(figures["prior_pass_peak_tokens"] > figures["trainer_peak_tokens"])
 
 
-def _make_rows(row_count: int, vocabulary_size: int) -> Dataset:
+def make_rows(row_count: int, vocabulary_size: int) -> Dataset:
+    """Make rows of random tokens, as long as short texts are, with random labels.
+
+    Args:
+        row_count: How many.
+        vocabulary_size: The model's tokens.
+    """
     rng = np.random.default_rng(SEED)
     lengths = rng.lognormal(np.log(MEDIAN_LENGTH), LOG_LENGTH_DEVIATION, row_count).round().clip(*LENGTH_RANGE)
     return Dataset.from_dict(

@@ -4,15 +4,19 @@ import csv
 import json
 
 import pytest
+import torch
 from datasets import load_dataset
+from transformers import AutoModelForCausalLM
 
 from mixcd.cli import run
 from mixcd.cli.comparison_tables import make_tables, print_comparison
 from mixcd.comparison.comparison import Comparison, SampleDamage, compare_outcomes
 from mixcd.evaluation import TaskChange
 from outcomes import make_uneven
+from task_workspace import write_rows as write_json_rows
 from tiny import make_rows
-from workspace import LABELS, save_named, write_csv
+from tiny_tasks import FAMILIES
+from workspace import LABELS, make_tokenizer, save_named, write_csv
 
 
 @pytest.fixture
@@ -161,6 +165,23 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(folders, call):
         (("--text", "txt"), "`data` has no column `txt`; did you mean `text`?"),
         (("--split", "test"), "`data` names a file, which has no split `test`. Leave `split` out."),
         (("--fail-above", "2"), "Invalid value for '--fail-above': "),
+        (("--least-share", "0"), "`least_share` is 0.0, but it is a share of the target tokens, in (0, 1]. Pass such"),
+        (("--loss-tolerance", "-1"), "`loss_tolerance` is -1.0, but it must be finite and not negative: nats a token."),
+        (("--near", "-1"), "Invalid value for '--near': "),
+        (
+            ("--near", "1", "--least-share", "0.5"),
+            "`--least-share` and `--near` are two rules, but one must judge. Pass one of them.",
+        ),
+        (
+            ("--least-share", "0.5"),
+            "The rule is to count target tokens, by `least_share` or `loss_tolerance`, but the ",
+        ),
+        (("--near", "0.5"), "The model returned `logits` of shape ("),
+        (
+            ("--question", "text"),
+            "A column is named as `question`, which is of another task than the base model's, whose columns are "
+            "`text`, `text_pair`, `label`. Leave it out, or name a model of that task.",
+        ),
     ],
 )
 def test_a_wrong_request_is_one_line(refuse, arguments, told):
@@ -207,3 +228,104 @@ def test_many_bins_are_cut_and_counted(capsys):
     assert "label" not in printed
     assert "a text" in printed
     assert list(make_tables(Comparison(TaskChange(100, 100, 0, 0), ()))) == []
+
+
+def test_labels_in_another_order_are_matched_by_name(folders, call, base_model):
+    order = [2, 0, 1]
+    with torch.no_grad():
+        for weight in base_model.classifier.parameters():
+            weight.copy_(weight[order].clone())
+    save_named(base_model, folders / "permuted", [LABELS[number] for number in order])
+    assert "0 right→wrong, 0 wrong→right" in call("base", "permuted", "--data", "held.csv").out
+
+
+def test_other_tokenizers_are_one_line(folders, refuse):
+    path = folders / "tuned" / "tokenizer.json"
+    stored = json.loads(path.read_text())
+    words = stored["model"]["vocab"]
+    words["w3"], words["w4"] = words["w4"], words["w3"]
+    path.write_text(json.dumps(stored))
+    told = refuse("base", "tuned", "--data", "held.csv")
+    assert told.startswith("The models have other tokenizers: the fine-tuned model numbers `w")
+
+
+def test_weights_that_are_no_numbers_are_one_line(folders, refuse, tuned_model):
+    with torch.no_grad():
+        tuned_model.classifier.bias.fill_(float("nan"))
+    save_named(tuned_model, folders / "broken")
+    told = refuse("base", "broken", "--data", "held.csv")
+    assert told.startswith("The fine-tuned model's loss is NaN or infinite on prior sample 0, 1, 2, 3, 4 and 795 more.")
+
+
+def test_columns_of_thousands_of_values_and_of_missing_ones_are_binned(folders, call):
+    rows = list(make_rows(800, seed=5, task="prior"))
+    with (folders / "wide.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "author", "score", "empty"])
+        for number, row in enumerate(rows):
+            author = f"a{number}" if number < 300 else f"often {number % 100}"
+            score = "" if number % 10 == 0 else number / 7
+            words = " ".join(f"w{token}" for token in row["input_ids"])
+            writer.writerow([words, LABELS[row["label"]], author, score, ""])
+    found = json.loads(call("base", "tuned", "--data", "wide.csv", "--format", "json").out)
+    bins = {one["name"]: {each["name"]: each["sample_count"] for each in one["bins"]} for one in found["partitions"]}
+    assert len(bins["author"]) == 51
+    assert bins["author"]["author: 350 other values"] == 300 + 50 * 5
+    assert len(bins["score"]) == 11
+    assert bins["score"]["score missing"] == 80
+    assert bins["empty"] == {"empty missing": 800}
+
+
+def rename(path, new_names):
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    write_json_rows(path, [{new_names.get(name, name): value for name, value in row.items()} for row in rows])
+
+
+def test_questions_are_read_from_columns_of_other_names(task_workspace, call):
+    folder = task_workspace("question-answering")
+    expected = json.loads(call("base", "base", "--data", "prior.jsonl", "--format", "json").out)
+    rename(folder / "prior.jsonl", {"question": "ask", "context": "body", "answers": "gold"})
+    named = ("--question", "ask", "--context", "body", "--answers", "gold")
+    found = json.loads(call("base", "base", "--data", "prior.jsonl", *named, "--format", "json").out)
+    assert found["change"] == expected["change"]
+    told = call("base", "base", "--data", "prior.jsonl", code=2).err
+    assert told.startswith("`data` has no column `question`")
+
+
+def test_sources_and_targets_are_read_from_columns_of_other_names(task_workspace, call):
+    folder = task_workspace("sequence-to-sequence")
+    rename(folder / "prior.jsonl", {"source": "en", "target": "de"})
+    printed = call("base", "base", "--data", "prior.jsonl", "--source", "en", "--target", "de").out
+    assert "on 300 samples" in printed
+
+
+def test_conversations_are_compared_by_a_share_of_their_tokens(task_workspace, call):
+    folder = task_workspace("text-generation")
+    model = AutoModelForCausalLM.from_pretrained(folder / "base")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape, generator=torch.manual_seed(0)))
+    model.save_pretrained(folder / "tuned")
+    arguments = ("base", "tuned", "--data", "prior.jsonl", "--least-share", "0.5", "--format", "json")
+    found = json.loads(call(*arguments).out)
+    assert found["change"]["damaged_count"] > 0
+    worst = found["most_damaged"][0]
+    row = json.loads((folder / "prior.jsonl").read_text().splitlines()[worst["sample_id"]])
+    assert worst["label"] == row["completion"][0]["content"]
+    assert worst["text"] == f"<user> {row['prompt'][0]['content']} <assistant>"
+    assert worst["prediction"] is None
+    by_loss = call("base", "tuned", "--data", "prior.jsonl", "--loss-tolerance", "0.1", "--assistant-only-loss").out
+    assert "score    1.000" in by_loss
+
+
+def test_numbers_are_right_when_they_are_near(workspace, call):
+    family = FAMILIES["regression"]
+    torch.manual_seed(0)
+    for name in ("base", "tuned"):
+        family.make_model().save_pretrained(workspace / name)
+        make_tokenizer().save_pretrained(workspace / name)
+    write_json_rows(workspace / "numbers.jsonl", family.make_rows(60, 1, "prior"))
+    assert "on 60 samples" in call("base", "tuned", "--data", "numbers.jsonl", "--near", "1.5").out
+    told = call("base", "tuned", "--data", "numbers.jsonl", code=2).err
+    assert told.startswith("The labels of `data` are numbers to be predicted (a regression), and how near is right is ")
+    assert "`--near`" in told

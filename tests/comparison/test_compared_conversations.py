@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 import mixcd
 import tiny_sft
+from mixcd.data_config import ColumnsConfig
 from mixcd.errors import DataError, SettingError
 from task_workspace import write_rows
 
@@ -204,8 +205,17 @@ def test_rules_for_tokens_are_refused_for_classes(folders):
         mixcd.compare("base", "tuned", "held.csv", correctness=mixcd.RightTokens(0.5))
 
 
-def test_columns_of_another_task_are_refused(folder, folders):
-    from mixcd.data_config import ColumnsConfig
-
+def test_columns_of_another_task_are_refused(folders):
     with pytest.raises(SettingError, match="A column is named as `question`, which is of another task than the base"):
         mixcd.compare("base", "tuned", "held.csv", names=ColumnsConfig(question="text"))
+
+
+def test_assistant_only_asks_for_a_language_model(folders):
+    with pytest.raises(SettingError, match="`data` has other rows, or the model is a `BertForSequenceClassification`"):
+        mixcd.compare("base", "tuned", "held.csv", assistant_only_loss=True)
+
+
+def test_assistant_only_asks_for_raw_rows(folder):
+    rows = prepare(folder, tiny_sft.make_rows(10, "prior"))
+    with pytest.raises(SettingError, match="`assistant_only_loss` masks raw conversations of a causal language model"):
+        mixcd.compare("base", "base", rows, assistant_only_loss=True)

@@ -251,7 +251,7 @@ def compare(
         typer.Option(help="δ: right is, instead, a loss of at most the base model's plus this, in nats a token."),
     ] = None,
     near: Annotated[
-        float | None, typer.Option(help="Of predicted numbers: how far off is right, in the unit of the labels.")
+        float | None, typer.Option(help="Of predicted numbers: how far off is right, in the labels' unit.", min=0)
     ] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON, too.")] = None,

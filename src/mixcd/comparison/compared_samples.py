@@ -63,7 +63,8 @@ def open_samples(data: Any, model: torch.nn.Module, tokenizer: Any, how: Prepara
         The rows, and what makes a batch of a list of them.
 
     Raises:
-        SettingError: If a column is named that the model's task does not have, or TRL is not installed.
+        SettingError: If a column is named that the model's task does not have, or a mask that the rows cannot have; or
+            if TRL is not installed.
         DataError: If the rows cannot be read or prepared.
     """
     rows = open_data(str(data), name=name) if isinstance(data, str | Path) else data
@@ -71,6 +72,11 @@ def open_samples(data: Any, model: torch.nn.Module, tokenizer: Any, how: Prepara
         rows = Dataset.from_list(rows)
     task = _task_of(model)
     _require_own_columns(how.names, task)
+    if how.assistant_only_loss and (task != "text-generation" or not _is_raw(rows)):
+        raise SettingError(
+            f"`assistant_only_loss` masks raw conversations of a causal language model, but `{name}` has other rows, "
+            f"or the model is a `{type(bare_model(model)).__name__}`. Leave it out, or mask labels of rows yourself."
+        )
     if task is not None and _wants_preparing(rows, how.names):
         rows = _prepare(rows, name, task, model, tokenizer, how)
     row = _first_row(rows)
@@ -83,7 +89,7 @@ def open_samples(data: Any, model: torch.nn.Module, tokenizer: Any, how: Prepara
 
 
 def _prepare(rows: Dataset, name: str, task: Task, model: torch.nn.Module, tokenizer: Any, how: Preparation) -> Dataset:
-    is_raw = "input_ids" not in rows.column_names
+    is_raw = _is_raw(rows)
     if is_raw and task == "text-generation":
         require_tokenizer(tokenizer, rows.column_names[0], name)
     longest = None if tokenizer is None else longest_input(tokenizer, model)
@@ -154,6 +160,10 @@ def _require_own_columns(names: ColumnsConfig, task: Task | None) -> None:
             f"A column is named as `{foreign[0]}`, which is of another task than the base model's, whose columns are "
             f"{listed}. Leave it out, or name a model of that task."
         )
+
+
+def _is_raw(rows: Any) -> bool:
+    return isinstance(rows, Dataset) and "input_ids" not in rows.column_names
 
 
 def _wants_preparing(rows: Any, names: ColumnsConfig) -> bool:

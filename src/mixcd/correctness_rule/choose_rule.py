@@ -56,7 +56,8 @@ def choose_rule(
     if labels.is_floating_point() or _output_count(model) == 1:
         raise SettingError(
             f"The labels of `{data_name}` are numbers to be predicted (a regression), and how near is right is for you "
-            "to say. Pass `correctness=mixcd.NearTarget(tolerance)`, in the unit of the labels."
+            "to say. Pass `correctness=mixcd.NearTarget(tolerance)`, to `mixcd compare` `--near`, in the unit of the "
+            "labels."
         )
     if labels.ndim == 2:
         return RightTokens(is_shifted=_is_shifted(model))
