@@ -6,8 +6,8 @@ fetched, sorted by length and padded by the same functions. Timed is the whole c
 damaged samples.
 
 The bookkeeping is all that `compare` does besides: bins of loss, of topics, of 50,000 authors and of a score, scores,
-intervals, lifts and the worst samples, from made-up outcomes. It runs in a process of its own; its peak is what the
-process held at most beyond what it held before.
+intervals, lifts and the worst samples, from made-up outcomes; and the report of them. It runs in a process of its own;
+its peak is what the process held at most beyond what it held before.
 
     python benchmarks/compare.py
     python benchmarks/compare.py --rows 20000 --json benchmarks/results/compare.json
@@ -15,6 +15,7 @@ process held at most beyond what it held before.
 
 import multiprocessing
 import re
+import tempfile
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -30,8 +31,9 @@ import mixcd
 from mixcd.batched_inference import batch_by_tokens, collate
 from mixcd.comparison.compared_columns import bin_losses, bin_samples, choose_columns
 from mixcd.comparison.compared_samples import keep_inputs
-from mixcd.comparison.comparison import PRIOR_LOSS, compare_outcomes, rank_damaged
+from mixcd.comparison.comparison import PRIOR_LOSS, SampleDamage, compare_outcomes, rank_damaged
 from mixcd.demo.demo_data import find_minilm
+from mixcd.held_out import TEXT_START
 from mixcd.prior_dataset import PriorDataset
 from prior_pass import LABEL_COUNT, LAYER_COUNT, SEED, make_rows
 from side_by_side import Spread, describe_machine, make_parser, publish, run_pairs, say_machine
@@ -85,14 +87,14 @@ class Bench:
         return time.perf_counter() - start
 
 
-def measure_bookkeeping(sample_count: int) -> tuple[float, float]:
-    """Do all that `compare` does but run models.
+def measure_bookkeeping(sample_count: int) -> dict[str, float]:
+    """Do all that `compare` does but run models, and write the report.
 
     Args:
         sample_count: Samples.
 
     Returns:
-        Seconds, and the peak of memory in MiB.
+        Seconds of both, the peak of memory in MiB, and the report's size in MiB.
     """
     rng = np.random.default_rng(SEED)
     topics, authors = rng.integers(0, TOPIC_COUNT, sample_count), rng.zipf(1.3, sample_count) % AUTHOR_COUNT
@@ -112,9 +114,24 @@ def measure_bookkeeping(sample_count: int) -> tuple[float, float]:
     chosen, left_out = choose_columns(samples, None, None)
     ids = np.arange(sample_count)
     partitions = [(name, bin_samples(samples, name, column, ids, {})) for name, column in chosen]
-    compare_outcomes(before, after, [(PRIOR_LOSS, bin_losses(loss[0])), *partitions], notes=left_out)
-    rank_damaged(before & ~after, *loss)
-    return time.perf_counter() - start, (_read_status("VmHWM") - held) / 1024
+    worst = rank_damaged(before & ~after, *loss)
+    shown = [
+        SampleDamage(int(one), *loss[:, one].tolist(), "positive", "negative", f"text {one} ".ljust(TEXT_START, "x"))
+        for one in worst
+    ]
+    bins = [(PRIOR_LOSS, bin_losses(loss[0])), *partitions]
+    comparison = compare_outcomes(before, after, bins, most_damaged=shown, notes=left_out)
+    compared = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.html")
+        mixcd.write_report(comparison, report)
+        size = report.stat().st_size / 2**20
+    return {
+        "bookkeeping_seconds": compared - start,
+        "report_seconds": time.perf_counter() - compared,
+        "bookkeeping_peak_mib": (_read_status("VmHWM") - held) / 1024,
+        "report_mib": size,
+    }
 
 
 def main() -> None:
@@ -131,21 +148,24 @@ def main() -> None:
     machine = describe_machine()
     say_machine(machine)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        seconds, peak = pool.apply(measure_bookkeeping, (settings.samples,))
+        kept = pool.apply(measure_bookkeeping, (settings.samples,))
     bench = Bench(settings.rows, settings.batch_size)
     pairs = run_pairs(bench.run_plain, bench.run_compare, settings.pairs)
     figures: dict[str, Any] = {
         "plain_seconds": Spread.of([plain for plain, _ in pairs]),
         "compare_seconds": Spread.of([compared for _, compared in pairs]),
         "ratio": Spread.of([compared / plain for plain, compared in pairs]),
-        "bookkeeping_seconds": seconds,
-        "bookkeeping_peak_mib": peak,
+        **kept,
     }
     print(f"{settings.rows:,} rows, batch size {settings.batch_size}, {settings.pairs} pairs")
     print(f"two plain passes: {figures['plain_seconds'].show(2, ' s')}")
     print(f"mixcd.compare:    {figures['compare_seconds'].show(2, ' s')}")
     print(f"ratio:            {figures['ratio'].show()}")
-    print(f"bookkeeping of {settings.samples:,} samples: {seconds:.2f} s, {peak:.0f} MiB at most")
+    print(
+        f"bookkeeping of {settings.samples:,} samples: {kept['bookkeeping_seconds']:.2f} s, the report "
+        f"{kept['report_seconds']:.2f} s and {kept['report_mib']:.1f} MiB, "
+        f"{kept['bookkeeping_peak_mib']:.0f} MiB at most"
+    )
     publish(settings, machine, figures)
 
 
