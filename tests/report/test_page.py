@@ -76,3 +76,9 @@ def test_pictures_take_the_colours_of_the_page_and_share_no_names():
     assert not names[0] & names[1]
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', one)) <= names[0]
     assert draw_svg("one", draw) == one
+
+
+def test_names_between_backticks_are_code_and_still_inert():
+    html = render_page(Page("t", "Hardest hit: `<b>x</b>` and `y`.", ["one ` alone"], (), ()))
+    assert "Hardest hit: <code>&lt;b&gt;x&lt;/b&gt;</code> and <code>y</code>." in html
+    assert "<p>one ` alone</p>" in html

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,11 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mixcd.errors import SettingError
 from mixcd.replace_file import replace_file
 from mixcd.report.shown_text import show_text
+
+_MOST_IN_SENTENCES = 2000
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,14 @@ def require_free(path: str | Path, *, overwrite: bool) -> None:
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shown"] = show_text
+    environment.filters["sentence"] = _show_sentence
     return environment.from_string(_read("page.html"))
+
+
+def _show_sentence(text: str) -> Markup:
+    """A sentence, with what stands between backticks as code: the names in it are the user's, so they are escaped."""
+    escaped = str(escape(show_text(text, _MOST_IN_SENTENCES)))
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escaped))  # noqa: S704
 
 
 def _read(name: str) -> str:
