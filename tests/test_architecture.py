@@ -62,6 +62,7 @@ LAYERS = {
         "small_matrices",
         "report",
         "run_folder",
+        "run_findings",
         "run_page",
         "state_json",
         "step_record",

@@ -11,8 +11,9 @@ import mixcd
 from command import call, record
 from mixcd.errors import RunFolderError, SettingError
 from mixcd.report.change_tables import MOST_ROWS
+from mixcd.run_findings import read_findings
 from mixcd.run_folder import RunFolder
-from mixcd.run_page import make_run_page, read_findings
+from mixcd.run_page import make_run_page
 from tiny import make_rows, make_trainer
 
 

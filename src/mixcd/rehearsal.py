@@ -249,7 +249,8 @@ class Rehearsal:
             SettingError: If there is a file and it may not be replaced, or no folder to write to.
         """
         from mixcd.report.page import require_free, write_page
-        from mixcd.run_page import collect_findings, make_run_page
+        from mixcd.run_findings import collect_findings
+        from mixcd.run_page import make_run_page
 
         require_free(path, overwrite=overwrite)
         evaluation = self.evaluate() if "prior" in self._held_out else None

@@ -22,6 +22,7 @@ from mixcd.provenance import describe_software
 from mixcd.rehearsal import Rehearsal, attach
 from mixcd.replace_file import naming_file, replace_file
 from mixcd.report.page import write_page
+from mixcd.run_findings import read_findings
 from mixcd.run_folder import (
     EVALUATING,
     FINISHED,
@@ -32,7 +33,7 @@ from mixcd.run_folder import (
     step_of,
     write_evaluation,
 )
-from mixcd.run_page import make_run_page, read_findings
+from mixcd.run_page import make_run_page
 from mixcd.run_setup import RunSetup, set_up
 from mixcd.step_record import StepRecorder
 from mixcd.stop_signals import Stopped, StopSignals

@@ -8,7 +8,8 @@ import pytest
 from mixcd.comparison.comparison import SampleDamage, compare_outcomes
 from mixcd.comparison.comparison_page import write_report
 from mixcd.report.page import write_page
-from mixcd.run_page import RunFindings, make_run_page
+from mixcd.run_findings import RunFindings
+from mixcd.run_page import make_run_page
 from mixcd.vocabulary import Partition
 
 CHROMIUM = shutil.which("chromium")

@@ -194,8 +194,9 @@ def report(
 ) -> None:
     """Write a run's report, one HTML file, from its folder alone; `mixcd train` does so at its end."""
     from mixcd.report.page import write_page
+    from mixcd.run_findings import read_findings
     from mixcd.run_folder import RunFolder
-    from mixcd.run_page import make_run_page, read_findings
+    from mixcd.run_page import make_run_page
 
     folder = RunFolder(run)
     page = make_run_page(read_findings(folder))
