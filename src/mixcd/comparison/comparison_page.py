@@ -100,14 +100,13 @@ def _tell_samples(comparison: Comparison) -> Section:
             str(one.sample_id),
             one.text,
             one.label or "–",
-            one.label or "–" if one.prediction is not None else "right",
             one.prediction if one.prediction is not None else "wrong",
             f"{one.loss_before:.3f} → {one.loss_after:.3f}",
         ]
         for one in comparison.most_damaged
     ]
     return list_damaged(
-        ["sample", "text", "gold", "before", "after", "loss"],
+        ["sample", "text", "gold, and before", "after", "loss"],
         rows,
         comparison.change.damaged_count,
         "those first whose loss rose most",
