@@ -20,6 +20,7 @@ MODEL_CLASSES = {
     "sequence-to-sequence": AutoModelForSeq2SeqLM,
     "text-generation": AutoModelForCausalLM,
 }
+LONGER = ("--set", "new.held_out=0.25", "--set", "training.max_steps=60")  # enough to see learning and damage
 ADAPTER = ("--set", "adapter.rank=4", "--set", "training.learning_rate=1e-2")
 WAYS = [(task, adapter) for task in TASK_WORKSPACES for adapter in ((), ADAPTER)]
 
@@ -27,14 +28,15 @@ WAYS = [(task, adapter) for task in TASK_WORKSPACES for adapter in ((), ADAPTER)
 @pytest.mark.parametrize(("task", "adapter"), WAYS)
 def test_a_run_trains_goes_on_after_an_interruption_and_is_judged_again(task_workspace, capfd, task, adapter):
     folder = task_workspace(task)
-    assert call("predict", "config.toml", "--set", "run=whole", *adapter) == 0
+    settings = (*LONGER, *adapter)
+    assert call("predict", "config.toml", "--set", "run=whole", *settings) == 0
     assert "prior samples: " in capfd.readouterr().out
-    assert call(*TRAIN, "--set", "run=whole", *adapter) == 0, capfd.readouterr().err
+    assert call(*TRAIN, "--set", "run=whole", *settings) == 0, capfd.readouterr().err
     whole = contents(folder / "whole")
     assert record("whole")["task"] == task
     assert record("whole")["counters"]["prior_pass_forward_count"] == 0  # `predict` made it
     steps = pq.read_table(folder / "whole" / "steps.parquet").to_pydict()
-    assert steps["observed"] == [2] * 20
+    assert steps["observed"] == [2] * 60
     scores = json.loads(whole["evaluation"])
     assert scores["prior"]["score_before"] > 0.5
     assert adapter or sum(steps["damaged"]) > 0
@@ -45,7 +47,7 @@ def test_a_run_trains_goes_on_after_an_interruption_and_is_judged_again(task_wor
     assert not (folder / "whole" / "model" / "adapter_config.json").exists()
 
     with at_step(9, send(signal.SIGTERM)):
-        assert call(*TRAIN, *adapter) == 128 + signal.SIGTERM
+        assert call(*TRAIN, *settings) == 128 + signal.SIGTERM
     assert (folder / "run" / "checkpoints" / "checkpoint-10" / "adapter_config.json").exists() == bool(adapter)
     assert call("train", "run/config.toml", "--resume") == 0, capfd.readouterr().err
     assert contents(folder / "run") == whole
