@@ -13,7 +13,7 @@ from mixcd.demo.demo import BASE, MIX_CD, PRIOR, WITHOUT_REHEARSAL, DemoSize, na
 from mixcd.demo.demo_data import LABELS, PRIOR_TOPICS
 from mixcd.errors import SettingError
 
-SIZE = DemoSize(base_steps=12, steps=12, test_count=120, prior_count=400)
+SIZE = DemoSize(base_steps=6, steps=4, test_count=60, prior_count=160)
 
 
 def start(output, overwrite=False):
