@@ -7,6 +7,9 @@ from scipy.stats import binomtest
 
 from mixcd.vocabulary import Flags
 
+LEAST_SAMPLES = 30
+"""Fewer samples are too few for an interval that says anything."""
+
 
 @dataclass(frozen=True)
 class TaskChange:

@@ -248,11 +248,12 @@ class Rehearsal:
         Raises:
             SettingError: If there is a file and it may not be replaced, or no folder to write to.
         """
-        from mixcd.report.page import require_free, write_page
+        from mixcd.replace_file import require_free
+        from mixcd.report.page import write_page
         from mixcd.run_findings import collect_findings
         from mixcd.run_page import make_run_page
 
-        require_free(path, overwrite=overwrite)
+        require_free([path], "a report", overwrite=overwrite)
         evaluation = self.evaluate() if "prior" in self._held_out else None
         trainer = self._trainer
         names = getattr(cast(torch.nn.Module, trainer.model).config, "id2label", None) or {}

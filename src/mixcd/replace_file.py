@@ -4,9 +4,11 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from mixcd.errors import SettingError
 
 UNFINISHED = ".unfinished"
 """The ending of a file that is being written; a killed process leaves one behind, and the next run replaces it."""
@@ -82,3 +84,31 @@ def _find_errno(error: BaseException, path: Path) -> int | None:
     except OSError as fault:
         return fault.errno
     return None
+
+
+def require_free(paths: Iterable[str | Path | None], what: str, *, overwrite: bool, read: Iterable[Path] = ()) -> None:
+    """Refuse places where files cannot be written, before anything is computed for them.
+
+    Args:
+        paths: The files; None for one that is not wanted.
+        what: What messages call such a file, such as "a report".
+        overwrite: Whether files that are there may be replaced.
+        read: Files that are read, and must not be written.
+
+    Raises:
+        SettingError: If one cannot be written, or is named twice.
+    """
+    taken = {path.resolve() for path in read}
+    for path in (Path(one) for one in paths if one is not None):
+        if path.resolve() in taken:
+            raise SettingError(f"`{path}` is named twice, but {what} needs a file of its own. Name another file.")
+        taken.add(path.resolve())
+        if path.is_dir():
+            raise SettingError(f"`{path}` is a folder, but {what} is a file. Name a file.")
+        if path.exists() and not overwrite:
+            raise SettingError(
+                f"`{path}` exists already, and nothing is overwritten unasked. Name another file, or pass "
+                "`--overwrite` (in Python `overwrite=True`)."
+            )
+        if not path.parent.is_dir():
+            raise SettingError(f"`{path}` cannot be written: there is no folder `{path.parent}`. Make it first.")

@@ -146,7 +146,8 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(folders, call):
     (folders / "out.json").write_text("mine")
     told = call("base", "tuned", "--data", "held.csv", "--output", "out.json", code=2).err
     assert told == (
-        "`out.json` exists already, and nothing is overwritten unasked. Name another file, or pass `--overwrite`.\n"
+        "`out.json` exists already, and nothing is overwritten unasked. Name another file, or pass `--overwrite` "
+        "(in Python `overwrite=True`).\n"
     )
     assert (folders / "out.json").read_text() == "mine"
     call("base", "tuned", "--data", "held.csv", "--output", "out.json", "--overwrite")
@@ -156,6 +157,7 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(folders, call):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("--output", "one", "--report", "one"), "`one` is named twice, but the comparison needs a file of its own."),
         (("--output", "base"), "`base` is a folder, but the comparison is a file. Name a file."),
         (("--output", "no/out.json"), "`no/out.json` cannot be written: there is no folder `no`. Make it first."),
         (("--format", "jsn"), "`--format` is `jsn`, which is no format, did you mean `json`?"),

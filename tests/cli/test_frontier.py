@@ -138,9 +138,10 @@ def test_names_are_shown_as_they_are(call, folder):
         (["toy.parquet", "--oracle", "oracle"], "hold no run of it, did you mean `oracle-hard`?"),
         (
             ["toy.parquet", "--png", "toy.parquet", "--overwrite"],
-            "`toy.parquet` is named twice, but each picture needs",
+            "`toy.parquet` is named twice, but a picture needs",
         ),
         (["toy.parquet", "--png", "x", "--html", "x"], "`x` is named twice"),
+        (["toy.parquet", "--report", "toy.parquet", "--overwrite"], "`toy.parquet` is named twice"),
         (["toy.parquet", "--png", "no/x.png"], "`no/x.png` cannot be written: there is no folder `no`. Make it first."),
         (["toy.parquet", "--html", "folder", "--overwrite"], "`folder` is a folder, but a picture is a file."),
         ([], "Missing argument 'RESULTS'"),

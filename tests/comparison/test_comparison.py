@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixcd.comparison.comparison import (
-    LEAST_SAMPLES,
     Comparison,
     compare_outcomes,
     expect_lost_guesses,
@@ -14,7 +13,7 @@ from mixcd.comparison.comparison import (
 )
 from mixcd.comparison.partition_damage import measure_damage, rank_partitions
 from mixcd.errors import SettingError
-from mixcd.evaluation import TaskChange
+from mixcd.evaluation import LEAST_SAMPLES, TaskChange
 from mixcd.lift import permute_bins
 from mixcd.vocabulary import Partition
 from outcomes import make_uneven

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from mixcd.errors import SettingError
-from mixcd.report.page import Page, Section, Share, Table, render_page, require_free, write_page
+from mixcd.report.page import Page, Section, Share, Table, render_page, write_page
 from mixcd.report.svg_picture import INK, SERIES, draw_svg
 
 HOSTILE = "<script>alert(1)</script> \u202e \x00 \ud800 \"' & " + "w" * 10_000
@@ -55,9 +55,9 @@ def test_nothing_is_overwritten_unasked(tmp_path):
 
 def test_a_place_that_cannot_hold_a_report_is_refused(tmp_path):
     with pytest.raises(SettingError, match="is a folder, but a report is a file"):
-        require_free(tmp_path, overwrite=True)
+        write_page(make_page(), tmp_path, overwrite=True)
     with pytest.raises(SettingError, match="there is no folder"):
-        require_free(tmp_path / "none" / "report.html", overwrite=False)
+        write_page(make_page(), tmp_path / "none" / "report.html", overwrite=False)
 
 
 def test_pictures_take_the_colours_of_the_page_and_share_no_names():

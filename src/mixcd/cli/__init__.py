@@ -352,7 +352,7 @@ def demo(
         bool, typer.Option("--overwrite", help="Replace what an earlier demo wrote to the folder.")
     ] = False,
 ) -> None:
-    """Show forgetting, uniform rehearsal and mix-cd on real tweets, under 8 minutes on 2 cores."""
+    """Show forgetting, uniform rehearsal and mix-cd on real tweets, in 7 to 11 minutes on 2 cores."""
     from mixcd.demo.demo import FULL, QUICK, name_comparison, run_demo
     from mixcd.demo.demo_result import make_table
 

@@ -18,8 +18,7 @@ from mixcd.correctness_rule import CorrectnessRule, NearTarget, RightTokens
 from mixcd.data_config import ColumnsConfig
 from mixcd.data_source import open_data
 from mixcd.errors import SettingError
-from mixcd.replace_file import replace_file
-from mixcd.report.page import require_free
+from mixcd.replace_file import replace_file, require_free
 from mixcd.toml_file import end_sentence, nearest_name
 
 FORMATS = ("table", "json")
@@ -170,16 +169,4 @@ def _check(showing: Showing) -> None:
     if showing.output_format not in FORMATS:
         told = f"`--format` is `{showing.output_format}`, which is no format"
         raise SettingError(end_sentence(told + nearest_name(showing.output_format, FORMATS)))
-    if showing.report is not None:
-        require_free(showing.report, overwrite=showing.overwrite)
-    output = showing.output
-    if output is None:
-        return
-    if output.is_dir():
-        raise SettingError(f"`{output}` is a folder, but the comparison is a file. Name a file.")
-    if output.exists() and not showing.overwrite:
-        raise SettingError(
-            f"`{output}` exists already, and nothing is overwritten unasked. Name another file, or pass `--overwrite`."
-        )
-    if not output.parent.is_dir():
-        raise SettingError(f"`{output}` cannot be written: there is no folder `{output.parent}`. Make it first.")
+    require_free([showing.output, showing.report], "the comparison", overwrite=showing.overwrite)

@@ -14,6 +14,7 @@ from mixcd.errors import DataError, SettingError
 from mixcd.frontier.frontier_comparison import MatchedGain
 from mixcd.frontier.frontier_report import ORACLE, PLAIN, FrontierReport, plain_name, report_frontier
 from mixcd.frontier.frontier_runs import join_results, judge_by, keep_methods, require_half
+from mixcd.replace_file import require_free
 from mixcd.seed_interval import Estimate, Headroom
 from mixcd.sweep.sweep_results import read_results
 from mixcd.toml_file import end_sentence, nearest_name
@@ -69,7 +70,8 @@ def show_frontier(
         told = f"`--format` is `{output_format}`, which is no format{nearest_name(output_format, FORMATS)}"
         raise SettingError(end_sentence(told))
     chosen = require_half(half)
-    _check_outputs(files, pictures)
+    outputs = (pictures.png, pictures.html, pictures.report)
+    require_free(outputs, "a picture", overwrite=pictures.overwrite, read=files)
     rows = join_results(map(_read, files))
     if only:
         rows = keep_methods(rows, only, (against, oracle or ORACLE, PLAIN))
@@ -194,24 +196,6 @@ def _read(path: Path) -> list[dict[str, object]]:
     if not rows:
         raise DataError(f"`{path}` holds no runs, but a frontier needs at least one. Run `mixcd sweep` first.")
     return rows
-
-
-def _check_outputs(files: Sequence[Path], pictures: Pictures) -> None:
-    outputs = [path for path in (pictures.png, pictures.html, pictures.report) if path is not None]
-    taken = {path.resolve() for path in files}
-    for path in outputs:
-        if path.resolve() in taken:
-            raise SettingError(f"`{path}` is named twice, but each picture needs a file of its own. Name another file.")
-        taken.add(path.resolve())
-        if path.is_dir():
-            raise SettingError(f"`{path}` is a folder, but a picture is a file. Name a file.")
-        if path.exists() and not pictures.overwrite:
-            raise SettingError(
-                f"`{path}` exists already, and nothing is overwritten unasked. Name another file, or pass "
-                "`--overwrite`."
-            )
-        if not path.parent.is_dir():
-            raise SettingError(f"`{path}` cannot be written: there is no folder `{path.parent}`. Make it first.")
 
 
 def _draw(report: FrontierReport, files: Sequence[Path], pictures: Pictures) -> None:

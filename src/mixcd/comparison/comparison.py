@@ -7,15 +7,12 @@ import numpy as np
 
 from mixcd.comparison.partition_damage import PartitionDamage, measure_damage, rank_partitions
 from mixcd.errors import SettingError
-from mixcd.evaluation import TaskChange, compare_correctness
+from mixcd.evaluation import LEAST_SAMPLES, TaskChange, compare_correctness
+from mixcd.report.change_tables import MOST_ROWS
 from mixcd.vocabulary import Flags, Floats, Ids, Partition
 
-LEAST_SAMPLES = 30
-"""Fewer samples are too few for an interval that says anything."""
 MOST_SHOWN = 20
 """Damaged samples that the terminal and the JSON show."""
-MOST_KEPT = 1000
-"""Damaged samples that are kept for a report."""
 PRIOR_LOSS = "prior loss"
 """What the partition by the base model's loss is called, beside those by columns."""
 TOLERANCE = 0.01
@@ -52,7 +49,7 @@ class Comparison:
     Args:
         change: Scores, flips and tests over all samples.
         partitions: How damage falls, the most uneven partition first.
-        most_damaged: The damaged samples whose loss rose most, at most `MOST_KEPT`.
+        most_damaged: The damaged samples whose loss rose most, at most `MOST_ROWS`.
         tolerance: The damaged share that is put up with.
         choices: Options a question has, where samples are multiple-choice questions; else None.
         notes: What was left out, and why.
@@ -127,7 +124,7 @@ def expect_lost_guesses(change: TaskChange, choices: int) -> float:
     return (1 - change.score_before) * (1 - change.score_after) / (choices - 1)  # (1 − acc₀)(1 − acc₁) / (k − 1)
 
 
-def rank_damaged(damaged: Flags, loss_before: Floats, loss_after: Floats, most: int = MOST_KEPT) -> Ids:
+def rank_damaged(damaged: Flags, loss_before: Floats, loss_after: Floats, most: int = MOST_ROWS) -> Ids:
     """Return the damaged samples whose loss rose most.
 
     Args:

@@ -1,7 +1,8 @@
 """The verdict of a comparison, in sentences: what broke, and what rehearsing would be worth."""
 
-from mixcd.comparison.comparison import LEAST_SAMPLES, PRIOR_LOSS, Comparison
+from mixcd.comparison.comparison import PRIOR_LOSS, Comparison
 from mixcd.comparison.partition_damage import BinDamage, PartitionDamage
+from mixcd.evaluation import LEAST_SAMPLES
 
 WORTHWHILE_LIFT = 1.2
 """Below this lift a partition finds hardly more damaged samples than uniform draws do."""

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from scipy.stats import binomtest
 
-from mixcd.evaluation import TaskChange
+from mixcd.evaluation import LEAST_SAMPLES, TaskChange
 from mixcd.report.page import Section, Share, Table
 
-LEAST_SAMPLES = 30
-"""Fewer samples are too few for an interval that says anything."""
 MOST_ROWS = 1000
 """Damaged samples that a page lists."""
 SCORES_READING = (

@@ -12,8 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from mixcd.errors import SettingError
-from mixcd.replace_file import replace_file
+from mixcd.replace_file import replace_file, require_free
 from mixcd.report.shown_text import show_text
 
 _MOST_IN_SENTENCES = 2000
@@ -151,31 +150,9 @@ def write_page(page: Page, path: str | Path, *, overwrite: bool) -> None:
     Raises:
         SettingError: If there is a file and it may not be replaced, or no folder to write to.
     """
-    require_free(path, overwrite=overwrite)
+    require_free([path], "a report", overwrite=overwrite)
     text = render_page(page)
     replace_file(Path(path), lambda unfinished: unfinished.write_text(text, "utf-8"))
-
-
-def require_free(path: str | Path, *, overwrite: bool) -> None:
-    """Refuse a place where a report cannot be written, before anything is computed for it.
-
-    Args:
-        path: The HTML file.
-        overwrite: Whether a file that is there may be replaced.
-
-    Raises:
-        SettingError: If it cannot be written.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise SettingError(f"`{path}` is a folder, but a report is a file. Name a file, such as `report.html`.")
-    if path.exists() and not overwrite:
-        raise SettingError(
-            f"`{path}` exists already, and nothing is overwritten unasked. Name another file, or allow overwriting: "
-            "`--overwrite`, or `overwrite=True`."
-        )
-    if not path.parent.is_dir():
-        raise SettingError(f"`{path}` cannot be written: there is no folder `{path.parent}`. Make it first.")
 
 
 @cache
