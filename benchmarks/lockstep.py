@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import Trainer, TrainerCallback
 
@@ -99,9 +100,16 @@ class _Clock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note what the step took, let the other make a step, and start the clock again."""
+        _await_device()
         wall, cpu = time.perf_counter(), time.process_time()
         if self._start is not None:
             self.times.append((wall - self._start[0], cpu - self._start[1]))
         self._turns.pass_on(self._player)
         self._turns.take(self._player)
         self._start = time.perf_counter(), time.process_time()
+
+
+def _await_device() -> None:
+    """Wait until a GPU has done what it was given: a step is over then."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

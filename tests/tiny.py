@@ -12,6 +12,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from device import USE_CPU
+
 CLASSES = 3
 WORDS = 60
 
@@ -83,7 +85,7 @@ def make_trainer(model, train_dataset, output_dir, trainer_class=Trainer, **sett
             "save_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
-            "use_cpu": True,
+            "use_cpu": USE_CPU,
             "dataloader_pin_memory": False,
             "label_names": ["labels"],
             **{name: value for name, value in settings.items() if name not in TRAINER_KEYS},

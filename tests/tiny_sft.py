@@ -6,6 +6,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
+from device import USE_CPU
+
 NUMBERS = 30
 WORDS = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>", "add", "take", *map(str, range(NUMBERS))]
 CHAT = (
@@ -87,7 +89,7 @@ def make_sft_trainer(model, data, folder, *, trainer_class=SFTTrainer, **setting
             "save_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
-            "use_cpu": True,
+            "use_cpu": USE_CPU,
             "bf16": False,
             "dataloader_pin_memory": False,
             "max_length": 32,

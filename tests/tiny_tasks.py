@@ -27,6 +27,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from device import USE_CPU
 from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens
 
 WORDS = 40
@@ -70,7 +71,7 @@ class Family:
                 "save_strategy": "no",
                 "report_to": "none",
                 "disable_tqdm": True,
-                "use_cpu": True,
+                "use_cpu": USE_CPU,
                 "dataloader_pin_memory": False,
                 "label_names": list(self.label_names),
                 **settings,
