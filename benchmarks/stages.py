@@ -170,8 +170,12 @@ def run_chain(way: str, seed: int, settings: Any) -> Ledger:
 
 
 def _score_base(config: Config) -> float:
-    setup = set_up(config, make_arguments(config))
-    return _score(setup.trainer, setup.held_out_prior, setup.trainer.eval_dataset)[0]
+    kept = config.run_folder.parents[1] / "base-score.json"
+    if not kept.exists():
+        setup = set_up(config, make_arguments(config))
+        kept.write_text(json.dumps(_score(setup.trainer, setup.held_out_prior, setup.trainer.eval_dataset)[0]), "utf-8")
+    score: float = json.loads(kept.read_text("utf-8"))
+    return score
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from tiny import make_model, make_trainer
+from tiny import make_model, make_rows, make_trainer
 from tiny_sft import make_model as make_chat_model
 from tiny_sft import make_rows as make_chats
 from tiny_sft import make_sft_trainer
@@ -52,6 +52,24 @@ def trainer(base_model, new_data, tmp_path, recorder):
 
 
 # --- transformers --------------------------------------------------------------------------------------------------
+
+
+def test_the_trainer_says_before_a_training_step_whether_the_weights_move_after_it(base_model, tmp_path, recorder):
+    data = make_rows(40, seed=2, task="new")  # five batches an epoch: the last step of each is shorter
+    settings = {"max_steps": 4, "gradient_accumulation_steps": 3, "callbacks": [recorder]}
+    trainer = make_trainer(base_model, data, tmp_path, **settings)
+    step = trainer.training_step
+
+    def training_step(*rest, **named):
+        recorder.events.append(trainer.accelerator.sync_gradients)
+        return step(*rest, **named)
+
+    trainer.training_step = training_step
+    trainer.train()
+    events = [event for event in recorder.events if event is False or event is True or event[0] == "optimizer"]
+    long, short = [False, False, True], [False, True]
+    steps = [[*batches, ("optimizer", done)] for done, batches in enumerate([long, short, long, short])]
+    assert events == [event for one in steps for event in one]
 
 
 def test_the_trainer_looks_both_shadowed_methods_up_on_the_instance(trainer):

@@ -1042,6 +1042,25 @@ def test_logits_are_observed_only_when_the_estimator_reads_them(base_weights, ne
         assert {one.logits is not None for one in seen} == {reads}
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("probe", [None, Probe(8, use="estimate")])
+def test_a_step_is_learnt_from_before_the_weights_move_but_a_probe_sees_the_new_ones(
+    base_model, new_data, prior_data, tmp_path, accumulation, probe
+):
+    done = []
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **_):
+            done.append(rehearsal._loop.steps_done - state.global_step)
+
+    settings = {"max_steps": 4, "gradient_accumulation_steps": accumulation, "callbacks": [Watch()]}
+    trainer = make_trainer(base_model, new_data, tmp_path, **settings)
+    rehearsal = attach(trainer, prior_data, probe=probe)
+    trainer.train()
+    assert done == [1 if probe is None else 0] * 4
+    assert rehearsal._loop.steps_done == 4
+
+
 # --- the probe --------------------------------------------------------------------------------------------------
 
 

@@ -220,7 +220,7 @@ class HandRehearsal:
         """
         rows, block_size = self._observer.take(), self._loop.plan.block_size
         if self._process_count > 1:
-            rows = self._accelerator.gather(rows)
+            rows = self._accelerator.gather(rows.to(self._accelerator.device))
         if len(rows) != block_size:
             raise PlanError(
                 f"The step was planned with {block_size} rows, but `observe` saw {len(rows)}. Every batch of a step "

@@ -19,7 +19,8 @@ NEW_SAMPLE = -1
 class PredictionObserver:
     """Collects every trained row's correctness and loss from the forward pass that trains on it.
 
-    No inference happens here, and nothing leaves the device until `take`.
+    No inference happens here. What is read starts on its way to the processor at once, and `take` waits for it alone:
+    by then a GPU may still be busy with the backward pass.
 
     Paper: fine-tuned model f'; its predictions on rehearsed samples fall out of training.
 
@@ -32,7 +33,7 @@ class PredictionObserver:
         self.forward_count = 0
         self._rule = rule
         self._with_logits = with_logits
-        self._seen: list[torch.Tensor] = []
+        self._seen: list[_Copy] = []
 
     @contextmanager
     def watch(self, model: torch.nn.Module, sample_ids: torch.Tensor, batch: Mapping[str, Any]) -> Iterator[None]:
@@ -67,7 +68,7 @@ class PredictionObserver:
         """Return what was seen since the last call, and forget it.
 
         Returns:
-            One row a trained sample, on the model's device, shape (rows, 3) or (rows, 3 + classes),
+            One row a trained sample, on the processor, shape (rows, 3) or (rows, 3 + classes),
             integers: its prior sample id, whether it was right, and the bits of its single-precision loss
             and logits. Integers, so that one gather over processes moves all exactly.
 
@@ -79,7 +80,7 @@ class PredictionObserver:
                 "No forward pass was observed in this step: the training step never called the model that it was "
                 "given. Rehearsal reads predictions off that call. Let `training_step` call its `model` argument."
             )
-        rows, self._seen = torch.cat(self._seen), []
+        rows, self._seen = torch.cat([copy.wait() for copy in self._seen]), []
         return rows
 
     @torch.no_grad()
@@ -91,7 +92,27 @@ class PredictionObserver:
         if self._with_logits and reading.logits is not None:
             logits = reading.logits.detach().float().contiguous()
             seen = torch.cat([seen, logits.view(torch.int32).to(torch.int64)], dim=1)
-        self._seen.append(seen)
+        self._seen.append(_Copy(seen))
+
+
+class _Copy:
+    """A copy of a tensor on its way from the model's device to the processor; a GPU makes it when its turn comes.
+
+    Args:
+        rows: The tensor.
+    """
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._rows = rows.to("cpu", non_blocking=rows.is_cuda)
+        self._arrival = torch.cuda.Event() if rows.is_cuda else None
+        if self._arrival is not None:
+            self._arrival.record()
+
+    def wait(self) -> torch.Tensor:
+        """Return the copy once it is complete."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return self._rows
 
 
 def read_rows(rows: torch.Tensor) -> Observation:

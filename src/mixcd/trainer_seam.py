@@ -137,7 +137,7 @@ class TrainerSeam:
         return loader
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
-        """Run the trainer's own training step, and read predictions off its forward pass."""
+        """Run the trainer's own training step, read predictions off its forward pass, and learn from the last one."""
         if SAMPLE_IDS not in inputs:
             raise PlanError(
                 "A batch reached `training_step` without sample ids, so it did not come from this trainer's training "
@@ -146,7 +146,10 @@ class TrainerSeam:
         sample_ids = inputs.pop(SAMPLE_IDS)
         self.batch_sample_ids = sample_ids
         with self.observer.watch(model, sample_ids, inputs):
-            return self._step(model, inputs, *rest, **named)
+            loss = self._step(model, inputs, *rest, **named)
+        if self.probe is None and self._trainer.accelerator.sync_gradients:
+            self.commit()  # while a GPU is still busy with the gradients
+        return loss
 
     def begin(self, steps_done: int, stored: Any, ignore_data_skip: bool) -> None:
         """Start or resume: forget what was learnt, or take it over from the checkpoint."""
@@ -166,7 +169,7 @@ class TrainerSeam:
         rows = self.observer.take()
         accelerator = self._trainer.accelerator
         if accelerator.num_processes > 1:
-            rows = accelerator.gather(rows)
+            rows = accelerator.gather(rows.to(accelerator.device))
         if len(rows) != self._loop.plan.block_size:
             raise PlanError(
                 f"A step trained on {self._loop.plan.block_size} planned rows, but its forward passes showed "
@@ -294,8 +297,9 @@ class RehearsalCallback(TrainerCallback, ExportableState):
         state.stateful_callbacks[name] = self.state()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Commit the step: the trainer's step counter has not grown yet."""
-        self._seam.commit()
+        """Commit the step now if a probe had to wait for the new weights; look for signs of failure now and then."""
+        if self._seam.probe is not None:
+            self._seam.commit()
         if self._loop.steps_done % _STEPS_BETWEEN_CHECKS == 0 and state.is_world_process_zero:
             self._warn()
 
