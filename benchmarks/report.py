@@ -252,6 +252,56 @@ def _one(
     return make
 
 
+FAMILIES: Sequence[tuple[str, str, str, float]] = (
+    ("tweets, MiniLM (encoder)", "slow", "tweets", 0.125),
+    ("tweets, SmolLM2 (decoder)", "architectures", "decoder", 0.125),
+    ("tweets, T5 (encoder-decoder)", "architectures", "encoder_decoder", 0.125),
+    ("20 Newsgroups → R8, MiniLM", "slow", "newsgroups_r8", 0.125),
+    ("digits, ViT", "vision", "digits", 0.125),
+    ("questions: Wikipedia → news, MiniLM", "answers", "squad_nyt", 0.125),
+    ("translation: fr, es, de → it, T5", "translation", "interface", 0.125),
+    ("instructions, SmolLM2 with LoRA", "chat", "instructions", 0.25),
+)
+"""What the whole model, or an adapter all through it, is trained on: how it is called, its results, and β."""
+
+
+def families() -> str:
+    """One mix ratio of every task on which more than a head is trained."""
+    rows = []
+    for title, kind, task, mix_ratio in FAMILIES:
+        report = read(kind, task)
+        if report is None:
+            continue
+        found = {method.name: {point.mix_ratio: point for point in method.points} for method in report.methods}
+        for name in ("paper", "counts", "drift"):
+            point = found.get(name, {}).get(mix_ratio)
+            if point:
+                before, plain, uniform = (
+                    report.base[1].value,
+                    found["none"][0.0].prior,
+                    found["uniform"][mix_ratio].prior,
+                )
+                told = f"{100 * before:.1f} → {100 * plain.value:.1f}, {100 * uniform.value:.1f}"
+                difference = (points(point.prior_difference), points(point.new_difference), _matched(point))
+                rows.append([title, name, BETAS[mix_ratio], str(point.prior.seed_count), told, *difference])
+    headings = ["task, model", "method", "β", "seeds", "prior: before → plain, uniform", "Δ prior", "Δ new"]
+    return table([*headings, "prior at equal new"], rows)
+
+
+def stages() -> str:
+    """Three stages of questions: what is right of each task after the last, and the measures of a chain."""
+    path = RESULTS / "stages.json"
+    if not path.exists():
+        return "not run\n"
+    rows = []
+    for way, found in json.loads(path.read_text("utf-8"))["figures"].items():
+        last = np.array(found["last"]).T
+        measures = (np.array(found[name]) for name in ("average", "backward_transfer", "forgetting"))
+        rows.append([way, *(f"{100 * values.mean():.1f} ± {100 * _half(values):.1f}" for values in (*last, *measures))])
+    headings = ["way", "Wikipedia", "news", "Reddit", "average", "backward transfer", "forgetting"]
+    return table(headings, rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "base-models": base_models,
     "fast-summary": fast_summary,
@@ -266,6 +316,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "granularity": _one("granularity", "tweets", mix_ratio=0.125),
     "windows": _one("windows", "tweets", mix_ratio=0.125),
     "windows-shifted": _one("windows", "tweets_shifted", mix_ratio=0.125),
+    "families": families,
+    "stages": stages,
     "vision": _one("vision", "digits"),
     "answers": _one("answers", "squad_nyt"),
     "answers-f1": _one("answers", "squad_nyt", measure="f1"),

@@ -206,9 +206,9 @@ def test_bins_are_made_of_what_the_fused_head_is_given(base_weights, tmp_path, s
         trainer, make_rows(40, "prior"), mix_ratio=0.25, partition=mixcd.ByFeatures(3), correctness=RULE, features=4
     )
     row = rehearsal._seam._prior[7]
-    ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+    ids, labels = torch.tensor([row["input_ids"]]).to(model.device), torch.tensor(row["labels"])
     with torch.no_grad():
-        states = model.eval().model(input_ids=ids).last_hidden_state[0]
+        states = model.eval().model(input_ids=ids).last_hidden_state[0].cpu()
     predicting = torch.nn.functional.pad(labels[1:] != -100, (0, 1))
     expected = states[predicting].mean(0).numpy()
     basis = read_basis(tmp_path / "_mixcd_cache", read_manifest(tmp_path / "_mixcd_cache"))

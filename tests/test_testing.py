@@ -44,7 +44,7 @@ class Forgetful(Trainer):
     def training_step(self, model, inputs, *rest, **named):
         torch.manual_seed(int(torch.seed() % 2**31))
         with torch.no_grad():
-            next(model.parameters()).add_(1e-4 * torch.rand(1))
+            next(model.parameters()).add_(1e-4 * float(torch.rand(1)))
         return super().training_step(model, inputs, *rest, **named)
 
 

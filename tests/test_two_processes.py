@@ -1,6 +1,7 @@
 """Two gloo processes on the real Trainer draw as one process with accumulation does."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -17,7 +18,8 @@ def launch(processes, folder, *arguments, worker="two_process_worker.py"):
         sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-addr=127.0.0.1",
         f"--master-port={port}", str(Path(__file__).with_name(worker)), str(folder), *arguments,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    unseen = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # two processes would share a GPU
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=unseen)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(processes)]
 

@@ -57,7 +57,7 @@ def match_prior_score(reference: Floats, new: Floats) -> Floats:
         new: The new scores to match, shape (...).
 
     Returns:
-        Prior scores, shape (...); NaN below the reference's lowest new score, where nothing matches.
+        Prior scores, shape (...); NaN below the lowest new score of the points that are left, where nothing matches.
 
     Example:
         >>> match_prior_score(np.array([[0.9, 0.5], [0.8, 0.7], [0.8, 0.6]]), np.array(0.85)).round(3)
@@ -85,7 +85,7 @@ def gain_at_matched_score(scores: Floats, reference: Floats, chosen: Ids) -> Flo
         chosen: The seeds to average over, shape (..., chosen).
 
     Returns:
-        Prior score less the reference's, shape (...); NaN where no new score of the reference is as low.
+        Prior score less the reference's, shape (...); NaN where nothing of the reference matches.
 
     Example:
         >>> uniform = np.array([[[0.9, 0.5]], [[0.8, 0.7]]])

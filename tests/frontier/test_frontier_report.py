@@ -65,6 +65,13 @@ def test_new_scores_beyond_the_reference_are_clamped_above_and_unmatched_below(n
         assert matched.gain.value == pytest.approx(gain)
 
 
+def test_below_all_that_the_reference_offers_nothing_matches_even_if_it_was_once_as_low():
+    worse = [make_row("uniform", 0.5, seed, new=0.7, prior=0.4) for seed in (0, 1)]  # than uniform elsewhere
+    rows = [*make_sweep(seeds=2), *worse, *(make_row("rival", 0.2, seed, new=0.75, prior=0.6) for seed in (0, 1))]
+    matched = find_point(report_frontier(rows), "rival", 0.2).matched
+    assert (matched.gain, matched.match) == (None, "none")
+
+
 def test_ten_seeds_are_bootstrapped_with_method_and_reference_together():
     point = find_point(report_frontier(make_sweep(seeds=10)), "drift", 0.3)
     low, high = point.matched.gain.interval

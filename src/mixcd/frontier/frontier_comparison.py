@@ -19,7 +19,7 @@ class MatchedGain:
     Args:
         gain: The difference; None if nothing matches.
         match: "clamped": the new score is above all of the reference's, which is taken where its own is highest.
-            "none": it is below all of them.
+            "none": it is below all of them that another does not dominate.
     """
 
     gain: Estimate | None
@@ -42,9 +42,9 @@ def match_gain(runs: MixRatios, mix_ratio: float, reference: MixRatios) -> Match
         return None
     scores, curve = stack_scores(runs, [mix_ratio], seeds)[0], stack_scores(reference, reference, seeds)
     new, reference_new = scores[:, 0].mean(), curve[..., 0].mean(-1)
-    if new < reference_new.min():
-        return MatchedGain(None, "none")
     gain = estimate(lambda chosen: gain_at_matched_score(scores, curve, chosen), len(seeds))
+    if np.isnan(gain.value):
+        return MatchedGain(None, "none")
     return MatchedGain(gain, "clamped" if new > reference_new.max() else "matched")
 
 
