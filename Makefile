@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 LOWEST = .venv-lowest
 INTEGRATION = tests/test_canaries.py tests/test_data_source.py tests/data_preparation/test_class_preparation.py tests/test_rehearsal.py \
-	tests/test_training_run.py tests/test_two_processes.py tests/test_launched_cli.py tests/test_tasks.py tests/test_sft_trainer.py
+	tests/test_training_run.py tests/test_two_processes.py tests/test_tasks.py tests/test_sft_trainer.py
 # Two processes of one thread each: the tests are many, and their models tiny.
 PYTEST = -m pytest -q -rs -n 2 --dist worksteal
 

@@ -1,5 +1,9 @@
 """Every trainer and task that mixcd says it follows, as the conformance suite wants them made."""
 
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import torch
 from peft import LoraConfig, get_peft_model
 
@@ -10,13 +14,17 @@ from tiny_sft import make_sft_trainer
 from tiny_tasks import FAMILIES
 
 
+@cache
+def _train_base(name):
+    with TemporaryDirectory() as folder:
+        return FAMILIES[name].train_base(Path(folder))
+
+
 def _family(name, adapted=False):
     family = FAMILIES[name]
-    weights = {}
 
     def make_trainer(folder, changes):
-        if not weights:
-            weights.update(family.train_base(folder.with_name("base")))
+        weights = _train_base(name)
         model = family.make_model()
         model.load_state_dict(weights)
         torch.manual_seed(0)  # an adapter's weights are random

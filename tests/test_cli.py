@@ -1,7 +1,8 @@
 import subprocess
 import sys
 
-import pytest
+from forked import COMMAND, run_forked
+from mixcd.demo import demo
 
 
 def run(*arguments):
@@ -21,7 +22,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path):
         ([], "exists and is not empty, and nothing is overwritten unasked"),
         (["--overwrite"], "holds no earlier demo, so it is not replaced"),
     ):
-        done = run("demo", "--quick", "--output", str(tmp_path), *options)
+        done = run_forked(COMMAND, "demo", "--quick", "--output", tmp_path, *options)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert message in done.stderr
@@ -29,15 +30,15 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.slow
-def test_the_quick_demo_runs_through_and_replaces_only_a_demo(tmp_path):
-    done = run("demo", "--quick", "--output", str(tmp_path / "demo"))
+def test_the_quick_demo_runs_through_and_replaces_only_a_demo(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "QUICK", demo.DemoSize(base_steps=6, steps=4, test_count=60, prior_count=160))
+    done = run_forked(COMMAND, "demo", "--quick", "--output", tmp_path / "demo")
     assert done.returncode == 0, done.stderr[-2000:]
     for word in ("no rehearsal", "uniform", "mix-cd", "one seed, an illustration", "prior pass"):
         assert word in done.stdout
     assert (tmp_path / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "demo" / "base" / "model.safetensors").exists()
-    assert run("demo", "--quick", "--output", str(tmp_path / "demo")).returncode == 2
+    assert run_forked(COMMAND, "demo", "--quick", "--output", tmp_path / "demo").returncode == 2
 
 
 def test_a_missing_package_is_named_with_what_to_install():

@@ -685,6 +685,7 @@ def test_models_that_are_no_folder(refuse_training, monkeypatch, path, part, key
 def test_hub_names_without_a_hub(refuse_training, monkeypatch, name):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("mixcd.model_loading.reach_hub", lambda: False)
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", lambda *_, **__: pytest.fail("asked"))
     has(
         refuse_training(f"model.path={name}"),
         f"`model.path` is `{name}`, but no model can be loaded from there: no such folder is here, no copy was "
@@ -1144,25 +1145,19 @@ def test_what_transformers_warns_of_is_shown_when_nothing_is_refused(workspace, 
 
 @pytest.mark.slow
 def test_a_fresh_process_prints_one_line_as_well(workspace):
-    for settings, part in (
-        (["model.path=bare"], "has no trained weights"),
-        (["new.path=ragged.csv"], "in line 2"),
-        (["training.load_best_model_at_end=true"], "requires the save and eval strategy to match"),
-    ):
-        shutil.copytree(workspace / "base", workspace / "bare", dirs_exist_ok=True)
-        change_weights(workspace / "bare", lambda all_: {n: w for n, w in all_.items() if "classifier" not in n})
-        write_rows(workspace / "ragged.csv", "text,label", ["w3"])
-        done = subprocess.run(
-            [sys.executable, "-m", "mixcd", "train", "config.toml", "--set", *settings],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            env={**os.environ, "HF_DATASETS_CACHE": str(workspace / "hf-datasets")},
-        )
-        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), done.stderr
-        has(done.stderr, part)
-        assert not (workspace / "run").exists()
+    shutil.copytree(workspace / "base", workspace / "bare")
+    change_weights(workspace / "bare", lambda all_: {n: w for n, w in all_.items() if "classifier" not in n})
+    done = subprocess.run(
+        [sys.executable, "-m", "mixcd", "train", "config.toml", "--set", "model.path=bare"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "HF_DATASETS_CACHE": str(workspace / "hf-datasets")},
+    )
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), done.stderr
+    has(done.stderr, "has no trained weights")
+    assert not (workspace / "run").exists()
 
 
 @pytest.mark.slow

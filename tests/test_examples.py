@@ -1,12 +1,11 @@
 """Every script in `examples/` runs as it stands, and is short enough to be read at a glance."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from forked import run_forked
 from tiny_sft import make_model, make_rows, make_sft_trainer, make_tokenizer
 
 FOLDER = Path(__file__).parents[1] / "examples"
@@ -15,9 +14,7 @@ MOST_LINES = 40
 
 
 def run(script, *arguments):
-    done = subprocess.run(
-        [sys.executable, str(script), *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = run_forked(script, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from forked import COMMAND, run_forked
 from workspace import make_workspace
 
 TORCHRUN = ("torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1")
@@ -27,20 +28,14 @@ def launch(launcher, folder, *arguments):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    start = [] if launcher is None else ["-m", *launcher]
-    if launcher is TORCHRUN:
-        start.append(f"--master-port={port}")
-    elif launcher is ACCELERATE:
-        start.append(f"--main_process_port={port}")
+    own = {"HF_DATASETS_CACHE": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    if launcher is None:
+        return run_forked(COMMAND, "train", "config.toml", *arguments, cwd=folder, env=own)
+    port_option = "--master-port" if launcher is TORCHRUN else "--main_process_port"
     return subprocess.run(
-        [sys.executable, *start, "-m", "mixcd", "train", "config.toml", *arguments],
+        [sys.executable, "-m", *launcher, f"{port_option}={port}", "-m", "mixcd", "train", "config.toml", *arguments],
         cwd=folder,
-        env={
-            **os.environ,
-            "HF_DATASETS_CACHE": str(folder / "hf"),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-        },
+        env={**os.environ, **own},
         capture_output=True,
         text=True,
         timeout=300,

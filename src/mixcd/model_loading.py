@@ -78,6 +78,7 @@ def load_weights(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             dtype=dtype,
+            adapter_kwargs=choices,  # else the hub is asked for an adapter, again and again, though it is not reached
             **choices,
         )
     except Exception as error:  # damaged files make the loaders raise almost anything

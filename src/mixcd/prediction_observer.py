@@ -104,7 +104,7 @@ class _Copy:
 
     def __init__(self, rows: torch.Tensor) -> None:
         self._rows = rows.to("cpu", non_blocking=rows.is_cuda)
-        self._arrival = torch.cuda.Event() if rows.is_cuda else None
+        self._arrival = torch.cuda.Event() if rows.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrival is not None:
             self._arrival.record()
 

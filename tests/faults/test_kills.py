@@ -7,21 +7,19 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen
 
 import pyarrow.parquet as pq
 import pytest
 import real_run
+from real_run import IS_LONG, KILLS
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("MIXCD_FAULT_KILLS", "4"))
 SEED = int(os.environ.get("MIXCD_FAULT_SEED", "10290"))
 """The first four blows of this one fall on the prior pass, a checkpoint, the training, and the final save."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 MOST_KILLS_A_RUN = 8
 
-IS_LONG = KILLS > 20
 TARGETS = {
     "preparing": (1, 0.4),
     "run": (3, 2.0),
@@ -65,7 +63,7 @@ def find_phase(folder: Path) -> str:
 class Watch:
     """Waits for a moment of a running process, by the files that this attempt changes."""
 
-    def __init__(self, folder: Path, process: Popen, before: dict[Path, int]) -> None:
+    def __init__(self, folder: Path, process: real_run.Process, before: dict[Path, int]) -> None:
         self.run = folder / "run"
         self.folder, self.process, self.before = folder, process, before
 

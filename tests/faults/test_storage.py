@@ -264,7 +264,7 @@ def test_a_complete_cache_and_data_on_a_read_only_disk_are_used(workspace, whole
 
 
 @contextmanager
-def standing_still(process: subprocess.Popen):
+def standing_still(process: real_run.Process):
     process.send_signal(signal.SIGSTOP)
     try:
         yield
