@@ -5,8 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 LOWEST = .venv-lowest
-INTEGRATION = tests/test_canaries.py tests/test_data_source.py tests/data_preparation/test_class_preparation.py tests/test_rehearsal.py \
-	tests/test_training_run.py tests/test_two_processes.py tests/test_tasks.py tests/test_sft_trainer.py
+INTEGRATION = tests/test_canaries.py tests/test_rehearsal.py tests/test_two_processes.py tests/test_tasks.py tests/test_sft_trainer.py
 # Two processes of one thread each: the tests are many, and their models tiny.
 PYTEST = -m pytest -q -rs -n 2 --dist worksteal
 
@@ -37,14 +36,14 @@ lint: $(INSTALLED)
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[cli,dev]'
+	$(LOWEST)/bin/python -m pip install --quiet --no-compile --constraint constraints-lowest.txt --editable '.[cli,dev]'
 	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt demo-packages.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mixcd needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cli,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement demo-packages.txt
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[cli,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes --requirement demo-packages.txt
 	touch $@
 
 clean:
