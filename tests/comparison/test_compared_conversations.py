@@ -55,6 +55,17 @@ def test_raw_rows_are_judged_like_those_that_the_trainer_prepares(folder, tuned,
     ]
 
 
+def test_several_sets_of_conversations_are_prepared(folder, tuned):
+    rows = tiny_sft.make_rows(60, "prior", kind="chat")
+    rule = mixcd.RightTokens(0.5)
+    whole = mixcd.compare("base", "tuned", rows, correctness=rule)
+    parted = mixcd.compare(
+        "base", "tuned", {"a": rows.select(range(40)), "b": rows.select(range(40, 60))}, correctness=rule
+    )
+    assert parted.change == whole.change
+    assert "prior_set" in {one.name for one in parted.partitions}
+
+
 def test_texts_are_prepared_too(folder):
     rows = tiny_sft.make_rows(60, "prior", kind="text").to_list()
     comparison = mixcd.compare("base", "base", rows, correctness=mixcd.RightTokens(0.1))

@@ -322,6 +322,17 @@ def test_several_sets_are_told_apart(base_model, tuned_model, rows):
     assert {one.name: one.change.sample_count for one in sets} == {"prior_set=early": 300, "prior_set=late": 500}
 
 
+def test_several_sets_of_texts_in_memory_and_in_files_are_prepared(folders):
+    texts = as_texts(make_rows(800, seed=5, task="prior"))
+    whole = mixcd.compare("base", "tuned", "held.csv")
+    parted = mixcd.compare("base", "tuned", {"memory": texts[:100], "file": "held.csv"})
+    bins = {one.name: one.change for one in next(p for p in parted.partitions if p.name == "prior_set").bins}
+    assert bins["prior_set=file"] == whole.change
+    assert bins["prior_set=memory"].sample_count == 100
+    with pytest.raises(DataError, match=r"`data\['b'\]` .*nope.csv"):
+        mixcd.compare("base", "tuned", {"a": texts, "b": "nope.csv"})
+
+
 def test_samples_without_targets_are_told(tmp_path):
     family = FAMILIES["causal language model"]
     model, data = family.make_model(), family.make_rows(40, 1, "prior")

@@ -53,20 +53,23 @@ def open_samples(data: Any, model: torch.nn.Module, tokenizer: Any, how: Prepara
     """Open rows, and prepare those that are raw as they are for training.
 
     Args:
-        data: Rows, or where they are: what `open_data` takes.
+        data: Rows, or where they are: what `open_data` takes; or a dict of them.
         model: The model.
         tokenizer: Its tokenizer, or None.
         how: Which columns are what, and how long samples may be.
         name: What messages call the data.
 
     Returns:
-        The rows, and what makes a batch of a list of them.
+        The rows, a dict of them if a dict was given, and what makes a batch of a list of them.
 
     Raises:
         SettingError: If a column is named that the model's task does not have, or a mask that the rows cannot have; or
             if TRL is not installed.
         DataError: If the rows cannot be read or prepared.
     """
+    if isinstance(data, Mapping) and data:
+        sets = {key: open_samples(rows, model, tokenizer, how, f"{name}[{key!r}]") for key, rows in data.items()}
+        return {key: rows for key, (rows, _) in sets.items()}, next(iter(sets.values()))[1]
     rows = open_data(str(data), name=name) if isinstance(data, str | Path) else data
     if isinstance(rows, list) and rows and _inputs_of(rows[0]) is None:
         rows = Dataset.from_list(rows)
@@ -195,9 +198,8 @@ def _inputs_of(row: Any) -> str | None:
 
 
 def _first_row(rows: Any) -> Any:
-    """The first row of a data set, or of several by name; None where there is none."""
-    sets: list[Any] = list(rows.values()) if isinstance(rows, Mapping) else [rows]
-    return next((one[0] for one in sets if hasattr(one, "__len__") and len(one)), None)
+    """The first row of a data set; None where there is none."""
+    return rows[0] if hasattr(rows, "__len__") and len(rows) else None
 
 
 def _task_of(model: torch.nn.Module) -> Task | None:

@@ -63,7 +63,7 @@ def compare(
             once. Labels of the same names are matched in any order.
         data: Samples of the prior task: prepared rows, as in training; raw ones as `mixcd train` takes them, of texts
             with labels, questions with answers, sources with targets, conversations, prompts with completions; or a
-            file, folder or hub name of either.
+            file, folder or hub name of either; or a dict of such, whose keys become the column `prior_set`.
         columns: The columns by which damage is told apart, beside the base model's loss; by default all that hold one
             value a sample, without those in which nearly every value is its own.
         tolerance: The damaged share that is put up with: above it, at its lower bound, there is damage.
