@@ -46,9 +46,10 @@ REFUSED = """
 | masked language models, token classification | what a token predicts is another thing there |
 | `restore_callback_states_from_checkpoint=True` | replaces rehearsal's callback |
 
-Not run, and warned of once: FSDP, DeepSpeed. Not run at all: several GPUs, 4-bit base models, Triton kernels. On one GPU the tests of the trainers are run by hand,
-`MIXCD_TEST_ON_GPU=1 python -m pytest tests/test_testing.py tests/test_rehearsal.py tests/test_tasks.py tests/test_sft_trainer.py tests/test_hand_rehearsal.py`: the suite
-passed for all of these trainers on an NVIDIA H200 (PyTorch 2.11, 26 November 2026).
+Not run, and warned of once: FSDP, DeepSpeed. Not run at all: several GPUs, 4-bit base models, Triton kernels.
+
+On one GPU the tests of the trainers are run by hand, as CONTRIBUTING says: this suite passed for all of these trainers
+on an NVIDIA H200 (PyTorch 2.11, 26 November 2026).
 """
 
 
