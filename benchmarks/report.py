@@ -323,6 +323,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "answers-f1": _one("answers", "squad_nyt", measure="f1"),
     "translation": _one("translation", "interface"),
     "translation-chrf": _one("translation", "interface", measure="chrf"),
+    "translation-bleu": _one("translation", "interface", measure="bleu"),
     "chat": _one("chat", "instructions"),
     "decoder": _one("architectures", "decoder"),
     "encoder-decoder": _one("architectures", "encoder_decoder"),
