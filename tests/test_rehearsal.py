@@ -1030,13 +1030,13 @@ def test_logits_are_observed_only_when_the_estimator_reads_them(base_weights, ne
         model.load_state_dict(base_weights)
         trainer = make_trainer(model, new_data, tmp_path / estimator, max_steps=3)
         rehearsal = attach(trainer, prior_data, estimator=estimator, probe=Probe(4, use="estimate"))
-        commit = rehearsal._loop.commit
+        learn = rehearsal._loop.learn
 
-        def spy(observation, share_belief, probed, commit=commit, seen=seen):
+        def spy(observation, share_belief, probed, learn=learn, seen=seen):
             seen.extend([observation, probed])
-            return commit(observation, share_belief, probed)
+            return learn(observation, share_belief, probed)
 
-        rehearsal._loop.commit = spy
+        rehearsal._loop.learn = spy
         trainer.train()
         assert len(seen) == 6
         assert {one.logits is not None for one in seen} == {reads}
@@ -1047,18 +1047,41 @@ def test_logits_are_observed_only_when_the_estimator_reads_them(base_weights, ne
 def test_a_step_is_learnt_from_before_the_weights_move_but_a_probe_sees_the_new_ones(
     base_model, new_data, prior_data, tmp_path, accumulation, probe
 ):
-    done = []
+    seen = []
 
     class Watch(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, **_):
-            done.append(rehearsal._loop.steps_done - state.global_step)
+            seen.append((rehearsal._loop.steps_done - state.global_step, rehearsal._seam._learnt is not None))
 
     settings = {"max_steps": 4, "gradient_accumulation_steps": accumulation, "callbacks": [Watch()]}
     trainer = make_trainer(base_model, new_data, tmp_path, **settings)
     rehearsal = attach(trainer, prior_data, probe=probe)
     trainer.train()
-    assert done == [1 if probe is None else 0] * 4
+    assert seen == [(0, probe is None)] * 4
     assert rehearsal._loop.steps_done == 4
+
+
+def test_a_checkpoint_from_before_the_weights_move_is_resumed(base_weights, new_data, prior_data, tmp_path):
+    """Such are those that transformers saves on SIGTERM with `enable_jit_checkpoint`."""
+
+    class SaveEarly(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **_):
+            if state.global_step == 5:
+                trainers[-1]._save_checkpoint(trainers[-1].model, trial=None)
+
+    outcomes, trainers = [], []
+    for resume in (None, str(tmp_path / "checkpoint-5")):
+        model = make_model(dropout=0.0)
+        model.load_state_dict(base_weights)
+        trainers.append(
+            make_trainer(model, new_data, tmp_path, max_steps=14, callbacks=[] if resume else [SaveEarly()])
+        )
+        rehearsal = attach(trainers[-1], prior_data)
+        trainers[-1].train(resume_from_checkpoint=resume)
+        outcomes.append((model.state_dict(), rehearsal.counts))
+    (weights, counts), (resumed, same_counts) = outcomes
+    assert_same_weights(resumed, weights)
+    np.testing.assert_array_equal(same_counts.damaged_count, counts.damaged_count)
 
 
 # --- the probe --------------------------------------------------------------------------------------------------

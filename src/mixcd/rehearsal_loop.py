@@ -54,6 +54,19 @@ class LoopState:
     probed: DamageHistory
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What a step taught, before it is complete.
+
+    Args:
+        state: The loop's state after it.
+        counts: The step's own counts, shape (bins,).
+    """
+
+    state: LoopState
+    counts: DamageCounts
+
+
 def choose_lag(wanted: int | None, look_ahead: int) -> int:
     """Choose how many steps old the belief is that a step is planned with.
 
@@ -196,7 +209,41 @@ class RehearsalLoop:
         Raises:
             PlanError: If other samples were observed than were planned.
         """
-        planned = self._planned.pop(self.steps_done, None)
+        return self.adopt(self.learn(observation, share_belief, probed))
+
+    def adopt(self, learnt: Learnt) -> DamageCounts:
+        """Complete the step that something was learnt from.
+
+        Args:
+            learnt: What `learn` returned for the step in progress.
+
+        Returns:
+            The step's own counts, shape (bins,).
+        """
+        self._planned.pop(self.steps_done, None)
+        self.state = learnt.state
+        return learnt.counts
+
+    def learn(
+        self,
+        observation: Observation,
+        share_belief: Callable[[Belief], Belief] = lambda belief: belief,
+        probed: Observation | None = None,
+    ) -> Learnt:
+        """Learn from the step in progress; it is complete, and anything changes, only when that is adopted.
+
+        Args:
+            observation: As in `commit`, like the following.
+            share_belief: Makes all processes hold the same belief.
+            probed: What a probe observed.
+
+        Returns:
+            What was learnt.
+
+        Raises:
+            PlanError: If other samples were observed than were planned.
+        """
+        planned = self._planned.get(self.steps_done)
         if planned is None or not np.array_equal(np.sort(planned.sample_ids), np.sort(observation.sample_ids)):
             planned_count = planned.sample_ids.size if planned else 0
             raise PlanError(
@@ -216,8 +263,8 @@ class RehearsalLoop:
         if probed is not None:
             seen_by_probe = self._see(probed, np.ones(probed.sample_ids.size))
             probed_history = add_step(probed_history, seen_by_probe, self.partition.bin_sizes)
-        self.state = LoopState(done, estimator_state, {**beliefs, done: belief}, history, probed_history)
-        return seen.counts
+        state = LoopState(done, estimator_state, {**beliefs, done: belief}, history, probed_history)
+        return Learnt(state, seen.counts)
 
     def vitals(self) -> Vitals:
         """Measure how rehearsal is doing under the latest belief."""

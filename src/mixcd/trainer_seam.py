@@ -20,7 +20,7 @@ from mixcd.prediction_observer import PredictionObserver, keep_rehearsed, read_r
 from mixcd.prior_dataset import PriorDataset
 from mixcd.probe import Probe, choose_probed
 from mixcd.rehearsal_health import find_failure_signs
-from mixcd.rehearsal_loop import RehearsalLoop, choose_lag
+from mixcd.rehearsal_loop import Learnt, RehearsalLoop, choose_lag
 from mixcd.shared_arrays import broadcast_arrays
 from mixcd.small_matrices import small_matrices
 from mixcd.step_record import StepRecord, summarise_step
@@ -70,6 +70,7 @@ class TrainerSeam:
         self.batch_sample_ids = torch.zeros(0, dtype=torch.int64)
         self.last_step: StepRecord | None = None
         self._stop_asked = self._stopping = False
+        self._learnt: tuple[Learnt, Observation] | None = None
         self._trainer = trainer
         self._mix_ratio = mix_ratio
         self._seed = seed
@@ -148,12 +149,13 @@ class TrainerSeam:
         with self.observer.watch(model, sample_ids, inputs):
             loss = self._step(model, inputs, *rest, **named)
         if self.probe is None and self._trainer.accelerator.sync_gradients:
-            self.commit()  # while a GPU is still busy with the gradients
+            self._learnt = self._learn()  # while a GPU is still busy with the gradients
         return loss
 
     def begin(self, steps_done: int, stored: Any, ignore_data_skip: bool) -> None:
         """Start or resume: forget what was learnt, or take it over from the checkpoint."""
         self.observer = self._make_observer()
+        self._learnt = None
         self.probe_forward_count = 0
         self._sampler.skipped_steps = 0
         self._loop.reset()
@@ -165,7 +167,14 @@ class TrainerSeam:
                 self._sampler.skipped_steps = steps_done % self._loop.plan.steps_per_epoch
 
     def commit(self) -> None:
-        """Complete a step with what was observed, on all processes alike."""
+        """Complete a step: what its last training step learnt counts from here on, or is learnt now after a probe."""
+        learnt, trained = self._learnt or self._learn()
+        self._learnt = None
+        counts = self._loop.adopt(learnt)
+        self.last_step = summarise_step(self._loop.steps_done, trained, counts)
+
+    def _learn(self) -> tuple[Learnt, Observation]:
+        """Learn from what was observed in the step in progress, on all processes alike."""
         rows = self.observer.take()
         accelerator = self._trainer.accelerator
         if accelerator.num_processes > 1:
@@ -180,8 +189,7 @@ class TrainerSeam:
         probed = self._observe_probe()
         with small_matrices():
             seen = judge_by_loss(self._rule, keep_rehearsed(trained), self._base_loss)
-            counts = self._loop.commit(seen, self._share_belief, probed)
-        self.last_step = summarise_step(self._loop.steps_done, trained, counts)
+            return self._loop.learn(seen, self._share_belief, probed), trained
 
     def _observe_probe(self) -> Observation | None:
         """Predict the probe's samples with the model as it is now, in the steps in which it is due."""
@@ -297,9 +305,8 @@ class RehearsalCallback(TrainerCallback, ExportableState):
         state.stateful_callbacks[name] = self.state()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Commit the step now if a probe had to wait for the new weights; look for signs of failure now and then."""
-        if self._seam.probe is not None:
-            self._seam.commit()
+        """Commit the step: the trainer's step counter has not grown yet."""
+        self._seam.commit()
         if self._loop.steps_done % _STEPS_BETWEEN_CHECKS == 0 and state.is_world_process_zero:
             self._warn()
 
