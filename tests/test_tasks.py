@@ -57,13 +57,13 @@ def build(family, request, base_weights, tmp_path):
 
 
 def record_observations(rehearsal):
-    seen, commit = [], rehearsal._loop.commit
+    seen, learn = [], rehearsal._loop.learn
 
     def recorded(observation, *rest):
         seen.append(observation)
-        return commit(observation, *rest)
+        return learn(observation, *rest)
 
-    rehearsal._loop.commit = recorded
+    rehearsal._loop.learn = recorded
     return seen
 
 

@@ -348,15 +348,15 @@ def test_an_overwrite_killed_anywhere_leaves_no_run_that_passes_for_another(work
 
 @pytest.mark.slow
 def test_an_error_in_training_keeps_a_new_run(workspace, whole, monkeypatch, capfd):
-    commit = RehearsalLoop.commit
+    learn = RehearsalLoop.learn
 
     def fail_late(loop, *arguments):
         if loop.steps_done == 30:
             raise PlanError("Something was wrong. Do something.")
-        return commit(loop, *arguments)
+        return learn(loop, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RehearsalLoop, "commit", fail_late)
+        patch.setattr(RehearsalLoop, "learn", fail_late)
         assert train() == 2
     assert capfd.readouterr().err.endswith("Something was wrong. Do something.\n")
     assert train() == 2
