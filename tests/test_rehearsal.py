@@ -348,7 +348,7 @@ def test_rates_lie_around_a_full_scan_of_a_fixed_model(base_weights, new_data, p
 
 
 def test_the_draws_follow_the_damage(base_weights, new_data, prior_data, tmp_path):
-    settings = {"steps": 120, "partition": ByColumn("topic"), "learning_rate": 5e-3}
+    settings = {"steps": 200, "partition": ByColumn("topic"), "learning_rate": 5e-3}
     uniform_blocks, _, _ = run_blocks(base_weights, new_data, prior_data, tmp_path, estimator="uniform", **settings)
     blocks, _, rehearsal = run_blocks(base_weights, new_data, prior_data, tmp_path, **settings)
 
@@ -356,7 +356,7 @@ def test_the_draws_follow_the_damage(base_weights, new_data, prior_data, tmp_pat
         drawn = [row - 240 for block in blocks.values() for row in block if row >= 240]
         return np.mean([prior_data[sample]["input_ids"][0] >= 20 for sample in drawn])
 
-    assert share_at_risk(blocks) > 1.2 * share_at_risk(uniform_blocks)  # 1.27 to 1.46 with other base models
+    assert share_at_risk(blocks) > 1.3 * share_at_risk(uniform_blocks)
     assert rehearsal.vitals().lift > 1.2
 
 
