@@ -56,6 +56,7 @@ LAYERS = {
         "mixed_data",
         "rehearsal",
         "rehearsal_health",
+        "loop_state",
         "rehearsal_loop",
         "sft_trainer",
         "shared_arrays",

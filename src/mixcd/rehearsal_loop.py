@@ -2,20 +2,20 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mixcd.batch_plan import BatchPlan
-from mixcd.errors import PlanError, ResumeError, SettingError
+from mixcd.errors import PlanError, SettingError
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.lift import sum_draws
+from mixcd.loop_state import LoopState, describe_estimator, read_state, require_resumable, write_state
 from mixcd.probe import Probe
-from mixcd.rehearsal_health import DamageHistory, Seen, Vitals, add_step, empty_history, measure_vitals
+from mixcd.rehearsal_health import Seen, Vitals, add_step, empty_history, measure_vitals
 from mixcd.sampling_scheduler import FLOOR, Draw, draw, weigh_candidates
-from mixcd.state_json import decode, encode
 from mixcd.vocabulary import (
     UNCACHED_BIN,
     Belief,
@@ -31,27 +31,6 @@ from mixcd.vocabulary import (
 
 LEAST_LAG = 8
 """The default lag, in steps, unless the data loader reads further ahead."""
-
-_FORMAT = 3
-
-
-@dataclass(frozen=True)
-class LoopState:
-    """All that a loop has learnt: a value.
-
-    Args:
-        steps_done: Completed optimizer steps.
-        estimator_state: The estimator's state after them.
-        beliefs: The beliefs that coming steps are planned with, by the number of steps they rest on.
-        history: What was observed and damaged, for the metrics and the failure signs.
-        probed: What a probe observed and found damaged on uniformly drawn prior samples.
-    """
-
-    steps_done: int
-    estimator_state: Any
-    beliefs: Mapping[int, Belief]
-    history: DamageHistory
-    probed: DamageHistory
 
 
 @dataclass(frozen=True)
@@ -286,16 +265,7 @@ class RehearsalLoop:
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values; arrays as base64 of little-endian float64."""
-        return {
-            "format": _FORMAT,
-            "identity": self._identity(),
-            "lag": self.lag,
-            "steps_done": self.steps_done,
-            "estimator_state": encode(self.state.estimator_state),
-            "beliefs": {str(step): encode(belief) for step, belief in self.state.beliefs.items()},
-            "history": encode(self.state.history),
-            "probed": encode(self.state.probed),
-        }
+        return write_state(self.state, self.lag, self._identity())
 
     def restore(self, stored: Mapping[str, Any], steps_done: int) -> None:
         """Take over the state of a checkpoint.
@@ -308,40 +278,10 @@ class RehearsalLoop:
             ResumeError: If the checkpoint belongs to a run of another shape, or its lag is too short for
                 this data loader.
         """
-        if stored["format"] != _FORMAT:
-            raise ResumeError(
-                f"The checkpoint's rehearsal state has format {stored['format']}, but this version of mixcd reads "
-                f"format {_FORMAT}. Resume with the version of mixcd that wrote it, or start afresh."
-            )
-        before, now = stored["identity"], self._identity()
-        for name in {**now, **before}:
-            if before.get(name) != now.get(name):
-                raise ResumeError(
-                    f"The checkpoint was written with {name} {before.get(name)}, but this run has {now.get(name)}. A "
-                    "resumed run must draw as the interrupted one would have. Resume with the same setting, or start "
-                    "afresh."
-                )
-        lag, asked = int(stored["lag"]), self._wanted_lag or self.look_ahead
-        if self.look_ahead > lag or self._wanted_lag not in (None, lag):
-            raise ResumeError(
-                f"The checkpoint was planned with a lag of {lag} steps, but this run asks for {asked}. The lag is "
-                f"fixed at the first start. Resume with a lag of {lag} and no more data-loader workers than it covers."
-            )
-        if stored["steps_done"] != steps_done:
-            raise ResumeError(
-                f"The checkpoint's rehearsal state is after {stored['steps_done']} steps, but the trainer's after "
-                f"{steps_done}. They must agree. Resume from another checkpoint."
-            )
+        require_resumable(stored, self._identity(), steps_done, self._wanted_lag, self.look_ahead)
         self.reset()
-        self.lag = lag
-        like = self.state
-        self.state = LoopState(
-            steps_done,
-            decode(like.estimator_state, stored["estimator_state"]),
-            {int(step): decode(like.beliefs[0], belief) for step, belief in stored["beliefs"].items()},
-            decode(like.history, stored["history"]),
-            decode(like.probed, stored["probed"]),
-        )
+        self.lag = int(stored["lag"])
+        self.state = read_state(stored, like=self.state)
 
     def _see(self, observation: Observation, chances: Floats) -> Seen:
         ids = observation.sample_ids
@@ -368,7 +308,7 @@ class RehearsalLoop:
             "seed": plan.seed,
             "new sample count": plan.new_count,
             "prior sample count": plan.prior_count,
-            "estimator": _describe(self.estimator),
+            "estimator": describe_estimator(self.estimator),
             "floor": self.floor,
             "partition": self._partition_fingerprint,
             "source of the belief": str(self._teacher or "training"),
@@ -381,12 +321,3 @@ def _in_order_of(sample_ids: Ids, drawn: Draw) -> Floats:
     chances = np.empty(sample_ids.size)
     chances[np.argsort(sample_ids)] = drawn.chances[np.argsort(drawn.sample_ids)]
     return chances
-
-
-def _describe(estimator: Any) -> str:
-    """Name an estimator with its settings, so that a checkpoint of another one is told apart."""
-    values = (
-        {field.name: getattr(estimator, field.name) for field in fields(estimator)} if is_dataclass(estimator) else {}
-    )
-    settings = [f"{name}={value!r}" for name, value in values.items() if isinstance(value, int | float | str)]
-    return f"{type(estimator).__name__}({', '.join(settings)})"
