@@ -23,7 +23,7 @@ from mixcd.audit import Audit
 from mixcd.probe import Probe
 from mixcd.rehearsal import attach
 from mixcd.replace_file import replace_file
-from mixcd.sweep.sweep_config import load_function
+from mixcd.sweep.find_task import load_function
 from mixcd.sweep.sweep_run import make_plain_trainer, trainer_arguments
 
 HERE = Path(__file__).parent

@@ -39,7 +39,7 @@ from mixcd.replace_file import replace_file
 from mixcd.rival_estimators import FixedWeights, NothingLearnt
 from mixcd.sampling_scheduler import FLOOR, mix_with_floor
 from mixcd.sft_trainer import prepare_raw
-from mixcd.sweep.sweep_config import load_function
+from mixcd.sweep.find_task import load_function
 from mixcd.sweep.sweep_run import make_plain_trainer, trainer_arguments
 from mixcd.trainer_predictions import observe_now
 from mixcd.trainer_support import rule_of

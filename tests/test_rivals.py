@@ -14,7 +14,7 @@ from transformers import Trainer
 
 import mixcd
 from mixcd.errors import SettingError
-from mixcd.sweep.sweep_config import load_function
+from mixcd.sweep.find_task import load_function
 from mixcd.sweep.sweep_method import BUILT_IN
 from mixcd.sweep.sweep_run import Judge, RunSpec, run_once, trainer_arguments
 from tiny import assert_same_weights, weights_of

@@ -10,12 +10,11 @@ import pytest
 from mixcd.errors import DataError, SettingError
 from mixcd.partition_strategy import ByColumn, ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
+from mixcd.sweep.find_task import find_task, load_function
 from mixcd.sweep.sweep_config import (
     SweepConfig,
     describe_method,
-    find_task,
     list_runs,
-    load_function,
     make_spec,
     read_sweep,
     resolve_method,
@@ -310,7 +309,7 @@ def test_functions_that_cannot_be_loaded_are_refused(write, tmp_path, text, part
     (tmp_path / "json.py").write_text("def toy(): pass")
     named = {"module": write.module, "folder": tmp_path}
     with pytest.raises(SettingError) as failure:
-        find_task(write("", f"task={text.format(**named)}"))
+        find_task(write("", f"task={text.format(**named)}").task)
     assert part.format(**named) in str(failure.value)
 
 
@@ -345,7 +344,7 @@ def config_task(workspace):
 def test_a_config_of_train_is_a_task(config_task, workspace):
     sweep = config_task()
     folder = workspace / "work" / "seed-3"
-    task = find_task(sweep)(3, folder)
+    task = find_task(sweep.task)(3, folder)
     require_task(task)
     assert (len(task.prior), len(task.held_out_prior)) == (540, 60)
     assert (len(task.new), len(task.held_out_new)) == (216, 24)
@@ -364,7 +363,10 @@ def test_a_config_of_train_is_a_task(config_task, workspace):
 def test_another_seed_holds_out_other_rows(config_task, workspace):
     sweep = config_task()
     texts = [
-        {row["text"] for row in PriorDataset(find_task(sweep)(seed, workspace / "work").held_out_prior).rows(range(60))}
+        {
+            row["text"]
+            for row in PriorDataset(find_task(sweep.task)(seed, workspace / "work").held_out_prior).rows(range(60))
+        }
         for seed in (0, 0, 1)
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -375,7 +377,7 @@ def test_the_held_out_rows_are_in_random_order_so_that_both_halves_are_alike(con
         'path = "prior.csv"': 'path = "prior.csv"\nname = "a"',
         "[rehearsal]": '[[prior]]\npath = "new.csv"\nname = "b"\n\n[rehearsal]',
     }
-    task = find_task(config_task(**changes))(0, workspace / "work")
+    task = find_task(config_task(**changes).task)(0, workspace / "work")
     of_a = {row["text"] for row in csv.DictReader((workspace / "prior.csv").open())}
     halves = np.array([row["text"] in of_a for row in task.held_out_prior]).reshape(2, -1).mean(1)
     assert halves.mean() == pytest.approx(60 / 84, abs=0.05)
@@ -383,7 +385,7 @@ def test_the_held_out_rows_are_in_random_order_so_that_both_halves_are_alike(con
 
 
 def test_a_batch_of_several_micro_batches_stays_one(config_task, workspace):
-    task = find_task(config_task(**{'run = "run"': 'run = "run"\nbatch_size = 32'}))(0, workspace / "work")
+    task = find_task(config_task(**{'run = "run"': 'run = "run"\nbatch_size = 32'}).task)(0, workspace / "work")
     assert task.training["gradient_accumulation_steps"] == 4
 
 
@@ -392,7 +394,7 @@ def test_what_a_config_says_of_saving_and_evaluating_is_left_to_the_sweep(config
     sweep = config_task(max_steps=more)
     folder = workspace / "work" / "seed-0"
     folder.mkdir(parents=True)
-    task = find_task(sweep)(0, folder)
+    task = find_task(sweep.task)(0, folder)
     (row,) = run_once(task, make_spec(sweep, ("none", 0.0, 0)), folder, Judge(task, folder), make_plain_trainer)
     assert row["steps"] == 30
     assert not list(folder.rglob("checkpoint-*"))
@@ -400,7 +402,7 @@ def test_what_a_config_says_of_saving_and_evaluating_is_left_to_the_sweep(config
 
 def test_a_config_without_a_number_of_steps_is_refused(config_task):
     with pytest.raises(SettingError) as failure:
-        find_task(config_task(**{"max_steps = 30": "num_train_epochs = 1"}))
+        find_task(config_task(**{"max_steps = 30": "num_train_epochs = 1"}).task)
     assert "config.toml` sets no `training.max_steps`, but a sweep compares methods at equal compute. Set it." in str(
         failure.value
     )
@@ -410,13 +412,13 @@ def test_a_config_that_is_not_there_is_refused(config_task, workspace):
     sweep = config_task()
     Path(sweep.task).unlink()
     with pytest.raises(SettingError, match="There is no config"):
-        find_task(sweep)
+        find_task(sweep.task)
 
 
 def test_a_config_that_holds_nothing_out_is_refused(config_task, workspace):
     sweep = config_task(**{'path = "prior.csv"': 'path = "prior.csv"\nheld_out = 0.0'})
     with pytest.raises(DataError, match="holds out no data of one of the tasks, but a sweep judges on them"):
-        find_task(sweep)(0, workspace / "work")
+        find_task(sweep.task)(0, workspace / "work")
 
 
 def test_a_worker_reads_the_same_methods_from_what_it_is_sent(tmp_path):

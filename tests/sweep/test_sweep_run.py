@@ -11,7 +11,7 @@ from mixcd.correctness_rule import RightClass
 from mixcd.errors import DataError, SettingError
 from mixcd.partition_strategy import ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
-from mixcd.sweep.sweep_config import load_function
+from mixcd.sweep.find_task import load_function
 from mixcd.sweep.sweep_method import BUILT_IN, Method, ProbeSettings
 from mixcd.sweep.sweep_results import RESULTS_SCHEMA
 from mixcd.sweep.sweep_run import Judge, RunSpec, make_plain_trainer, require_task, run_once, trainer_arguments

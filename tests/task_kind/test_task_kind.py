@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM
 
 from command import at_step, call, contents, record, send
-from mixcd.sweep.sweep_config import find_task, make_spec, read_sweep
+from mixcd.sweep.find_task import find_task
+from mixcd.sweep.sweep_config import make_spec, read_sweep
 from mixcd.sweep.sweep_run import Judge, make_plain_trainer, require_task, run_once
 from task_workspace import TASK_WORKSPACES
 
@@ -100,7 +101,7 @@ def test_a_config_of_every_task_is_the_task_of_a_sweep(task_workspace, task, ada
         'methods = ["none", "uniform", "counts"]\nmix_ratios = [0.25]\nseeds = [0]\nwise_ft = [0.5]\n'
     )
     sweep, place = read_sweep(folder / "sweep.toml"), folder / "work" / "seed-0"
-    made = find_task(sweep)(0, place)
+    made = find_task(sweep.task)(0, place)
     require_task(made)
     place.mkdir(parents=True)
     judge, befores = Judge(made, place), set()

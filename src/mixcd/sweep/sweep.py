@@ -18,12 +18,11 @@ from typing import Any
 
 from mixcd.errors import RehearsalError, SettingError, shorten
 from mixcd.lock_folder import lock_file, lock_folder
+from mixcd.sweep.find_task import find_task, load_function
 from mixcd.sweep.sweep_config import (
     SweepConfig,
     describe_method,
-    find_task,
     list_runs,
-    load_function,
     make_spec,
 )
 from mixcd.sweep.sweep_results import read_results, run_key, write_results
@@ -78,7 +77,7 @@ def run_sweep(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], 
         SettingError: If a method was run with other settings before, or the task cannot be loaded.
         OSError: If results cannot be written; those written before are kept.
     """
-    find_task(sweep)
+    find_task(sweep.task)
     for method in sweep.method.values():
         if method.trainer:
             load_function(method.trainer)
@@ -248,7 +247,7 @@ def _make_runs(
     from mixcd.sweep.sweep_run import Judge, make_plain_trainer, require_task, run_once
 
     folder.mkdir(parents=True, exist_ok=True)
-    task = find_task(sweep)(runs[0][2], folder)
+    task = find_task(sweep.task)(runs[0][2], folder)
     require_task(task)
     judge = Judge(task, folder)
     for run in runs:
