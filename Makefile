@@ -8,6 +8,9 @@ LOWEST = .venv-lowest
 INTEGRATION = tests/test_canaries.py tests/test_rehearsal.py tests/test_two_processes.py tests/test_tasks.py tests/test_sft_trainer.py
 # Two processes of one thread each: the tests are many, and their models tiny.
 PYTEST = -m pytest -q -rs -n 2 --dist worksteal
+# pip does not compile what it installs (--no-compile): most is never imported. What is imported is compiled once, and
+# kept even where this variable says otherwise: Python would compile torch and transformers in each process again.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-lowest faults docs lint clean
 

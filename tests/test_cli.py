@@ -43,6 +43,6 @@ def test_the_quick_demo_runs_through_and_replaces_only_a_demo(tmp_path, monkeypa
 
 def test_a_missing_package_is_named_with_what_to_install():
     code = "import sys; sys.modules['typer'] = None; from mixcd.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert "needs the package `typer`, which is not installed. Run `pip install 'mixcd[cli]'`." in done.stderr

@@ -1151,7 +1151,7 @@ def test_a_fresh_process_prints_one_line_as_well(workspace):
         [sys.executable, "-m", "mixcd", "train", "config.toml", "--set", "model.path=bare"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={**os.environ, "HF_DATASETS_CACHE": str(workspace / "hf-datasets")},
     )
@@ -1172,7 +1172,7 @@ def test_a_port_in_use_is_told_by_torchrun(workspace):
             [*launched, "-m", "mixcd", "train", "config.toml"],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
     assert done.returncode == 1

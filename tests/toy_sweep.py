@@ -92,7 +92,7 @@ class Slow(Trainer):
     def train(self, *rest, **named):
         (HERE / "training").touch()
         import time
-        time.sleep(60)
+        time.sleep(600)
 
 
 def make_slow_trainer(task, settings, arguments):

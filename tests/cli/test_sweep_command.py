@@ -96,7 +96,7 @@ def children_of(process_id):
     return found
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -107,7 +107,7 @@ def wait_for(condition, seconds=60):
 def test_a_sweep_prints_how_far_it_is_and_fails_when_a_run_fails(folder):
     arguments = ("sweep.toml", "--set", "name=x", "--set", "seeds=[0]", "--set", 'methods=["none","failing"]')
     process = start(*arguments, "--workers", "1")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     assert [re.sub(r"\d+ s left", "N s left", line) for line in out.splitlines()] == [
         "0 of 2 runs finished",
@@ -125,7 +125,7 @@ def test_a_sweep_prints_how_far_it_is_and_fails_when_a_run_fails(folder):
     assert [row["task"] for row in read_results(results)] == ["x"]
     (folder / "mended").touch()
     process = start(*arguments)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert out.splitlines()[-2:] == ["2 of 2 runs finished", f"Results: `{results}`. See: mixcd frontier {results}"]
     assert len(read_results(results)) == 2
@@ -146,11 +146,11 @@ def test_ctrl_c_is_one_line_keeps_the_rows_and_leaves_no_process(folder, early):
         wait_for(lambda: results.exists() and (folder / "training").exists())
     left = children_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert err == f"Stopped. Finished runs are in `{results}`; the same command makes the others.\n"
     assert out.startswith("0 of 2 runs finished\n")
-    wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in left), 10)
+    wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in left))
     assert [row["method"] for row in (read_results(results) if results.exists() else [])] == ([] if early else ["none"])
     assert not list((folder / "work").rglob("*.unfinished"))
 
