@@ -37,12 +37,14 @@ class Forked:
     At the end of a `with` block it is killed if it still runs.
     """
 
-    def __init__(self, program, *arguments, cwd=None, env=None):
+    def __init__(self, program, *arguments, cwd=None, env=None, start_new_session=False):
         self._arguments = [str(program), *map(str, arguments)]
         self._out, self._err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.returncode = None
         self.pid = os.fork()
         if self.pid == 0:
+            if start_new_session:
+                os.setsid()
             _run(self._arguments, self._out.fileno(), self._err.fileno(), cwd, env or {})
 
     def __enter__(self):

@@ -4,7 +4,6 @@ import io
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from forked import COMMAND, Forked
 from mixcd.cli import run
 from mixcd.cli.sweep import describe_progress, make_progress_table
 from mixcd.sweep.sweep import SweepProgress
@@ -51,14 +51,7 @@ def refuse(folder, capfd):
 
 
 def start(*arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "mixcd", "sweep", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        **options,
-    )
+    return Forked(COMMAND, "sweep", *arguments, env={"OMP_NUM_THREADS": "1"}, **options)
 
 
 @pytest.mark.parametrize(

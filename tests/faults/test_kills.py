@@ -239,8 +239,8 @@ def test_a_pass_that_is_killed_loses_one_part(template, reference, tmp_path, num
 def test_transformers_own_checkpoint_on_sigterm_is_resumed(base_weights, tmp_path, dropout):
     settings = (
         "enable_jit_checkpoint = true",
-        "max_steps = 1800",
-        "save_steps = 300",
+        "max_steps = 900",
+        "save_steps = 150",
         "disable_tqdm = true",
         "learning_rate = 1e-3",
     )
@@ -250,7 +250,7 @@ def test_transformers_own_checkpoint_on_sigterm_is_resumed(base_weights, tmp_pat
     whole, stopped = (real_run.copy_template(template, tmp_path / name) for name in ("whole", "stopped"))
     assert real_run.run(whole)[0] == 0
     watch = start_watched(stopped)
-    assert watch._until(lambda: (stopped / "run" / "checkpoints" / "checkpoint-300").exists())
+    assert watch._until(lambda: (stopped / "run" / "checkpoints" / "checkpoint-150").exists())
     watch.process.send_signal(signal.SIGTERM)
     code, out, err = real_run.end(watch.process)
     assert code == 128 + signal.SIGTERM, (code, err)
