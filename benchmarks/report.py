@@ -60,9 +60,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 @cache
 def read(
-    kind: str, task: str, half: str = "test", against: str = "uniform", measure: str | None = None
+    kind: str,
+    task: str,
+    half: str = "test",
+    against: str = "uniform",
+    measure: str | None = None,
+    shows_averages: bool = False,
 ) -> FrontierReport | None:
-    """Report one results file, without its averages with the base model; None when the sweep was not run.
+    """Report one results file, with averages with the base model if they are wanted; None when the sweep was not run.
 
     A sweep at one mix ratio borrows uniform rehearsal's curve and the oracle from the fast lane's comparison.
     """
@@ -73,7 +78,7 @@ def read(
     compared = RESULTS / f"fast-{task}.parquet"
     if kind in BORROWING and compared.exists():
         files.append([row for row in read_results(compared) if row["method"] in ("uniform", "oracle-hard")])
-    rows = [[row for row in file if row["wise_ft"] == 1.0] for file in files]
+    rows = [[row for row in file if shows_averages or row["wise_ft"] == 1.0] for file in files]
     joined = join_results(rows)
     return report_frontier(judge_by(joined, measure) if measure else joined, half, against)
 
@@ -170,6 +175,49 @@ def against_paper(kind: str, tasks: Sequence[str]) -> str:
         f"β = {BETAS[mix_ratio]}\n\n{_over_tasks(kind, tasks, mix_ratio, names, 'paper')}"
         for mix_ratio in (0.0625, 0.125, 0.25)
     )
+
+
+RIVALS: Sequence[tuple[str, float]] = (
+    ("none", 0.0),
+    ("none + WiSE-FT 0.8", 0.0),
+    ("none + WiSE-FT 0.5", 0.0),
+    ("l2-sp", 0.125),
+    ("ewc", 0.125),
+    ("lora", 0.125),
+    ("distillation", 0.125),
+    ("uniform", 0.125),
+    ("uniform + WiSE-FT 0.8", 0.125),
+    ("uniform", 0.25),
+    ("uniform", 0.5),
+    ("drift", 0.125),
+    ("drift + WiSE-FT 0.8", 0.125),
+    ("drift-distillation", 0.125),
+)
+"""What is compared with the most that rehearsal keeps: methods, and their mix ratios."""
+
+
+def rivals() -> str:
+    """Methods in weight or loss space beside rehearsal at its mix ratios: means over the tasks of the fast lane."""
+    reports = [report for task in FAST_TASKS if (report := read("fast", task, shows_averages=True))]
+    rows = []
+    for name, mix_ratio in RIVALS:
+        found = [
+            point
+            for report in reports
+            for method in report.methods
+            for point in method.points
+            if (method.name, point.mix_ratio) == (name, mix_ratio)
+        ]
+        if found:
+            covered = f" ({len(found)} of {len(reports)} tasks)" if len(found) < len(reports) else ""
+            prior, new = (
+                f"{100 * np.mean([getattr(one, score).value for one in found]):.1f}" for score in ("prior", "new")
+            )
+            matched = (
+                _mean_of([one.matched.gain if one.matched else None for one in found]) if name != "uniform" else "–"
+            )
+            rows.append([name + covered, BETAS[mix_ratio], prior, new, matched])
+    return table(["method", "β", "prior", "new", "prior at equal new"], rows)
 
 
 def replay() -> str:
@@ -306,6 +354,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "base-models": base_models,
     "fast-summary": fast_summary,
     "fast-against-paper": lambda: against_paper("fast", FAST_TASKS),
+    "rivals": rivals,
     "slow-tweets": _one("slow", "tweets"),
     "slow-newsgroups": _one("slow", "newsgroups_r8"),
     "tune": lambda: "\n".join(

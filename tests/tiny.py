@@ -1,5 +1,7 @@
 """A tiny task, a tiny classifier and a tiny trainer, for tests that drive the real ones."""
 
+import tempfile
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -111,10 +113,10 @@ TRAINER_KEYS = (
 
 
 def train_base_model():
-    trainer = make_trainer(
-        make_model(), make_rows(600, seed=1, task="prior"), "unused", max_steps=200, remove_unused_columns=True
-    )
-    trainer.train()
+    prior = make_rows(600, seed=1, task="prior")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(make_model(), prior, folder, max_steps=200, remove_unused_columns=True)
+        trainer.train()
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
