@@ -428,9 +428,12 @@ def _print(task: str, result: Mapping[str, Sequence[Sequence[Mapping[str, float]
         for quantity in ("selectivity", "lift"):
             values = np.array([[step[quantity] for step in one] for one in seeds])
             of_seed = values.mean(1)
-            half = student.ppf(0.975, len(of_seed) - 1) * of_seed.std(ddof=1) / len(of_seed) ** 0.5
+            spread = ""
+            if len(of_seed) > 1:
+                half = student.ppf(0.975, len(of_seed) - 1) * of_seed.std(ddof=1) / len(of_seed) ** 0.5
+                spread = f" ± {half:.2f}"
             steps = " ".join(f"{value:5.2f}" for value in values.mean(0))
-            cells.append(f"{quantity} {steps} | {of_seed.mean():5.2f} ± {half:.2f}")
+            cells.append(f"{quantity} {steps} | {of_seed.mean():5.2f}{spread}")
         print(f"  {name:30} " + "   ".join(cells))
 
 

@@ -230,7 +230,7 @@ def replay() -> str:
         for result in found.values():
             for quantity in ("selectivity", "lift"):
                 values = np.array([[step[quantity] for step in seed] for seed in result[name]]).mean(1)
-                cells.append(f"{values.mean():.2f} ± {_half(values):.2f}")
+                cells.append(f"{values.mean():.2f}" + (f" ± {_half(values):.2f}" if values.size > 1 else ""))
         rows.append([name, *cells])
     return table(["estimator", *(f"{task}, {one}" for task in found for one in ("selectivity", "lift"))], rows)
 
