@@ -180,9 +180,8 @@ def _losses_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     width = max(1, _NUMBERS_AT_ONCE // (rows * vocabulary))
     losses = torch.zeros(rows, tokens, device=logits.device)
     for start in range(0, tokens, width):
-        part = logits[:, start : start + width].float().transpose(1, 2)  # classes come second
         wanted = labels[:, start : start + width]
-        losses[:, start : start + width] = functional.cross_entropy(
-            part, wanted, ignore_index=IGNORED, reduction="none"
-        )
+        flat = logits[:, start : start + width].float().reshape(-1, vocabulary)  # a third of the time of three axes
+        found = functional.cross_entropy(flat, wanted.reshape(-1), ignore_index=IGNORED, reduction="none")
+        losses[:, start : start + width] = found.view(wanted.shape)
     return losses
