@@ -14,7 +14,6 @@ its peak is what the process held at most beyond what it held before.
 """
 
 import multiprocessing
-import re
 import tempfile
 import time
 from copy import deepcopy
@@ -36,7 +35,7 @@ from mixcd.demo.demo_data import find_minilm
 from mixcd.held_out import TEXT_START
 from mixcd.prior_dataset import PriorDataset
 from prior_pass import LABEL_COUNT, LAYER_COUNT, SEED, make_rows
-from side_by_side import Spread, describe_machine, make_parser, publish, run_pairs, say_machine
+from side_by_side import Spread, describe_machine, make_parser, publish, read_status, run_pairs, say_machine
 
 TOPIC_COUNT, AUTHOR_COUNT = 20, 50_000
 ROWS_AT_ONCE = 4096
@@ -110,7 +109,7 @@ def measure_bookkeeping(sample_count: int) -> dict[str, float]:
     after = before & (rng.random(sample_count) > topics / 200)
     del rows
     _forget_peak()
-    held, start = _read_status("VmRSS"), time.perf_counter()
+    held, start = read_status("VmRSS"), time.perf_counter()
     chosen, left_out = choose_columns(samples, None, None)
     ids = np.arange(sample_count)
     partitions = [(name, bin_samples(samples, name, column, ids, {})) for name, column in chosen]
@@ -129,7 +128,7 @@ def measure_bookkeeping(sample_count: int) -> dict[str, float]:
     return {
         "bookkeeping_seconds": compared - start,
         "report_seconds": time.perf_counter() - compared,
-        "bookkeeping_peak_mib": (_read_status("VmHWM") - held) / 1024,
+        "bookkeeping_peak_mib": (read_status("VmHWM") - held) / 1024,
         "report_mib": size,
     }
 
@@ -172,12 +171,6 @@ def main() -> None:
 def _forget_peak() -> None:
     """Let the system count this process's peak of memory from now on."""
     Path("/proc/self/clear_refs").write_text("5", "ascii")
-
-
-def _read_status(name: str) -> int:
-    """A number of KiB that the system tells of this process."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
-    return int(found[1]) if found else 0
 
 
 if __name__ == "__main__":

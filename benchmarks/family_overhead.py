@@ -10,7 +10,6 @@ a quarter: only what it had right can be damaged.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -46,7 +45,7 @@ from trl import SFTConfig, SFTTrainer
 import mixcd
 from lockstep import train_in_lockstep
 from mixcd.estimator_choice import EstimatorName
-from side_by_side import Spread, describe_machine, make_parser, publish, say_machine
+from side_by_side import Spread, describe_machine, make_parser, publish, read_status, say_machine
 
 MIX_RATIO = 0.25
 BATCH_SIZE = 16
@@ -304,7 +303,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(settings.families[0], settings.memory_steps, settings.estimator, Path(folder))
             bench.make_trainer(mixed=settings.peak_of == "mixed").train()
-        sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}\n")
+        sys.stdout.write(f"{read_status('VmHWM')}\n")
         return
     machine, figures = describe_machine(), {}
     say_machine(machine)

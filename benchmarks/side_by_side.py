@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,18 @@ def say_machine(machine: dict[str, Any]) -> None:
         machine: What `describe_machine` returned.
     """
     print("machine:", ", ".join(f"{name} {value}" for name, value in machine.items()))
+
+
+def read_status(name: str) -> int:
+    """Return a number of KiB that the system tells of this process.
+
+    `VmHWM` is the peak of its resident memory; what `resource.getrusage` calls so begins with that of its parent.
+
+    Args:
+        name: The number's name in `/proc/self/status`.
+    """
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
+    return int(found[1]) if found else 0
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
