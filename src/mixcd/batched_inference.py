@@ -51,16 +51,22 @@ def predict_rows(
         DataError: If the rows have no labels, labels that the model cannot predict, or more tokens than it takes.
         UnsupportedTrainerError: If the model's output shows no predictions.
     """
-    parts, positions = [], []
+    # Filled in place: small arrays kept from each batch would lie where its logits were, and the heap would grow by as
+    # much with every batch.
+    arrays: dict[str, NDArray[Any]] = {}
+    forward_count = 0
     require_fitting(model, [_count_inputs(row) for row in rows], sample_ids, data_name)
     with watch_head(model) if with_head_input else nullcontext() as head_inputs:
         for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
             batch = collate(collate_fn, [rows[position] for position in batch_positions])
-            parts.append(_predict_batch(model, rule, batch, sample_ids[batch_positions], data_name, head_inputs))
-            positions.append(batch_positions)
+            found = _predict_batch(model, rule, batch, sample_ids[batch_positions], data_name, head_inputs)
+            if not arrays:
+                arrays = {name: np.empty((len(rows), *one.shape[1:]), one.dtype) for name, one in found.items()}
+            for name, values in found.items():
+                arrays[name][batch_positions] = values
+            forward_count += 1
             advance(batch_positions.size)
-    order = np.argsort(np.concatenate(positions))
-    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}, len(parts)
+    return arrays, forward_count
 
 
 def batch_by_tokens(lengths: Sequence[int], batch_size: int) -> Iterator[Ids]:
