@@ -141,7 +141,7 @@ class RightTokens:
         if is_top is not None and scores is not None and target is not None:
             return is_top.bool(), -scores.float(), target
         logits, labels = self._align(output, targets)
-        return logits.argmax(-1) == labels, _losses_of(logits, labels), labels != IGNORED
+        return *_score_tokens(logits, labels), labels != IGNORED
 
     def _weakest(self, losses: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the log-odds against the least likely token that must be right, shape (samples,).
@@ -174,14 +174,18 @@ def _find_own(starts: torch.Tensor, token_count: int) -> torch.Tensor:
     return (places >= starts[:-1, None]) & (places < starts[1:, None])
 
 
-def _losses_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy at each position, 0 where there is no target, some positions at a time."""
-    rows, tokens, vocabulary = logits.shape
-    width = max(1, _NUMBERS_AT_ONCE // (rows * vocabulary))
-    losses = torch.zeros(rows, tokens, device=logits.device)
-    for start in range(0, tokens, width):
-        wanted = labels[:, start : start + width]
-        flat = logits[:, start : start + width].float().reshape(-1, vocabulary)  # a third of the time of three axes
-        found = functional.cross_entropy(flat, wanted.reshape(-1), ignore_index=IGNORED, reduction="none")
-        losses[:, start : start + width] = found.view(wanted.shape)
-    return losses
+def _score_tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where the most likely token is the label, and the cross-entropy; shape (rows, tokens), 0 without a target.
+
+    A processor only looks at the targets, of which prompts have none; elsewhere, to choose would wait for the device.
+    """
+    _, tokens, vocabulary = logits.shape
+    wanted = labels.reshape(-1)
+    right, losses = torch.zeros_like(wanted, dtype=torch.bool), torch.zeros(wanted.shape, device=wanted.device)
+    on_processor = wanted.device.type == "cpu"
+    chosen = (wanted != IGNORED).nonzero()[:, 0] if on_processor else torch.arange(len(wanted), device=wanted.device)
+    for places in torch.split(chosen, max(1, _NUMBERS_AT_ONCE // vocabulary)):
+        part, label = logits[places // tokens, places % tokens], wanted[places]
+        right[places] = part.argmax(-1) == label
+        losses[places] = functional.cross_entropy(part.float(), label, ignore_index=IGNORED, reduction="none")
+    return right.view(labels.shape), losses.view(labels.shape)
