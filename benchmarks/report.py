@@ -213,13 +213,14 @@ def rivals() -> str:
         ]
         if found:
             covered = f" ({len(found)} of {len(reports)} tasks)" if len(found) < len(reports) else ""
-            prior, new = (
-                f"{100 * np.mean([getattr(one, score).value for one in found]):.1f}" for score in ("prior", "new")
+            scores = (
+                f"{100 * np.mean([getattr(one, score).value for one in found]):.1f}" if not covered else "–"
+                for score in ("prior", "new")
             )
             matched = (
                 _mean_of([one.matched.gain if one.matched else None for one in found]) if name != "uniform" else "–"
             )
-            rows.append([name + covered, BETAS[mix_ratio], prior, new, matched])
+            rows.append([name + covered, BETAS[mix_ratio], *scores, matched])
     return table(["method", "β", "prior", "new", "prior at equal new"], rows)
 
 
