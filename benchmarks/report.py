@@ -229,10 +229,13 @@ def replay() -> str:
     files = sorted(RESULTS.glob("replay-*.json"))
     found = {path.stem.removeprefix("replay-"): json.loads(path.read_text("utf-8")) for path in files}
     rows = []
-    for name in next(iter(found.values())):
+    for name in max(found.values(), key=len):
         cells = []
         for result in found.values():
             for quantity in ("selectivity", "lift"):
+                if name not in result:  # an estimator that was thought of later
+                    cells.append("–")
+                    continue
                 values = np.array([[step[quantity] for step in seed] for seed in result[name]]).mean(1)
                 cells.append(f"{values.mean():.2f}" + (f" ± {_half(values):.2f}" if values.size > 1 else ""))
         rows.append([name, *cells])
