@@ -131,21 +131,28 @@ def whole_table(report: FrontierReport, mix_ratio: float | None = None) -> str:
 
 def _over_tasks(kind: str, tasks: Sequence[str], mix_ratio: float, names: Sequence[str], against: str) -> str:
     """Means over tasks of the paired differences; tasks are independent, and weigh the same."""
+    reports = [report for task in tasks if (report := read(kind, task, "test", against))]
     rows = []
     for name in names:
         cells: dict[str, list[Estimate | None]] = {"prior": [], "new": [], "matched": []}
-        for task in tasks:
-            report = read(kind, task, "test", against)
-            for method in report.methods if report else ():
-                for point in method.points:
-                    if (method.name, point.mix_ratio) == (name, mix_ratio) and point.prior.seed_count >= FAST_SEEDS:
-                        cells["prior"].append(point.prior_difference)
-                        cells["new"].append(point.new_difference)
-                        cells["matched"].append(point.matched.gain if point.matched else None)
-        task_count = sum(read(kind, task, "test", against) is not None for task in tasks)
-        covered = f" ({len(cells['prior'])} of {task_count} tasks)" if len(cells["prior"]) < task_count else ""
+        for point in _find_points(reports, name, mix_ratio):
+            cells["prior"].append(point.prior_difference)
+            cells["new"].append(point.new_difference)
+            cells["matched"].append(point.matched.gain if point.matched else None)
+        covered = f" ({len(cells['prior'])} of {len(reports)} tasks)" if len(cells["prior"]) < len(reports) else ""
         rows.append([name + covered, *(_mean_of(values) for values in cells.values())])
     return table(["method", "Δ prior", "Δ new", "prior at equal new"], rows)
+
+
+def _find_points(reports: Sequence[FrontierReport], name: str, mix_ratio: float) -> list[PointReport]:
+    """Return a method's point of each task of the fast lane that has all seeds."""
+    return [
+        point
+        for report in reports
+        for method in report.methods
+        for point in method.points
+        if (method.name, point.mix_ratio) == (name, mix_ratio) and point.prior.seed_count >= FAST_SEEDS
+    ]
 
 
 def _mean_of(estimates: Sequence[Estimate | None]) -> str:
@@ -204,13 +211,7 @@ def rivals() -> str:
     reports = [report for task in FAST_TASKS if (report := read("fast", task, shows_averages=True))]
     rows = []
     for name, mix_ratio in RIVALS:
-        found = [
-            point
-            for report in reports
-            for method in report.methods
-            for point in method.points
-            if (method.name, point.mix_ratio) == (name, mix_ratio) and point.prior.seed_count >= FAST_SEEDS
-        ]
+        found = _find_points(reports, name, mix_ratio)
         if found:
             covered = f" ({len(found)} of {len(reports)} tasks)" if len(found) < len(reports) else ""
             scores = (
