@@ -1,4 +1,4 @@
-"""Batched inference keeps nothing of a batch but its results, and these out of the way of the next batch's logits."""
+"""Batched inference holds few rows at once, and of a batch its results only, out of the way of the next one's logits."""
 
 import re
 from pathlib import Path
@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers.modeling_outputs import CausalLMOutput
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.modeling_outputs import CausalLMOutput, ImageClassifierOutput
 
-from mixcd.batched_inference import predict_rows
+from mixcd.batched_inference import GROUP_ROWS, GROUP_TOKENS, predict_rows, read_groups
 from mixcd.correctness_rule.right_tokens import RightTokens
+from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import predict_prior
 
 STATUS, FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 ROWS, TOKENS, VOCABULARY, BATCH_SIZE = 1600, 32, 8000, 8  # 8 MiB of logits a batch, which glibc takes from the heap
@@ -46,3 +50,67 @@ def test_memory_does_not_grow_from_batch_to_batch():
     grown = read_mebibytes("VmHWM") - before
     assert (found["loss"].shape, forward_count) == ((ROWS,), ROWS // BATCH_SIZE)
     assert grown < 120, f"{grown:.0f} MiB"  # 50 are the logits of a batch, their sum, and what is made of them
+
+
+@given(
+    lengths=st.lists(st.sampled_from([1, 100, GROUP_TOKENS // 7]), min_size=1, max_size=60),
+    batch_size=st.integers(1, 20),
+)
+def test_groups_are_all_rows_in_order_and_end_soon_after_the_bound_of_tokens(lengths, batch_size):
+    data = PriorDataset([{"input_ids": range(length)} for length in lengths])
+    groups = list(read_groups(data, np.arange(len(lengths)), batch_size))
+    assert np.concatenate([ids for ids, _ in groups]).tolist() == list(range(len(lengths)))
+    for position, (ids, rows) in enumerate(groups):
+        tokens = [len(row["input_ids"]) for row in rows]
+        assert tokens == [lengths[number] for number in ids]
+        assert sum(tokens[: (len(ids) - 1) // batch_size * batch_size]) < GROUP_TOKENS
+        if position < len(groups) - 1:
+            assert sum(tokens) >= GROUP_TOKENS
+
+
+@pytest.mark.parametrize("batch_size", [1, 1000, GROUP_ROWS, GROUP_ROWS + 1])
+def test_a_group_of_short_rows_is_at_most_the_rows_that_are_sorted_together(batch_size):
+    data = PriorDataset([{"input_ids": [1]}] * (GROUP_ROWS + 1))
+    sizes = [len(rows) for _, rows in read_groups(data, np.arange(GROUP_ROWS + 1), batch_size)]
+    assert sum(sizes) == GROUP_ROWS + 1
+    assert sizes[0] == max(GROUP_ROWS // batch_size, 1) * batch_size
+
+
+def test_rows_without_tokens_are_read_batch_by_batch(tmp_path):
+    asked = []
+
+    class Images:
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, number):
+            return {"pixel_values": torch.full((2,), float(number)), "labels": torch.tensor(number % 2)}
+
+        def __getitems__(self, numbers):
+            asked.append(len(numbers))
+            return [self[number] for number in numbers]
+
+    class Classifier(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(2, 2)
+
+        def forward(self, pixel_values, labels=None):
+            return ImageClassifierOutput(loss=None, logits=self.head(pixel_values))
+
+    found = predict_prior(
+        Classifier(),
+        Images(),
+        tmp_path / "cache",
+        collate_fn=lambda part: {name: torch.stack([row[name] for row in part]) for name in part[0]},
+        tokenizer=None,
+        batch_size=8,
+        columns=["labels"],
+        progress=False,
+        least_share_right=0.0,
+        features=2,
+    )
+    assert max(asked) <= 32
+    assert found.forward_count == 2 * 13  # to fit the features, and to predict
+    assert found.columns["labels"].tolist() == [number % 2 for number in range(100)]
+    assert (found.correct == (found.prediction == found.columns["labels"])).all()

@@ -12,9 +12,36 @@ from mixcd.correctness_rule import CorrectnessRule
 from mixcd.errors import UnsupportedTrainerError
 from mixcd.head_features import pool_head_input, watch_head
 from mixcd.model_limits import require_fitting
+from mixcd.prior_dataset import PriorDataset
 from mixcd.vocabulary import Ids
 
+GROUP_ROWS, GROUP_TOKENS = 4096, 2**20
+"""The most rows, and the tokens after which no more are read, that are sorted by length together."""
+
 Collate = Callable[[list[Any]], Mapping[str, Any]]
+
+
+def read_groups(data: PriorDataset, sample_ids: Ids, batch_size: int) -> Iterator[tuple[Ids, list[Any]]]:
+    """Read samples in groups that fit in memory: as many as sorting by length gains from.
+
+    Args:
+        data: The samples.
+        sample_ids: Which, shape (samples,).
+        batch_size: Rows a batch.
+
+    Yields:
+        The ids of a group and its rows. Rows without tokens, such as images, are not worth sorting: one batch each.
+    """
+    rows: list[Any] = []
+    first = token_count = 0
+    for start in range(0, len(sample_ids), batch_size):
+        found = data.rows(sample_ids[start : start + batch_size].tolist())
+        rows += found
+        token_count += sum(map(_length_of, found))
+        is_full = len(rows) + batch_size > GROUP_ROWS or token_count >= GROUP_TOKENS or not _has_tokens(rows[0])
+        if is_full or start + batch_size >= len(sample_ids):
+            yield sample_ids[first : first + len(rows)], rows
+            first, token_count, rows = first + len(rows), 0, []
 
 
 def predict_rows(
@@ -51,8 +78,6 @@ def predict_rows(
         DataError: If the rows have no labels, labels that the model cannot predict, or more tokens than it takes.
         UnsupportedTrainerError: If the model's output shows no predictions.
     """
-    # Filled in place: small arrays kept from each batch would lie where its logits were, and the heap would grow by as
-    # much with every batch.
     arrays: dict[str, NDArray[Any]] = {}
     forward_count = 0
     require_fitting(model, [_count_inputs(row) for row in rows], sample_ids, data_name)
@@ -60,13 +85,30 @@ def predict_rows(
         for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
             batch = collate(collate_fn, [rows[position] for position in batch_positions])
             found = _predict_batch(model, rule, batch, sample_ids[batch_positions], data_name, head_inputs)
-            if not arrays:
-                arrays = {name: np.empty((len(rows), *one.shape[1:]), one.dtype) for name, one in found.items()}
-            for name, values in found.items():
-                arrays[name][batch_positions] = values
+            put_results(arrays, batch_positions, found, len(rows))
             forward_count += 1
             advance(batch_positions.size)
     return arrays, forward_count
+
+
+def put_results(
+    arrays: dict[str, NDArray[Any]], positions: Ids | slice, found: Mapping[str, NDArray[Any]], row_count: int
+) -> None:
+    """Put the results of some rows where they belong.
+
+    Arrays are filled in place: small ones kept from each batch would lie where its logits were, and the heap would grow
+    by as much with every batch.
+
+    Args:
+        arrays: Results of all rows by name; made of the first results.
+        positions: Which rows were found.
+        found: Their results by name, shape (rows found, …).
+        row_count: How many rows there are.
+    """
+    if not arrays:
+        arrays.update({name: np.empty((row_count, *one.shape[1:]), one.dtype) for name, one in found.items()})
+    for name, values in found.items():
+        arrays[name][positions] = values
 
 
 def batch_by_tokens(lengths: Sequence[int], batch_size: int) -> Iterator[Ids]:
@@ -168,9 +210,13 @@ def _count_tokens(batch: Mapping[str, Any], row_count: int) -> torch.Tensor:
     return mask.sum(-1).to(torch.int32)
 
 
+def _has_tokens(row: Any) -> bool:
+    return isinstance(row, Mapping) and "input_ids" in row
+
+
 def _count_inputs(row: Any) -> int:
     """Input tokens of a row; 1 for rows without tokens."""
-    return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else 1
+    return len(row["input_ids"]) if _has_tokens(row) else 1
 
 
 def _length_of(row: Any) -> int:

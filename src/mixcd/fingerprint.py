@@ -15,6 +15,8 @@ SAMPLED_VALUES = 4096
 """How many evenly spaced values of each weight tensor are read."""
 SAMPLED_ROWS = 32_768
 """How many evenly spaced rows of a dataset are read; smaller datasets are read whole."""
+_ROWS_AT_ONCE = 32
+"""Rows held in memory."""
 
 
 def fingerprint_weights(model: torch.nn.Module) -> str:
@@ -83,8 +85,8 @@ def fingerprint_rows(data: Any) -> str:
     """
     digest = hashlib.sha256(str(len(data)).encode())
     numbers = _spaced(len(data), SAMPLED_ROWS)
-    for start in range(0, numbers.size, 1024):
-        _feed(digest, fetch_rows(data, numbers[start : start + 1024].tolist()))
+    for start in range(0, numbers.size, _ROWS_AT_ONCE):
+        _feed(digest, fetch_rows(data, numbers[start : start + _ROWS_AT_ONCE].tolist()))
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mixcd.batched_inference import Collate, evaluating, predict_rows
+from mixcd.batched_inference import GROUP_ROWS, Collate, evaluating, predict_rows, put_results, read_groups
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.errors import CacheError
 from mixcd.flat_array import create_array
@@ -44,8 +44,6 @@ from mixcd.vocabulary import Ids, require_finite_losses
 LEAST_PART_SIZE, MOST_PART_SIZE = 1024, 16_384
 """Samples in one part: what an interruption can cost."""
 _USUAL_PART_COUNT = 16
-_ROWS_AT_ONCE = 4096
-"""Rows that are sorted by length together, and held in memory."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ class PriorPass:
         chosen = np.sort(rng.choice(len(covered), min(len(covered), FITTED_ROWS), replace=False, shuffle=False))
         ids = np.asarray(covered)[chosen]
         with evaluating(self.model), without_fresh_adapter(self.model):
-            predicted, forward_count = self._predict(self.prior.rows(ids.tolist()), ids, lambda _: None)
+            predicted, _, forward_count = self._predict(ids, (), lambda _: None)
         basis = fit_basis(predicted["head_input"], self.feature_count)
         folder.mkdir(parents=True, exist_ok=True)
         checksum = write_basis(folder, basis)
@@ -197,7 +195,7 @@ class PriorPass:
                 if part_name(start // size) in finished:
                     bar.update(ids.size)
                     continue
-                chunks = [ids[first : first + _ROWS_AT_ONCE] for first in range(0, ids.size, _ROWS_AT_ONCE)]
+                chunks = [ids[first : first + GROUP_ROWS] for first in range(0, ids.size, GROUP_ROWS)]
                 tables, arrays, forward_counts = zip(
                     *(self._predict_chunk(chunk, manifest.columns, basis, bar.update) for chunk in chunks), strict=True
                 )
@@ -213,31 +211,43 @@ class PriorPass:
         basis: FeatureBasis | None,
         advance: Callable[[int], object],
     ) -> tuple[pa.Table, dict[str, NDArray[Any]], int]:
-        rows = self.prior.rows(sample_ids.tolist())
-        predicted, forward_count = self._predict(rows, sample_ids, advance, basis is not None)
+        predicted, stored, forward_count = self._predict(sample_ids, columns, advance, basis is not None)
         require_finite_losses(sample_ids, predicted["loss"])
         arrays: dict[str, NDArray[Any]] = {}
         if basis is not None:
             arrays["features"] = basis.apply(predicted.pop("head_input"))
             if "logits" in predicted:
                 arrays["logits"] = predicted.pop("logits")
-        stored = {name: self.prior.read_column(name, sample_ids, rows) for name in columns}
         return pa.table({"sample_id": sample_ids, **predicted, **stored}), arrays, forward_count
 
     def _predict(
-        self, rows: list[Any], sample_ids: Ids, advance: Callable[[int], object], with_head_input: bool = True
-    ) -> tuple[dict[str, NDArray[Any]], int]:
-        return predict_rows(
-            self.model,
-            rows,
-            sample_ids,
-            rule=self.rule,
-            collate_fn=self.collate_fn,
-            batch_size=self.batch_size,
-            data_name=self.prior.name,
-            advance=advance,
-            with_head_input=with_head_input,
-        )
+        self,
+        sample_ids: Ids,
+        columns: tuple[str, ...],
+        advance: Callable[[int], object],
+        with_head_input: bool = True,
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], int]:
+        """Predict some samples; return the predictions, the columns asked for, and the forward passes made."""
+        predicted: dict[str, NDArray[Any]] = {}
+        stored: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
+        first = forward_count = 0
+        for ids, rows in read_groups(self.prior, sample_ids, self.batch_size):
+            found, count = predict_rows(
+                self.model,
+                rows,
+                ids,
+                rule=self.rule,
+                collate_fn=self.collate_fn,
+                batch_size=self.batch_size,
+                data_name=self.prior.name,
+                advance=advance,
+                with_head_input=with_head_input,
+            )
+            put_results(predicted, slice(first, first + len(ids)), found, len(sample_ids))
+            for name, parts in stored.items():
+                parts.append(self.prior.read_column(name, ids, rows))
+            first, forward_count = first + len(ids), forward_count + count
+        return predicted, {name: np.concatenate(parts) for name, parts in stored.items()}, forward_count
 
 
 def _list_ids(manifest: Manifest) -> range | Ids:

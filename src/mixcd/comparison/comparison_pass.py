@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mixcd.batched_inference import Collate, evaluating, predict_rows
+from mixcd.batched_inference import Collate, evaluating, predict_rows, put_results, read_groups
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.fresh_adapter import without_fresh_adapter
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import predict_prior
 from mixcd.vocabulary import Flags, Floats, Ids, require_finite_losses
-
-_ROWS_AT_ONCE = 4096
-"""Rows that are sorted by length together, and held in memory."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +76,18 @@ class ComparisonPass:
             DataError: If rows have no labels, labels that the model cannot predict, or losses that are not finite.
             UnsupportedTrainerError: If the model's output shows no predictions.
         """
-        parts, forward_count = [], 0
+        found: dict[str, NDArray[Any]] = {}
+        first = forward_count = 0
         hidden = not self.progress or None
         with (
             evaluating(model),
             without_fresh_adapter(model),
             tqdm(total=len(sample_ids), desc=owner.lower(), disable=hidden) as bar,
         ):
-            for start in range(0, len(sample_ids), _ROWS_AT_ONCE):
-                ids = sample_ids[start : start + _ROWS_AT_ONCE]
+            for ids, rows in read_groups(self.data, sample_ids, self.batch_size):
                 part, count = predict_rows(
                     model,
-                    self.data.rows(ids.tolist()),
+                    rows,
                     ids,
                     rule=self.rule,
                     collate_fn=collate_fn,
@@ -98,9 +96,8 @@ class ComparisonPass:
                     advance=bar.update,
                 )
                 require_finite_losses(ids, part["loss"], owner)
-                parts.append(part)
-                forward_count += count
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                put_results(found, slice(first, first + len(ids)), part, len(sample_ids))
+                first, forward_count = first + len(ids), forward_count + count
         return Outcomes(
             sample_ids,
             found["correct"],
