@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, ThreadpoolController
 
 
 @contextmanager
@@ -14,10 +14,18 @@ def small_matrices() -> Iterator[None]:
     Planning and learning multiply small matrices between two steps of the model. PyTorch's threads are still
     spinning then, and numpy's would compete with them for the cores: on two cores that made a step a fifth longer.
     """
-    with _controller().limit(limits=1, user_api="blas"):
+    libraries = _find_libraries()
+    counts = [library.get_num_threads() for library in libraries]
+    for library in libraries:
+        library.set_num_threads(1)
+    try:
         yield
+    finally:
+        for library, count in zip(libraries, counts, strict=True):
+            library.set_num_threads(count)
 
 
 @cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through all loaded libraries: once
+def _find_libraries() -> tuple[LibController, ...]:
+    """Those that multiply matrices. Looking through all that are loaded takes long, and so does its `limit`."""
+    return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)

@@ -138,7 +138,7 @@ class DriftEstimator:
             )
         rows = self._rows_of(observation.sample_ids)
         logits, rows = observation.logits[rows != UNCACHED_ROW], rows[rows != UNCACHED_ROW]
-        phi = self._features(rows)  # φ
+        phi = self._features(rows, np.float64)  # φ
         drift = logits - self.base_logits[rows].astype(np.float64)  # δ = z_f' − z_f
         error = drift - phi @ self._coefficients(state)  # before this step is learnt: an honest residual
         kept = self.discount if rows.size else 1.0  # γ
@@ -172,21 +172,20 @@ class DriftEstimator:
 
     def _weigh(self, belief: Belief, rows: Ids) -> Floats:
         coefficients, inverse, squared_error = belief
-        phi, labels = self._features(rows), self.prediction[rows]
-        base_logits = self.base_logits.take(rows, axis=0).astype(np.float64)
-        logits = base_logits + phi @ coefficients  # ẑ = z_f + φ A
+        phi, labels = self._features(rows, np.float32), self.prediction[rows]  # single precision: half the time
+        base_logits = self.base_logits.take(rows, axis=0).astype(np.float32)
+        logits = base_logits + phi @ coefficients.astype(np.float32)  # ẑ = z_f + φ A
         weight = np.ones(rows.size)
         if self.score != "drop":
-            single = phi.astype(np.float32)  # half the time of the largest product here
-            leverage = np.einsum("ij,ij->i", single @ inverse.astype(np.float32), single)  # φᵀ (G + λ I)⁻¹ φ
+            leverage = np.einsum("ij,ij->i", phi @ inverse.astype(np.float32), phi)  # φᵀ (G + λ I)⁻¹ φ
             spread = np.sqrt(2 * squared_error * (self.noise + leverage))  # σ² = 2 s² (1 + φᵀ (G + λ I)⁻¹ φ)
             weight *= ndtr(_margin(logits, labels) / spread)  # Φ(m / σ)
         if self.score != "chance":
             weight *= np.maximum(0.0, _probability(base_logits, labels) - _probability(logits, labels))
         return weight
 
-    def _features(self, rows: Ids) -> Floats:
-        phi = np.ones((rows.size, self.features.shape[1] + 1))
+    def _features(self, rows: Ids, precision: type[np.floating]) -> NDArray[np.floating]:
+        phi = np.ones((rows.size, self.features.shape[1] + 1), precision)
         phi[:, :-1] = self.features.take(rows, axis=0)
         return phi
 
@@ -208,17 +207,17 @@ class DriftEstimator:
         return sample_ids if self.rows is None else self.rows[sample_ids]
 
 
-def _margin(logits: Floats, labels: Ids) -> Floats:
+def _margin(logits: NDArray[np.floating], labels: Ids) -> NDArray[np.floating]:
     """How far the best other class is ahead of the label: m = max_{c ≠ y} ẑ_c − ẑ_y."""
     positions = np.arange(labels.size)
     own = logits[positions, labels]
     others = logits.copy()
     others[positions, labels] = -np.inf
-    margin: Floats = others.max(axis=1) - own
+    margin: NDArray[np.floating] = others.max(axis=1) - own
     return margin
 
 
-def _probability(logits: Floats, labels: Ids) -> Floats:
+def _probability(logits: NDArray[np.floating], labels: Ids) -> NDArray[np.floating]:
     """The label's softmax probability."""
-    probability: Floats = softmax(logits, axis=1)[np.arange(labels.size), labels]
+    probability: NDArray[np.floating] = softmax(logits, axis=1)[np.arange(labels.size), labels]
     return probability
