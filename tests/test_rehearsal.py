@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, Trainer, TrainerCallback
 
 import mixcd
-from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
+from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
 from mixcd.correctness_rule import RightClass
 from mixcd.errors import (
     AlreadyAttachedError,
@@ -1306,6 +1306,14 @@ def test_auto_counts_when_a_partition_is_named_or_no_features_are_wanted(trainer
     rehearsal = attach(trainer, prior_data, **settings)
     assert isinstance(rehearsal._loop.estimator, CountEstimator)
     assert rehearsal._loop.estimator.smoothing == "beta"
+
+
+def test_auto_counts_each_part_of_a_combined_partition(trainer, prior_data):
+    rehearsal = attach(trainer, prior_data, partition=ByPriorLoss(4) * ByColumn("topic"))
+    assert isinstance(rehearsal._loop.estimator, FactoredEstimator)
+    assert rehearsal.predictions.arrays == {}
+    trainer.train()
+    assert rehearsal.counts.observed_count.sum() == 20
 
 
 def test_auto_counts_when_the_cache_has_no_features(trainer, prior_data, tmp_path):

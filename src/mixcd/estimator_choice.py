@@ -63,9 +63,9 @@ def choose_named(
         features: What `attach` was given.
 
     Returns:
-        The estimator. In the place of "auto": "counts" when the caller named a partition to draw by, predictions are
-        no class, the model has no linear layer to take features from, or the cache has or shall have no features; else
-        "drift".
+        The estimator. In the place of "auto": "factored" when the caller named a combined partition to draw by;
+        "counts" when it is another one, predictions are no class, the model has no linear layer to take features from,
+        or the cache has or shall have no features; else "drift".
 
     Raises:
         SettingError: If drift is asked for where correctness follows from no logits.
@@ -77,11 +77,12 @@ def choose_named(
         )
     if estimator != "auto":
         return estimator
+    if partition is not None:
+        return "factored" if isinstance(partition, Combined) else "counts"
     has_head = any(isinstance(module, torch.nn.Linear) for module in model.modules())
     found = read_manifest(cache)
     lacks_features = features == 0 or (found is not None and bool(found.parts) and not found.arrays)
-    can_forecast = isinstance(rule, RightClass) and has_head and not lacks_features
-    return "drift" if partition is None and can_forecast else "counts"
+    return "drift" if isinstance(rule, RightClass) and has_head and not lacks_features else "counts"
 
 
 def make_estimator(

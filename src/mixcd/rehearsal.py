@@ -78,7 +78,8 @@ def attach(
         partition: How the prior data are cut into bins; `ByPriorLoss(10)` by default, in which damage is then
             counted, whoever draws.
         estimator: "auto" for what measured best: "drift" in single-label classification; "counts" for other tasks, or
-            when a partition is named, the model has no linear head or the cache no features. "drift" forecasts every
+            when a partition is named, the model has no linear head or the cache no features; "factored" when the
+            partition is a combined one. "drift" forecasts every
             sample's damage from cached features and logits (`DriftEstimator`); "counts" draws by smoothed counts a
             bin; "shrunk" pulls the rates of thin bins to the overall rate; "factored" keeps one table a part of a
             combined partition; "paper" is the paper's raw u / n without a floor; "uniform" is plain rehearsal. Or a
