@@ -1,4 +1,4 @@
-"""Batched inference holds few rows at once, and of a batch its results only, out of the way of the next one's logits."""
+"""Batched inference holds few rows, and of a batch its results only, out of the way of the next one's logits."""
 
 import re
 from pathlib import Path

@@ -267,6 +267,22 @@ def test_tokens_are_right_when_the_odds_are_for_enough_of_them(least_share, seed
     assert ((reading.logits.argmax(-1) == 0) == reading.correct)[has_target].all()
 
 
+@pytest.mark.parametrize("rule", [CAUSAL, PAIRED])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@SEEDS
+def test_the_first_of_equally_likely_tokens_counts_as_in_argmax(rule, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (5, 6), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < 0.2] = -100
+    logits = torch.randint(0, 3, (5, 6, 3), generator=generator).to(dtype)  # ties in most places
+    before = logits.clone()
+    reading = rule.read(CausalLMOutput(logits=logits), {"labels": labels})
+    shown, wanted = (logits[:, :-1], labels[:, 1:]) if rule is CAUSAL else (logits, labels)
+    right = ((shown.argmax(-1) == wanted) & (wanted != -100)).sum(-1)
+    torch.testing.assert_close(reading.share, right / (wanted != -100).sum(-1), equal_nan=True)
+    assert torch.equal(logits, before)
+
+
 def test_token_odds_are_those_of_the_weakest_token():
     labels = torch.tensor([[3, 4, -100]])
     logits = random(1, 3, 7)

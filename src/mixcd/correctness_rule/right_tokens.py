@@ -184,8 +184,23 @@ def _score_tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
     right, losses = torch.zeros_like(wanted, dtype=torch.bool), torch.zeros(wanted.shape, device=wanted.device)
     on_processor = wanted.device.type == "cpu"
     chosen = (wanted != IGNORED).nonzero()[:, 0] if on_processor else torch.arange(len(wanted), device=wanted.device)
+    flat = logits.view(-1, vocabulary) if logits.is_contiguous() else None
     for places in torch.split(chosen, max(1, _NUMBERS_AT_ONCE // vocabulary)):
-        part, label = logits[places // tokens, places % tokens], wanted[places]
-        right[places] = part.argmax(-1) == label
+        part = logits[places // tokens, places % tokens] if flat is None else flat.index_select(0, places)
+        label = wanted[places]
         losses[places] = functional.cross_entropy(part.float(), label, ignore_index=IGNORED, reduction="none")
+        right[places] = _is_likeliest(part, label) if on_processor else part.argmax(-1) == label
     return right.view(labels.shape), losses.view(labels.shape)
+
+
+def _is_likeliest(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Say where the label is the arg-max, the first of several, shape (tokens,); it is struck out of the logits.
+
+    In a fifth of the time that `argmax` takes a processor.
+    """
+    own = logits.gather(-1, labels[:, None])[:, 0]
+    others = logits.scatter_(-1, labels[:, None], -torch.inf).amax(-1)
+    right = own > others
+    even = (own == others).nonzero()[:, 0]
+    right[even] = labels[even] < logits[even].argmax(-1)
+    return right
