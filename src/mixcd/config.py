@@ -55,7 +55,8 @@ class RehearsalConfig(Section):
     )
     estimator: Literal["auto", "counts", "shrunk", "factored", "drift", "paper", "uniform"] = Field(
         "auto",
-        description='"auto" for drift, or counts when a partition is named (factored for several); "uniform" for plain rehearsal.',
+        description='"auto" for drift, or counts when a partition is named (factored for several); "uniform" for plain '
+        "rehearsal.",
     )
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="Seed of draws and held-out split; the trainer's own.")
