@@ -279,6 +279,32 @@ def scaling() -> str:
     )
 
 
+def families() -> str:
+    """Time of a step and peak memory of the tasks beside classification of texts."""
+    figures = {}
+    for path in (RESULTS / "family_overhead.json", *RESULTS.glob("family_overhead-*.json")):  # run again: replaced
+        figures.update(json.loads(path.read_text("utf-8"))["figures"])
+    rows = [
+        [
+            name,
+            f"{one['plain_ms']['median']:.0f} ms",
+            _spread(one["ratio"]),
+            _spread(one["control"]),
+            _memory(one["peaks"]),
+        ]
+        for name, one in figures.items()
+    ]
+    return table(["task", "plain step", "step, mix-cd ÷ plain", "plain ÷ plain", "peak memory, mix-cd ÷ plain"], rows)
+
+
+def _spread(one: dict[str, float]) -> str:
+    return f"{one['median']:.3f} ({one['low']:.3f}–{one['high']:.3f})"
+
+
+def _memory(peaks: dict[str, int]) -> str:
+    return f"{peaks['mixed'] / peaks['plain']:.3f} ({peaks['mixed']} ÷ {peaks['plain']} MiB)"
+
+
 def base_models() -> str:
     """What the base models know, against always saying the commonest label."""
     path = RESULTS / "commonest_label.json"
@@ -388,6 +414,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "replay": replay,
     "audit": audit,
     "scaling": scaling,
+    "families": families,
 }
 
 
