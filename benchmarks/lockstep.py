@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import Trainer, TrainerCallback
 
-
 HEAP_CHOICES = {-8: 1, -3: 1 << 30, -1: (1 << 31) - 1}
 """Numbers of the C library's `mallopt`: one heap for all threads, for allocations of any size, never given back."""
 

@@ -279,7 +279,7 @@ def scaling() -> str:
     )
 
 
-def families() -> str:
+def overheads() -> str:
     """Time of a step and peak memory of the tasks beside classification of texts."""
     figures = {}
     for path in (RESULTS / "family_overhead.json", *RESULTS.glob("family_overhead-*.json")):  # run again: replaced
@@ -414,7 +414,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "replay": replay,
     "audit": audit,
     "scaling": scaling,
-    "families": families,
+    "overheads": overheads,
 }
 
 
