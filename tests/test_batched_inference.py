@@ -76,7 +76,16 @@ def test_a_group_of_short_rows_is_at_most_the_rows_that_are_sorted_together(batc
     assert sizes[0] == max(GROUP_ROWS // batch_size, 1) * batch_size
 
 
-def test_rows_without_tokens_are_read_batch_by_batch(tmp_path):
+def test_a_group_of_rows_without_tokens_is_one_batch():
+    data = PriorDataset([{"pixel_values": [0.0]}] * 20)
+    assert [ids.tolist() for ids, _ in read_groups(data, np.arange(20), 8)] == [
+        list(range(8)),
+        list(range(8, 16)),
+        list(range(16, 20)),
+    ]
+
+
+def test_a_prior_pass_over_images_reads_few_at_once(tmp_path):
     asked = []
 
     class Images:

@@ -79,11 +79,10 @@ def attach(
             counted, whoever draws.
         estimator: "auto" for what measured best: "drift" in single-label classification; "counts" for other tasks, or
             when a partition is named, the model has no linear head or the cache no features; "factored" when the
-            partition is a combined one. "drift" forecasts every
-            sample's damage from cached features and logits (`DriftEstimator`); "counts" draws by smoothed counts a
-            bin; "shrunk" pulls the rates of thin bins to the overall rate; "factored" keeps one table a part of a
-            combined partition; "paper" is the paper's raw u / n without a floor; "uniform" is plain rehearsal. Or a
-            function from (partition, predictions) to an estimator.
+            partition is a combined one. "drift" forecasts every sample's damage from cached features and logits
+            (`DriftEstimator`); "counts" draws by smoothed counts a bin; "shrunk" pulls the rates of thin bins to the
+            overall rate; "factored" keeps one table a part of a combined partition; "paper" is the paper's raw u / n
+            without a floor; "uniform" is plain rehearsal. Or a function from (partition, predictions) to an estimator.
         correctness: When a prediction is right. By default what the model and its labels are made for: `RightClass`,
             `RightLabels` (several labels), `RightSpan` (answers in a text) or `RightTokens` (language models: every
             target token). A regression needs `NearTarget(tolerance)`.
