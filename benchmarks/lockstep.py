@@ -1,4 +1,8 @@
-"""Two trainers in lockstep: they take turns step by step, so that whatever else the machine does meets both."""
+"""Two trainers in lockstep: they take turns step by step, so that whatever else the machine does meets both.
+
+The turn passes between a step's batch and its forward pass, which begins with cold caches in any case: what follows a
+step's end, planning the next batch, follows it at once, as in a lone trainer.
+"""
 
 import ctypes
 import threading
@@ -22,7 +26,7 @@ class Steps:
     """What one trainer's steps took.
 
     Args:
-        seconds: Time of each step but the first, from one `on_step_end` to the next, waiting left out.
+        seconds: Time of each step but the last, from one `on_step_begin` to the next, waiting left out.
         cpu_seconds: Processor time of the same steps, over all threads.
         forward_count: Forward passes in training.
     """
@@ -106,7 +110,7 @@ class _Turns:
 
 
 class _Clock(TrainerCallback):
-    """Times a trainer's steps, and passes the turn on after each."""
+    """Times a trainer's steps, and passes the turn on before each."""
 
     def __init__(self, turns: _Turns, player: int) -> None:
         self.times: list[tuple[float, float]] = []
@@ -114,8 +118,8 @@ class _Clock(TrainerCallback):
         self._player = player
         self._start: tuple[float, float] | None = None
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note what the step took, let the other make a step, and start the clock again."""
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note what the step before took, let the other make a step, and start the clock again."""
         _await_device()
         wall, cpu = time.perf_counter(), time.process_time()
         if self._start is not None:

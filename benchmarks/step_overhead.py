@@ -1,8 +1,8 @@
 """Time of a training step with mix-cd against a plain `transformers.Trainer` on the concatenated data.
 
 Both train the same randomly initialised BERT with the same batch size for the same number of steps; all rows, new and
-prior, are synthetic and equally long, so every step costs the model the same. A step is timed from one `on_step_end`
-to the next, so that loading, planning and observing count; start-up and the prior pass do not.
+prior, are synthetic and equally long, so every step costs the model the same. A step is timed from one
+`on_step_begin` to the next, so that loading, planning and observing count; start-up and the prior pass do not.
 
 A pair is a plain and a mix-cd run in lockstep, one step of each in turn; a pair's ratio is the median over its steps.
 Plain against plain shows how far noise alone goes. A second section repeats both with a tiny model, where the overhead
@@ -14,6 +14,7 @@ Forward passes are counted by a hook: the script fails (exit status 1) if the ru
     python benchmarks/step_overhead.py
     python benchmarks/step_overhead.py --pairs 16
     python benchmarks/step_overhead.py --estimator drift
+    python benchmarks/step_overhead.py --estimator drift --layers 2
     python benchmarks/step_overhead.py --device cuda --estimator drift
 """
 
@@ -21,7 +22,8 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -133,7 +135,8 @@ class Bench:
         rehearsal = self._attach(right) if mixed else None
         pair = _compare(*train_in_lockstep([left, right], number % 2))
         if rehearsal is not None:
-            self.vitals_ms.append(_time_vitals(rehearsal))
+            with ThreadPoolExecutor(1) as pool:  # not this thread, which would own numpy's threads from then on
+                self.vitals_ms.append(pool.submit(_time_vitals, rehearsal).result())
         return pair
 
     def _attach(self, trainer: Trainer) -> Rehearsal:
@@ -171,6 +174,8 @@ def main() -> int:
     say_machine(machine)
     figures = {}
     long = LONG_ON_GPU if settings.device == "cuda" else LONG
+    if settings.layers:
+        long = replace(long, layer_count=settings.layers)
     for title, size, step_count in (("long steps", long, settings.steps), ("short steps", SHORT, settings.short_steps)):
         print(
             f"{title}: {size.layer_count} layers of width {size.hidden_size}, {BATCH_SIZE} rows of {size.token_count} "
@@ -187,6 +192,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=8, help="pairs of runs, who begins swapped every pair; best even")
     parser.add_argument("--steps", type=int, default=45, help="steps of a run of the long-step section")
     parser.add_argument("--short-steps", type=int, default=150, help="steps of a run of the short-step section")
+    parser.add_argument("--layers", type=int, help="layers of the long-step section's model; as many as fit the device")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
     parser.add_argument("--estimator", choices=get_args(EstimatorName), default="auto", help="who chooses samples")

@@ -14,7 +14,7 @@ import mixcd
 SOURCE = Path(mixcd.__file__).parent
 
 LAYERS = {
-    "words": {"errors", "keyed_random", "replace_file", "vocabulary"},
+    "words": {"errors", "keyed_random", "replace_file", "small_matrices", "vocabulary"},
     "ideas": {
         "batch_plan",
         "collateral_damage_estimator",
@@ -60,7 +60,6 @@ LAYERS = {
         "rehearsal_loop",
         "sft_trainer",
         "shared_arrays",
-        "small_matrices",
         "report",
         "run_folder",
         "run_findings",
@@ -99,7 +98,7 @@ LAYERS = {
 }
 HEIGHT = {module: height for height, modules in enumerate(LAYERS.values()) for module in modules}
 OUTSIDE = {  # what each layer may import besides the standard library
-    "words": {"numpy"},
+    "words": {"numpy", "threadpoolctl"},
     "ideas": {"numpy", "scipy"},
     "matter": {"numpy", "scipy", "torch", "datasets", "pyarrow", "safetensors", "sklearn", "tqdm", "filelock"},
 }

@@ -12,6 +12,12 @@ def test_the_same_key_gives_the_same_numbers():
     )
 
 
+def test_the_key_is_that_of_philox():
+    key, counter = np.array([2**63 + 5, 7], dtype=np.uint64), [0, 0, 0, int(Stream.CONTROLS)]
+    expected = np.random.Generator(np.random.Philox(key=key, counter=counter))
+    assert keyed_generator(2**63 + 5, 7, Stream.CONTROLS).random(9).tolist() == expected.random(9).tolist()
+
+
 def test_every_part_of_the_key_matters():
     keys = product((0, 1, 2**63, 2**63 + 1, 2**64 - 1), (0, 1, 2**40), Stream)
     first = [keyed_generator(*key).random() for key in keys]

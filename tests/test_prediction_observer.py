@@ -4,7 +4,7 @@ import torch
 
 from mixcd.correctness_rule import RightClass
 from mixcd.errors import DataError, PlanError, UnsupportedTrainerError
-from mixcd.prediction_observer import NEW_SAMPLE, PredictionObserver, keep_rehearsed, read_rows
+from mixcd.prediction_observer import NEW_SAMPLE, PredictionObserver, read_rehearsed, read_rows
 from tiny import make_model
 
 
@@ -17,7 +17,7 @@ def test_an_observation_is_what_the_forward_pass_showed():
     model, observer, batch = make_model(dropout=0.0), PredictionObserver(RightClass()), make_batch([0, 1, 2])
     with observer.watch(model, torch.tensor([7, NEW_SAMPLE, 2**40]), batch):
         output = model(**batch)
-    seen = keep_rehearsed(read_rows(observer.take()))
+    seen = read_rehearsed(observer.take())
     losses = torch.nn.functional.cross_entropy(output.logits, batch["labels"], reduction="none").detach().numpy()
     assert seen.sample_ids.tolist() == [7, 2**40]
     assert seen.correct.tolist() == (output.logits.argmax(-1) == batch["labels"])[[0, 2]].tolist()
@@ -50,7 +50,9 @@ def test_micro_batches_add_up_and_are_taken_once():
         batch = make_batch([0, 1])
         with observer.watch(model, torch.tensor([number, NEW_SAMPLE]), batch):
             model(**batch)
-    assert keep_rehearsed(read_rows(observer.take())).sample_ids.tolist() == [0, 1]
+    rows = observer.take()
+    assert read_rehearsed(rows).sample_ids.tolist() == [0, 1]
+    assert read_rows(rows).sample_ids.tolist() == [0, NEW_SAMPLE, 1, NEW_SAMPLE]
     with pytest.raises(PlanError):
         observer.take()
 

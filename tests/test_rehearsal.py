@@ -32,6 +32,7 @@ from mixcd.probe import Probe, choose_probed
 from mixcd.rival_estimators import ScoredSamples
 from mixcd.sampling_scheduler import Draw
 from mixcd.trainer_predictions import predict_now, prior_pass_of
+from mixcd.trainer_seam import TrainerSeam
 from mixcd.vocabulary import Partition
 from tiny import StopAt, assert_same_weights, make_model, make_rows, make_trainer, record_blocks, weights_of
 
@@ -1044,21 +1045,28 @@ def test_logits_are_observed_only_when_the_estimator_reads_them(base_weights, ne
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("probe", [None, Probe(8, use="estimate")])
-def test_a_step_is_learnt_from_before_the_weights_move_but_a_probe_sees_the_new_ones(
-    base_model, new_data, prior_data, tmp_path, accumulation, probe
+def test_a_gpu_learns_before_the_weights_move_but_a_probe_sees_the_new_ones(
+    base_weights, new_data, prior_data, tmp_path, accumulation, probe, monkeypatch
 ):
-    seen = []
+    rehearsals, seen = [], []
 
     class Watch(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, **_):
-            seen.append((rehearsal._loop.steps_done - state.global_step, rehearsal._seam._learnt is not None))
+            seam = rehearsals[-1]._seam
+            seen.append((seam._loop.steps_done - state.global_step, seam._learnt is not None))
 
-    settings = {"max_steps": 4, "gradient_accumulation_steps": accumulation, "callbacks": [Watch()]}
-    trainer = make_trainer(base_model, new_data, tmp_path, **settings)
-    rehearsal = attach(trainer, prior_data, probe=probe)
-    trainer.train()
-    assert seen == [(0, probe is None)] * 4
-    assert rehearsal._loop.steps_done == 4
+    for is_on_gpu in (False, True):
+        monkeypatch.setattr(TrainerSeam, "_is_on_gpu", is_on_gpu)
+        model = make_model(dropout=0.0)
+        model.load_state_dict(base_weights)
+        settings = {"max_steps": 4, "gradient_accumulation_steps": accumulation, "callbacks": [Watch()]}
+        trainer = make_trainer(model, new_data, tmp_path, **settings)
+        rehearsals.append(attach(trainer, prior_data, probe=probe))
+        trainer.train()
+    assert seen == [(0, False)] * 4 + [(0, probe is None)] * 4
+    states = [rehearsal._loop.to_json() for rehearsal in rehearsals]
+    assert states[0] == states[1]
+    assert states[0]["steps_done"] == 4
 
 
 def test_a_checkpoint_from_before_the_weights_move_is_resumed(base_weights, new_data, prior_data, tmp_path):

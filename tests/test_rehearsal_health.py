@@ -307,8 +307,8 @@ def test_a_few_heavy_draws_do_not_make_a_run_unstable():
     light = ([4] * 4, [1, 0, 0, 0])
     history = watch_draws(light)
     for step in range(50):
-        chances, damaged = ([4, 4, 4, 0.05 if step in (3, 30) else 4]), [0, step < 12, 0, step in (3, 30)]
-        draws = sum_draws(np.array(damaged), np.array(chances))
+        chances, damaged = ([4, 4, 4, 0.04 if step in (3, 30) else 4]), [0, step < 12, 0, step in (3, 30)]
+        draws = sum_draws(np.array(damaged, dtype=bool), np.array(chances))
         history = add_step(history, Seen(count([0], [0]), draws), np.array([100]))
     assert history.recent.draws.damage_rate > 2 * history.earlier.draws.damage_rate
     assert history.recent.draws.damaged >= 10

@@ -26,14 +26,13 @@ from mixcd.label_names import require_same_numbers
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, TaggingCollator
 from mixcd.model_limits import require_padding
 from mixcd.partition_strategy import ByPriorLoss
-from mixcd.prediction_observer import PredictionObserver, keep_rehearsed, read_rows
+from mixcd.prediction_observer import PredictionObserver, read_rehearsed
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import ALONE, Processes
 from mixcd.prior_predictions import PriorPredictions, predict_prior
 from mixcd.rehearsal_health import Vitals
 from mixcd.rehearsal_loop import RehearsalLoop
 from mixcd.shared_arrays import broadcast_arrays
-from mixcd.small_matrices import small_matrices
 from mixcd.vocabulary import DamageCounts, Partition, PartitionStrategy
 
 
@@ -227,9 +226,8 @@ class HandRehearsal:
                 "must be observed once, and every step committed. Check `accumulation_steps`, and that `commit` "
                 "follows every optimizer step."
             )
-        seen = judge_by_loss(self._rule, keep_rehearsed(read_rows(rows)), self._base_loss)
-        with small_matrices():
-            return self._loop.commit(seen, lambda belief: broadcast_arrays(self._accelerator, belief))
+        seen = judge_by_loss(self._rule, read_rehearsed(rows), self._base_loss)
+        return self._loop.commit(seen, lambda belief: broadcast_arrays(self._accelerator, belief))
 
     @property
     def partition(self) -> Partition:
@@ -288,9 +286,7 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         first = self._loop.steps_done
         for step in range(first, first + self._left()):
-            with small_matrices():
-                block = self._loop.block(step).tolist()
-            yield from block
+            yield from self._loop.block(step).tolist()
 
     def _left(self) -> int:
         per_epoch = self._loop.plan.steps_per_epoch

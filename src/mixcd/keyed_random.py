@@ -1,8 +1,11 @@
 """Randomness keyed on (seed, number): counter-based generators, and no hidden state."""
 
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 
 
 class Stream(IntEnum):
@@ -32,5 +35,21 @@ def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generat
         >>> keyed_generator(0, 7, Stream.DRAWS).integers(100, size=5).tolist()
         [81, 58, 4, 89, 91]
     """
-    key = np.array([seed, number], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, int(stream)]))
+    key = _Key(np.array([seed, number], dtype=np.uint64))
+    counter = np.array([0, 0, 0, stream], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key, counter=counter))  # type: ignore[arg-type]  # a seed sequence
+
+
+class _Key(ISeedSequence):
+    """A key of Philox; handed over as its `key`, numpy would ask the system for entropy all the same, which takes long.
+
+    Args:
+        words: Its two words.
+    """
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[np.uint64]:
+        """Return the key."""
+        return self._words

@@ -1,6 +1,7 @@
 """Lift: how much likelier drawn samples are damaged than a uniform draw, corrected for noise."""
 
 from dataclasses import dataclass
+from math import fsum
 
 import numpy as np
 
@@ -139,11 +140,15 @@ def sum_draws(damaged: Flags, chances: Floats) -> DrawSums:
         >>> sums.damage_rate
         0.2
     """
-    weights = np.divide(1.0, chances, out=np.zeros(chances.size), where=chances > 0)  # v
-    squares = weights**2
+    weights = [1 / chance if chance > 0 else 0.0 for chance in chances.tolist()]  # v; few: no array is faster
+    damaged_weights = [weight for weight, is_damaged in zip(weights, damaged.tolist(), strict=True) if is_damaged]
     return DrawSums(
-        *(float(part) for part in (damaged.size, damaged.sum(), weights.sum(), weights[damaged].sum())),
-        *(float(part) for part in (squares.sum(), squares[damaged].sum())),
+        observed=float(len(weights)),
+        damaged=float(len(damaged_weights)),
+        weight=fsum(weights),
+        damaged_weight=fsum(damaged_weights),
+        square=fsum(weight**2 for weight in weights),
+        damaged_square=fsum(weight**2 for weight in damaged_weights),
     )
 
 

@@ -10,7 +10,6 @@ from mixcd.batched_inference import Collate, collate
 from mixcd.prediction_observer import NEW_SAMPLE
 from mixcd.prior_dataset import PriorDataset, fetch_rows
 from mixcd.rehearsal_loop import RehearsalLoop
-from mixcd.small_matrices import small_matrices
 
 SAMPLE_IDS = "mixcd_sample_ids"
 """The batch key that carries the rows' prior sample ids."""
@@ -81,6 +80,4 @@ class PlanSampler(Sampler[int]):
             yield 0  # a placeholder: the resumed trainer skips these batches without reading them
         first = self._loop.steps_done
         for step in range(first, first + self._loop.plan.steps_per_epoch - skipped):
-            with small_matrices():
-                block = self._loop.block(step).tolist()
-            yield from block
+            yield from self._loop.block(step).tolist()

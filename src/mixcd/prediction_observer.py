@@ -10,7 +10,7 @@ import torch
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.correctness_rule.reading import Targets
 from mixcd.errors import PlanError
-from mixcd.vocabulary import Observation
+from mixcd.vocabulary import Ids, Observation
 
 NEW_SAMPLE = -1
 """The id under which an observed new sample is kept."""
@@ -86,13 +86,11 @@ class PredictionObserver:
     @torch.no_grad()
     def _read(self, sample_ids: torch.Tensor, targets: Targets, output: Any) -> None:
         reading = self._rule.read(output, targets)
-        loss = reading.loss.detach()
-        columns = [sample_ids.to(loss.device), reading.correct, loss.view(torch.int32)]
-        seen = torch.stack([column.to(torch.int64) for column in columns], dim=1)
+        numbers = reading.loss[:, None]
         if self._with_logits and reading.logits is not None:
-            logits = reading.logits.detach().float().contiguous()
-            seen = torch.cat([seen, logits.view(torch.int32).to(torch.int64)], dim=1)
-        self._seen.append(_Copy(seen))
+            numbers = torch.cat([numbers, reading.logits.float()], dim=1)
+        columns = (sample_ids.to(numbers.device)[:, None], reading.correct[:, None], numbers.view(torch.int32))
+        self._seen.append(_Copy(torch.cat(columns, dim=1)))  # of the widest type: 64-bit integers
 
 
 class _Copy:
@@ -116,7 +114,7 @@ class _Copy:
 
 
 def read_rows(rows: torch.Tensor) -> Observation:
-    """Read some observed rows, new samples included.
+    """Read some observed rows, of new samples too.
 
     Args:
         rows: What `PredictionObserver.take` returned, possibly of several processes.
@@ -124,25 +122,27 @@ def read_rows(rows: torch.Tensor) -> Observation:
     Returns:
         One row a trained sample; the id of new samples is `NEW_SAMPLE`.
     """
+    return _decode(rows.cpu().numpy())
+
+
+def read_rehearsed(rows: torch.Tensor) -> Observation:
+    """Read those of some observed rows that are of prior samples.
+
+    Args:
+        rows: As in `read_rows`.
+
+    Returns:
+        One row a rehearsed sample, in their order.
+    """
     seen = rows.cpu().numpy()
-    numbers = np.ascontiguousarray(seen[:, 2:].astype(np.int32)).view(np.float32).astype(np.float64)
+    return _decode(seen[seen[:, 0] != NEW_SAMPLE])
+
+
+def _decode(seen: Ids) -> Observation:
+    numbers = seen[:, 2:].astype(np.int32, order="C").view(np.float32).astype(np.float64)
     return Observation(
         sample_ids=seen[:, 0],
         correct=seen[:, 1].astype(bool),
         loss=numbers[:, 0],
         logits=numbers[:, 1:] if numbers.shape[1] > 1 else None,
     )
-
-
-def keep_rehearsed(trained: Observation) -> Observation:
-    """Keep the prior samples of some trained samples.
-
-    Args:
-        trained: What `read_rows` returned.
-
-    Returns:
-        The observation of the rehearsed samples among them.
-    """
-    rehearsed = trained.sample_ids != NEW_SAMPLE
-    logits = None if trained.logits is None else trained.logits[rehearsed]
-    return Observation(trained.sample_ids[rehearsed], trained.correct[rehearsed], trained.loss[rehearsed], logits)

@@ -223,7 +223,7 @@ class RehearsalLoop:
             PlanError: If other samples were observed than were planned.
         """
         planned = self._planned.get(self.steps_done)
-        if planned is None or not np.array_equal(np.sort(planned.sample_ids), np.sort(observation.sample_ids)):
+        if planned is None or sorted(planned.sample_ids.tolist()) != sorted(observation.sample_ids.tolist()):
             planned_count = planned.sample_ids.size if planned else 0
             raise PlanError(
                 f"Step {self.steps_done} planned {planned_count} prior samples and observed "
@@ -318,6 +318,5 @@ class RehearsalLoop:
 
 def _in_order_of(sample_ids: Ids, drawn: Draw) -> Floats:
     """Return the chances of the samples drawn, in the order in which they were observed."""
-    chances = np.empty(sample_ids.size)
-    chances[np.argsort(sample_ids)] = drawn.chances[np.argsort(drawn.sample_ids)]
-    return chances
+    chances = dict(zip(drawn.sample_ids.tolist(), drawn.chances.tolist(), strict=True))
+    return np.array([chances[sample_id] for sample_id in sample_ids.tolist()])

@@ -13,6 +13,9 @@ def small_matrices() -> Iterator[None]:
 
     Planning and learning multiply small matrices between two steps of the model. PyTorch's threads are still
     spinning then, and numpy's would compete with them for the cores: on two cores that made a step a fifth longer.
+
+    The first thread of Python's that enters such a block sets the number, for as long as it lives; in other threads the
+    block changes nothing (threadpoolctl's rule: the number is the whole process's).
     """
     libraries = _find_libraries()
     counts = [library.get_num_threads() for library in libraries]

@@ -16,17 +16,16 @@ from mixcd.correctness_rule.reading import judge_by_loss
 from mixcd.errors import PlanError, ResumeError, UnsupportedTrainerError
 from mixcd.fingerprint import fingerprint_weights
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, PlanSampler, TaggingCollator
-from mixcd.prediction_observer import PredictionObserver, keep_rehearsed, read_rows
+from mixcd.prediction_observer import PredictionObserver, read_rehearsed, read_rows
 from mixcd.prior_dataset import PriorDataset
 from mixcd.probe import Probe, choose_probed
 from mixcd.rehearsal_health import find_failure_signs
 from mixcd.rehearsal_loop import Learnt, RehearsalLoop, choose_lag
 from mixcd.shared_arrays import broadcast_arrays
-from mixcd.small_matrices import small_matrices
 from mixcd.step_record import StepRecord, summarise_step
 from mixcd.trainer_predictions import observe_now
 from mixcd.trainer_support import SHADOWED
-from mixcd.vocabulary import Belief, Floats, Observation
+from mixcd.vocabulary import Belief, DamageCounts, Floats, Observation
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +67,9 @@ class TrainerSeam:
         self.probe = probe
         self.probe_forward_count = 0
         self.batch_sample_ids = torch.zeros(0, dtype=torch.int64)
-        self.last_step: StepRecord | None = None
         self._stop_asked = self._stopping = False
-        self._learnt: tuple[Learnt, Observation] | None = None
+        self._learnt: tuple[Learnt, torch.Tensor] | None = None
+        self._last_step: tuple[int, torch.Tensor, DamageCounts] | None = None
         self._trainer = trainer
         self._mix_ratio = mix_ratio
         self._seed = seed
@@ -148,8 +147,8 @@ class TrainerSeam:
         self.batch_sample_ids = sample_ids
         with self.observer.watch(model, sample_ids, inputs):
             loss = self._step(model, inputs, *rest, **named)
-        if self.probe is None and self._trainer.accelerator.sync_gradients:
-            self._learnt = self._learn()  # while a GPU is still busy with the gradients
+        if self._is_on_gpu and self.probe is None and self._trainer.accelerator.sync_gradients:
+            self._learnt = self._learn()  # while the GPU is still busy with the gradients
         return loss
 
     def begin(self, steps_done: int, stored: Any, ignore_data_skip: bool) -> None:
@@ -168,12 +167,20 @@ class TrainerSeam:
 
     def commit(self) -> None:
         """Complete a step: what its last training step learnt counts from here on, or is learnt now after a probe."""
-        learnt, trained = self._learnt or self._learn()
+        learnt, rows = self._learnt or self._learn()
         self._learnt = None
         counts = self._loop.adopt(learnt)
-        self.last_step = summarise_step(self._loop.steps_done, trained, counts)
+        self._last_step = self._loop.steps_done, rows, counts
 
-    def _learn(self) -> tuple[Learnt, Observation]:
+    @property
+    def last_step(self) -> StepRecord | None:
+        """What the last completed step showed; None before the first. Summarised only when it is asked for."""
+        if self._last_step is None:
+            return None
+        steps_done, rows, counts = self._last_step
+        return summarise_step(steps_done, read_rows(rows), counts)
+
+    def _learn(self) -> tuple[Learnt, torch.Tensor]:
         """Learn from what was observed in the step in progress, on all processes alike."""
         rows = self.observer.take()
         accelerator = self._trainer.accelerator
@@ -185,11 +192,9 @@ class TrainerSeam:
                 f"{len(rows)}. Every planned row must reach the model once. Check that `training_step`, `compute_loss` "
                 "and the model keep the rows of a batch together."
             )
-        trained = read_rows(rows)
         probed = self._observe_probe()
-        with small_matrices():
-            seen = judge_by_loss(self._rule, keep_rehearsed(trained), self._base_loss)
-            return self._loop.learn(seen, self._share_belief, probed), trained
+        seen = judge_by_loss(self._rule, read_rehearsed(rows), self._base_loss)
+        return self._loop.learn(seen, self._share_belief, probed), rows
 
     def _observe_probe(self) -> Observation | None:
         """Predict the probe's samples with the model as it is now, in the steps in which it is due."""
@@ -204,6 +209,11 @@ class TrainerSeam:
 
     def _make_observer(self) -> PredictionObserver:
         return PredictionObserver(self._rule, with_logits=self._reads_logits)
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        """Whether the processor has time while gradients are computed; it learns after the step otherwise."""
+        return self._trainer.args.device.type != "cpu"
 
     @property
     def _reads_logits(self) -> bool:

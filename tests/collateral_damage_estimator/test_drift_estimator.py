@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from mixcd.collateral_damage_estimator import DriftEstimator
+from mixcd.collateral_damage_estimator import DriftEstimator, drift_estimator
 from mixcd.collateral_damage_estimator.drift_estimator import DriftState
 from mixcd.errors import DataError, SettingError, UnknownSampleError
 from mixcd.vocabulary import Observation
@@ -78,6 +79,7 @@ def test_the_update_is_the_regression_over_all_observations():
     coefficients, inverse, _ = estimator.belief(state)
     np.testing.assert_allclose(coefficients, expected)
     np.testing.assert_allclose(inverse, np.linalg.inv(gram))
+    np.testing.assert_array_equal(inverse, inverse.T)
 
 
 def test_the_state_before_is_left_as_it_was():
@@ -149,6 +151,33 @@ def test_samples_that_are_not_cached_are_drawn_at_the_mean_and_not_learnt_from()
     nothing = Observation(ids[:1], np.ones(1, dtype=bool), np.zeros(1), logits[:1])
     assert vars(estimator.update(one, nothing)).keys() == vars(one).keys()
     np.testing.assert_array_equal(estimator.update(one, nothing).gram, one.gram)
+
+
+def test_nothing_is_drawn_where_the_base_model_had_nothing_right():
+    made = make_estimator()
+    estimator = DriftEstimator(made.base_logits, made.features, made.prediction, np.zeros(SAMPLES, dtype=bool))
+    assert estimator.damage_probability(estimator.belief(estimator.init()), np.arange(9)).tolist() == [0.0] * 9
+
+
+def test_its_matrices_are_multiplied_by_one_thread(monkeypatch):
+    """More would compete with PyTorch's, which still spin between two steps."""
+    estimator, ids, threads = make_estimator(), np.arange(9), []
+
+    def spy(function):
+        def call(*args, **named):
+            threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+            return function(*args, **named)
+
+        return call
+
+    for name in ("dpotrf", "ndtr"):
+        monkeypatch.setattr(drift_estimator, name, spy(getattr(drift_estimator, name)))
+    with threadpool_limits(2, user_api="blas"):
+        state = estimator.update(estimator.init(), observe(estimator, ids, true_drift(estimator, ids)))
+        assert len(threads) > 0
+        estimator.damage_probability(estimator.belief(state), ids)
+    assert set(threads) == {1}
+    assert len(threads) % 2 == 0
 
 
 def test_what_makes_no_sense_is_refused():

@@ -5,10 +5,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dposv, dpotrf, dpotri
+from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.special import ndtr, softmax
 
 from mixcd.errors import DataError, SettingError, UnknownSampleError, shorten
+from mixcd.small_matrices import small_matrices
 from mixcd.vocabulary import Belief, Flags, Floats, Ids, Observation
 
 UNCACHED_ROW = -1
@@ -22,12 +23,16 @@ class DriftState:
     Args:
         gram: G = Σ φ φᵀ, shape (features + 1, features + 1).
         cross: H = Σ φ δᵀ, shape (features + 1, classes).
+        inverse: (G + λ I)⁻¹, of the shape of G.
+        coefficients: A = (G + λ I)⁻¹ H, of the shape of H.
         squared_error: Sum of squared forecast errors over classes, divided by their number, shape (1,).
         weight: How many samples that sum rests on, shape (1,).
     """
 
     gram: Floats
     cross: Floats
+    inverse: Floats
+    coefficients: Floats
     squared_error: Floats
     weight: Floats
 
@@ -113,7 +118,15 @@ class DriftEstimator:
     def init(self) -> DriftState:
         """Return the state before any observation: no drift, and a doubt of one nat² that weighs one sample."""
         width, class_count = self.features.shape[1] + 1, self.base_logits.shape[1]
-        return DriftState(np.zeros((width, width)), np.zeros((width, class_count)), np.ones(1), np.ones(1))
+        nothing = np.zeros((width, class_count))
+        return DriftState(
+            gram=np.zeros((width, width)),
+            cross=nothing,
+            inverse=np.eye(width) / self.ridge,
+            coefficients=nothing,
+            squared_error=np.ones(1),
+            weight=np.ones(1),
+        )
 
     def update(self, state: DriftState, observation: Observation) -> DriftState:
         """Add one step's observation.
@@ -136,25 +149,17 @@ class DriftEstimator:
                 "The observation has no logits, but drift is read off them. Let the observer collect logits: an "
                 "estimator says so by `reads_logits = True`."
             )
-        rows = self._rows_of(observation.sample_ids)
-        logits, rows = observation.logits[rows != UNCACHED_ROW], rows[rows != UNCACHED_ROW]
-        phi = self._features(rows, np.float64)  # φ
-        drift = logits - self.base_logits[rows].astype(np.float64)  # δ = z_f' − z_f
-        error = drift - phi @ self._coefficients(state)  # before this step is learnt: an honest residual
-        kept = self.discount if rows.size else 1.0  # γ
-        return DriftState(
-            gram=kept * state.gram + phi.T @ phi,  # G ← γ G + Σ φ φᵀ
-            cross=kept * state.cross + phi.T @ drift,  # H ← γ H + Σ φ δᵀ
-            squared_error=kept * state.squared_error + np.square(error).mean(axis=1).sum(),
-            weight=kept * state.weight + rows.size,
-        )
+        rows, logits = self._rows_of(observation.sample_ids), observation.logits
+        if self.rows is not None:
+            logits, rows = logits[rows != UNCACHED_ROW], rows[rows != UNCACHED_ROW]
+        if not rows.size:
+            return state
+        with small_matrices():
+            return self._learn(state, rows, logits)
 
     def belief(self, state: DriftState) -> Belief:
         """Return A, (G + λ I)⁻¹ and s²: shapes (features + 1, classes), (features + 1, features + 1), (1,)."""
-        factor, _ = dpotrf(self._ridged(state), lower=True)
-        triangle, _ = dpotri(factor, lower=True)
-        inverse = np.tril(triangle) + np.tril(triangle, -1).T
-        return inverse @ state.cross, inverse, state.squared_error / state.weight
+        return state.coefficients, state.inverse, state.squared_error / state.weight
 
     def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
         """Return the chance that each sample was right and no longer is, or what `score` asks for; shape (samples,).
@@ -162,39 +167,70 @@ class DriftEstimator:
         A sample without a cached base prediction gets the mean of the cached ones among those asked for.
         """
         rows = self._rows_of(sample_ids)
+        if self.rows is None:
+            return self._weigh(belief, rows)
         known = rows != UNCACHED_ROW
-        right = known.copy()
-        right[known] = self.base_correct[rows[known]]  # 1[f right]
-        weights = np.zeros(sample_ids.size)
-        weights[right] = self._weigh(belief, rows[right])
-        weights[~known] = weights.sum() / known.sum() if known.any() else 1.0
+        weights = np.ones(sample_ids.size)
+        if known.any():
+            weights[known] = self._weigh(belief, rows[known])
+            weights[~known] = weights[known].mean()
         return weights
 
+    def _learn(self, state: DriftState, rows: Ids, logits: Floats) -> DriftState:
+        phi = self._read_features(rows, np.float64)
+        drift = logits - self.base_logits.take(rows, axis=0)  # δ = z_f' − z_f
+        error = drift - phi @ state.coefficients  # before this step is learnt: an honest residual
+        gram = self.discount * state.gram + phi.T @ phi  # G ← γ G + Σ φ φᵀ
+        cross = self.discount * state.cross + phi.T @ drift  # H ← γ H + Σ φ δᵀ
+        inverse = self._invert(gram)
+        return DriftState(
+            gram=gram,
+            cross=cross,
+            inverse=inverse,
+            coefficients=inverse @ cross,
+            squared_error=self.discount * state.squared_error + np.vdot(error, error) / error.shape[1],
+            weight=self.discount * state.weight + rows.size,
+        )
+
+    def _invert(self, gram: Floats) -> Floats:
+        """Return (G + λ I)⁻¹."""
+        ridged, diagonal = gram.copy(order="F"), slice(None, None, len(gram) + 1)
+        ridged.flat[diagonal] += self.ridge
+        factor, _ = dpotrf(ridged, lower=True, overwrite_a=True)
+        triangle, _ = dpotri(factor, lower=True, overwrite_c=True)  # zero above the diagonal
+        inverse: Floats = triangle + triangle.T
+        inverse.flat[diagonal] /= 2
+        return inverse
+
     def _weigh(self, belief: Belief, rows: Ids) -> Floats:
+        """Weigh cached samples."""
+        right = self.base_correct[rows]  # 1[f right]
+        weights = np.zeros(rows.size)
+        with small_matrices():
+            weights[right] = self._forecast(belief, rows[right])
+        return weights
+
+    def _forecast(self, belief: Belief, rows: Ids) -> NDArray[np.floating]:
+        """Weigh samples that the base model had right; in single precision, which takes half the time."""
         coefficients, inverse, squared_error = belief
-        phi, labels = self._features(rows, np.float32), self.prediction[rows]  # single precision: half the time
+        phi, labels = self._read_features(rows, np.float32), self.prediction[rows]
+        products = phi @ np.concatenate((inverse, coefficients), axis=1, dtype=np.float32)
         base_logits = self.base_logits.take(rows, axis=0).astype(np.float32)
-        logits = base_logits + phi @ coefficients.astype(np.float32)  # ẑ = z_f + φ A
+        logits = base_logits + products[:, len(inverse) :]  # ẑ = z_f + φ A
         weight = np.ones(rows.size)
-        if self.score != "drop":
-            leverage = np.einsum("ij,ij->i", phi @ inverse.astype(np.float32), phi)  # φᵀ (G + λ I)⁻¹ φ
-            spread = np.sqrt(2 * squared_error * (self.noise + leverage))  # σ² = 2 s² (1 + φᵀ (G + λ I)⁻¹ φ)
-            weight *= ndtr(_margin(logits, labels) / spread)  # Φ(m / σ)
         if self.score != "chance":
             weight *= np.maximum(0.0, _probability(base_logits, labels) - _probability(logits, labels))
+        if self.score != "drop":
+            leverage = np.einsum("ij,ij->i", products[:, : len(inverse)], phi)  # φᵀ (G + λ I)⁻¹ φ
+            spread = np.sqrt(2 * squared_error * (self.noise + leverage))  # σ² = 2 s² (1 + φᵀ (G + λ I)⁻¹ φ)
+            weight *= ndtr(_margin(logits, labels) / spread)  # Φ(m / σ)
         return weight
 
-    def _features(self, rows: Ids, precision: type[np.floating]) -> NDArray[np.floating]:
-        phi = np.ones((rows.size, self.features.shape[1] + 1), precision)
-        phi[:, :-1] = self.features.take(rows, axis=0)
+    def _read_features(self, rows: Ids, precision: type[np.floating]) -> NDArray[np.floating]:
+        """Return φ: the features, and a one."""
+        phi = np.empty((rows.size, self.features.shape[1] + 1), precision)
+        phi[:, :-1], phi[:, -1] = self.features.take(rows, axis=0), 1.0
         return phi
-
-    def _coefficients(self, state: DriftState) -> Floats:
-        _, coefficients, _ = dposv(self._ridged(state), state.cross, lower=True)
-        return np.asarray(coefficients)  # A = (G + λ I)⁻¹ H
-
-    def _ridged(self, state: DriftState) -> Floats:
-        return state.gram + self.ridge * np.eye(len(state.gram))
 
     def _rows_of(self, sample_ids: Ids) -> Ids:
         sample_count = len(self.prediction) if self.rows is None else len(self.rows)
@@ -209,10 +245,10 @@ class DriftEstimator:
 
 def _margin(logits: NDArray[np.floating], labels: Ids) -> NDArray[np.floating]:
     """How far the best other class is ahead of the label: m = max_{c ≠ y} ẑ_c − ẑ_y."""
-    positions = np.arange(labels.size)
-    own = logits[positions, labels]
+    label = np.arange(labels.size), labels
+    own = logits[label]
     others = logits.copy()
-    others[positions, labels] = -np.inf
+    others[label] = -np.inf
     margin: NDArray[np.floating] = others.max(axis=1) - own
     return margin
 
