@@ -1,7 +1,7 @@
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from mixcd.small_matrices import small_matrices
+from mixcd.small_matrices import SmallMatrices
 
 
 def threads():
@@ -11,6 +11,6 @@ def threads():
 def test_numpy_computes_with_one_thread_inside_and_as_before_outside():
     np.eye(2) @ np.eye(2)
     with threadpool_limits(2, user_api="blas"):
-        with small_matrices():
+        with SmallMatrices():
             assert threads() == {1}
         assert threads() == {2}

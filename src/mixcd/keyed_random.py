@@ -41,7 +41,7 @@ def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generat
 
 
 class _Key(ISeedSequence):
-    """A key of Philox; handed over as its `key`, numpy would ask the system for entropy all the same, which takes long.
+    """The key of a Philox generator; given one as `key`, numpy would ask the system for entropy beside it: slow.
 
     Args:
         words: Its two words.

@@ -80,8 +80,8 @@ class PredictionObserver:
                 "No forward pass was observed in this step: the training step never called the model that it was "
                 "given. Rehearsal reads predictions off that call. Let `training_step` call its `model` argument."
             )
-        rows, self._seen = torch.cat([copy.wait() for copy in self._seen]), []
-        return rows
+        seen, self._seen = [copy.wait() for copy in self._seen], []
+        return torch.cat(seen) if len(seen) > 1 else seen[0]
 
     @torch.no_grad()
     def _read(self, sample_ids: torch.Tensor, targets: Targets, output: Any) -> None:

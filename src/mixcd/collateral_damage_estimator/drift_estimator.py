@@ -9,7 +9,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.special import ndtr, softmax
 
 from mixcd.errors import DataError, SettingError, UnknownSampleError, shorten
-from mixcd.small_matrices import small_matrices
+from mixcd.small_matrices import SmallMatrices
 from mixcd.vocabulary import Belief, Flags, Floats, Ids, Observation
 
 UNCACHED_ROW = -1
@@ -154,7 +154,7 @@ class DriftEstimator:
             logits, rows = logits[rows != UNCACHED_ROW], rows[rows != UNCACHED_ROW]
         if not rows.size:
             return state
-        with small_matrices():
+        with SmallMatrices():
             return self._learn(state, rows, logits)
 
     def belief(self, state: DriftState) -> Belief:
@@ -206,7 +206,7 @@ class DriftEstimator:
         """Weigh cached samples."""
         right = self.base_correct[rows]  # 1[f right]
         weights = np.zeros(rows.size)
-        with small_matrices():
+        with SmallMatrices():
             weights[right] = self._forecast(belief, rows[right])
         return weights
 
