@@ -20,6 +20,9 @@ UNCACHED_ROW = -1
 class DriftState:
     """What the rehearsed samples have shown of the model's drift, older steps discounted.
 
+    A and the inverse follow from G and H; they are kept, so that each step solves once, for its belief and the next
+    step's errors alike.
+
     Args:
         gram: G = Σ φ φᵀ, shape (features + 1, features + 1).
         cross: H = Σ φ δᵀ, shape (features + 1, classes).
