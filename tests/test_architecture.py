@@ -56,6 +56,7 @@ LAYERS = {
         "mixed_data",
         "rehearsal",
         "rehearsal_health",
+        "same_as_training",
         "loop_state",
         "rehearsal_loop",
         "sft_trainer",

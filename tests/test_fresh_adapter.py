@@ -3,10 +3,17 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import mixcd
+from mixcd.batched_inference import evaluating
 from mixcd.errors import CacheError
-from mixcd.fingerprint import fingerprint_weights
-from mixcd.fresh_adapter import has_fresh_adapter, without_fresh_adapter
+from mixcd.fingerprint import fingerprint_model
+from mixcd.fresh_adapter import has_fresh_adapter
 from tiny import make_model, make_rows, make_trainer
+
+BATCH = {
+    "input_ids": torch.tensor([[3, 4], [5, 6]]),
+    "attention_mask": torch.ones(2, 2),
+    "labels": torch.tensor([0, 1]),
+}
 
 
 def adapt(base_weights, seed, **settings):
@@ -20,42 +27,96 @@ def lora_weights(model, part):
     return [weight for name, weight in model.named_parameters() if part in name]
 
 
-def test_an_adapter_is_fresh_until_it_learns(base_weights):
+def is_fresh(model):
+    with evaluating(model):
+        return has_fresh_adapter(model, lambda: model(**BATCH))
+
+
+def print_of(model):
+    return fingerprint_model(model, mixcd.RightClass(), BATCH)["model"]
+
+
+def test_an_adapter_is_fresh_until_it_changes_an_output(base_weights):
     model = adapt(base_weights, seed=1)
-    assert has_fresh_adapter(model)
+    assert is_fresh(model)
     with torch.no_grad():
-        lora_weights(model, "lora_B")[0][0, 0] = 1e-6
-    assert not has_fresh_adapter(model)
-    assert not has_fresh_adapter(make_model())
+        lora_weights(model, "lora_B")[0][0, 0] = 1e-3
+    assert not is_fresh(model)
+    assert not is_fresh(make_model())
+
+
+@pytest.mark.parametrize("part", ["original_module", "modules_to_save"])
+def test_an_adapter_with_a_head_that_learnt_is_not_fresh(base_weights, part):
+    model = adapt(base_weights, seed=1, modules_to_save=["classifier"])
+    assert is_fresh(model)
+    with torch.no_grad():
+        next(weight for name, weight in model.named_parameters() if part in name).add_(0.1)
+    assert not is_fresh(model)
+
+
+def test_an_adapter_of_tokens_that_no_row_holds_is_not_fresh_once_it_learnt(base_weights):
+    model = make_model()
+    model.load_state_dict(base_weights)
+    model = get_peft_model(model, LoraConfig(target_modules=["query", "word_embeddings"], r=2))
+    assert is_fresh(model)
+    with torch.no_grad():
+        lora_weights(model, "lora_embedding_A")[0][:, 50] = 1.0
+    assert not is_fresh(model)
 
 
 def test_fresh_adapters_have_the_fingerprint_of_their_base_model(base_weights):
     bare = make_model()
     bare.load_state_dict(base_weights)
-    one, other = adapt(base_weights, seed=1), adapt(base_weights, seed=2)
+    one, other = adapt(base_weights, seed=1), adapt(base_weights, seed=2, modules_to_save=["classifier"])
     assert not torch.equal(lora_weights(one, "lora_A")[0], lora_weights(other, "lora_A")[0])
-    assert fingerprint_weights(one) == fingerprint_weights(other) == fingerprint_weights(bare)
+    assert print_of(one) == print_of(other) == print_of(bare)
     with torch.no_grad():
         lora_weights(one, "lora_B")[0][0, 0] = 1.0
         next(iter(other.base_model.model.bert.encoder.parameters())).add_(1.0)
-    assert len({fingerprint_weights(model) for model in (one, other, bare)}) == 3
+    assert len({print_of(model) for model in (one, other, bare)}) == 3
 
 
-def test_the_base_model_predicts_alone_only_while_the_adapter_is_fresh(base_weights):
+def test_the_active_one_of_several_adapters_makes_the_fingerprint(base_weights):
     model = adapt(base_weights, seed=1)
-    calls = []
-    for module in model.modules():
-        if "lora" in type(module).__module__ and hasattr(module, "lora_A"):
-            next(iter(module.lora_A.values())).register_forward_hook(lambda *_: calls.append(1))
-    batch = {"input_ids": torch.tensor([[3, 4]]), "attention_mask": torch.ones(1, 2)}
-    with without_fresh_adapter(model):
-        model(**batch)
-    assert not calls
+    model.add_adapter("second", LoraConfig(target_modules="all-linear", r=2))
+    bare = print_of(model)
     with torch.no_grad():
-        lora_weights(model, "lora_B")[0][0, 0] = 1.0
-    with without_fresh_adapter(model):
-        model(**batch)
-    assert calls
+        for name, weight in model.named_parameters():
+            if "lora_B.second" in name:
+                weight.fill_(0.1)
+    assert print_of(model) == bare
+    model.set_adapter("second")
+    assert print_of(model) != bare
+
+
+def test_what_was_frozen_stays_frozen(base_weights, new_data, prior_data, tmp_path):
+    model = adapt(base_weights, seed=1, modules_to_save=["classifier"])
+    for name, weight in model.named_parameters():
+        if "lora_A" in name or "modules_to_save" in name:
+            weight.requires_grad_(False)
+    before = {name: (weight.requires_grad, weight.clone()) for name, weight in model.named_parameters()}
+    trainer = make_trainer(model, new_data, tmp_path)
+    rehearsal = mixcd.attach(trainer, prior_data, mix_ratio=0.25, held_out=prior_data)
+    trainer.train()
+    rehearsal.evaluate()
+    for name, weight in model.named_parameters():
+        trainable, value = before[name]
+        assert weight.requires_grad == trainable, name
+        assert trainable or torch.equal(weight, value), name
+
+
+def test_the_base_model_predicts_with_the_head_that_it_has(base_weights, new_data, prior_data, tmp_path):
+    bare = make_model()
+    bare.load_state_dict(base_weights)
+    torch.nn.init.normal_(bare.classifier.weight)
+    model = get_peft_model(bare, LoraConfig(target_modules=["query"], r=2, modules_to_save=["classifier"]))
+    trained = {name.removeprefix("classifier."): value for name, value in base_weights.items() if "classifier" in name}
+    model.base_model.model.classifier.modules_to_save["default"].load_state_dict(trained)
+    trainer = make_trainer(model, new_data, tmp_path)
+    rehearsal = mixcd.attach(trainer, prior_data, mix_ratio=0.25)
+    expected = trainer.predict(prior_data).predictions.argmax(-1)
+    assert rehearsal.predictions.prediction.tolist() == expected.tolist()
+    assert rehearsal.predictions.correct.mean() > 0.7
 
 
 def test_a_cache_serves_every_fresh_adapter_on_its_model_and_no_other(base_weights, new_data, prior_data, tmp_path):
@@ -107,7 +168,7 @@ def test_an_adapter_that_has_learnt_is_part_of_the_base_model(base_weights, new_
     bare = make_model()
     bare.load_state_dict(base_weights)
     loaded = PeftModel.from_pretrained(bare, tmp_path / "adapter", is_trainable=True)
-    assert fingerprint_weights(loaded) == fingerprint_weights(model)
+    assert print_of(loaded) == print_of(model)
     trainer = make_trainer(loaded, new_data, tmp_path / "run")
     rehearsal = mixcd.attach(trainer, prior_data, mix_ratio=0.25)
     expected = trainer.predict(prior_data).predictions.argmax(-1)

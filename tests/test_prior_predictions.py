@@ -150,6 +150,22 @@ def test_a_cache_made_from_something_else_is_refused_and_kept(predict, prior_dat
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
 
 
+def test_a_cache_made_with_other_settings_is_refused_and_says_which(predict, base_model, base_weights):
+    predict()
+    base_model.config.pad_token_id = 7
+    with pytest.raises(
+        CacheError, match="by this model with other settings, .*: padding token 0, now 7. Let the model"
+    ):
+        predict()
+    base_model.config.pad_token_id = 0
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(CacheError, match="autocast None, now bfloat16"),
+    ):
+        predict()
+    assert predict().forward_count == 0
+
+
 def test_altered_truncated_and_missing_parts_are_refused_by_name(predict, tmp_path):
     predict()
     part = tmp_path / "cache" / "part-000001.parquet"
@@ -277,7 +293,11 @@ def test_two_runs_do_not_fill_one_cache(predict, tmp_path):
         ("{", "cannot be read"),
         ("{}", "cannot be read"),
         ('{"format": 99}', "has format 99.*Upgrade mixcd"),
-        ('{"format": 1, "unknown": 1, "columns": []}', "cannot be read"),
+        ('{"format": 2, "unknown": 1, "columns": []}', "cannot be read"),
+        (
+            '{"format": 1}',
+            "has format 1, but this version of mixcd reads format 2.*with the version of mixcd that wrote",
+        ),
     ],
 )
 def test_a_broken_manifest_is_refused(predict, tmp_path, content, fault):
@@ -309,6 +329,35 @@ def test_a_base_model_that_knows_too_little_is_refused(predict):
     wrong = make_rows(100, seed=3, task="prior").map(lambda row: {"label": (row["label"] + 1) % 3})
     with pytest.raises(DataError, match=r"right on \d+\.\d% of the prior samples, but rehearsal needs at least 20%"):
         predict(data=wrong)
+
+
+def test_a_pass_that_is_refused_leaves_nothing_that_blocks_the_corrected_one(predict, prior_data):
+    odd = prior_data.map(lambda row, number: {"label": 7 if number == 550 else row["label"]}, with_indices=True)
+    with pytest.raises(DataError, match="label 7 on sample 550"):
+        predict(data=odd, part_size=100)
+    with pytest.raises(DataError, match="right on .* of the prior samples, but rehearsal needs at least 99%"):
+        predict(data=prior_data.select(range(550)), least_share_right=0.99)
+    assert predict(data=prior_data, part_size=100).forward_count
+
+
+def test_a_cache_that_was_there_is_kept_when_it_is_refused(predict, tmp_path):
+    predict()
+    with pytest.raises(DataError, match="rehearsal needs at least 99%"):
+        predict(least_share_right=0.99)
+    assert predict().forward_count == 0
+
+
+def test_a_long_pass_is_refused_after_its_first_rows(predict, base_model, tmp_path):
+    base_model.classifier = torch.nn.Linear(16, 3)
+    torch.nn.init.zeros_(base_model.classifier.weight)
+    base_model.classifier.bias.data = torch.tensor([0.0, 0.0, 9.0])
+    calls = []
+    base_model.register_forward_hook(lambda *_: calls.append(1))
+    data = make_rows(5000, seed=1, task="prior").map(lambda row: {"label": row["label"] % 2})
+    with pytest.raises(DataError, match=r"right on 0.0% of 256 prior samples drawn at random, but rehearsal needs"):
+        predict(data=data)
+    assert len(calls) <= 256 / 8
+    assert not (tmp_path / "cache").exists()
 
 
 def test_settings_that_make_no_sense_are_refused(predict):

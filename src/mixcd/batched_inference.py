@@ -156,6 +156,23 @@ def collate(collate_fn: Collate, rows: list[Any]) -> Mapping[str, Any]:
     return batch
 
 
+def run_model(model: torch.nn.Module, rule: CorrectnessRule, batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
+    """Call a model with a batch as every pass that only predicts does.
+
+    Args:
+        model: The model, in the mode it is to predict in.
+        rule: Says what is kept from the model, and what it is called with besides.
+        batch: Tensors by name, on any device.
+
+    Returns:
+        The batch on the model's device, and what the model returned.
+    """
+    device = next(model.parameters()).device
+    tensors = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    inputs = {name: value for name, value in tensors.items() if name not in rule.withheld}
+    return tensors, model(**inputs, **rule.settings)
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside the block; every module's own mode of before after it.
@@ -181,11 +198,8 @@ def _predict_batch(
     data_name: str,
     head_inputs: list[torch.Tensor] | None,
 ) -> dict[str, NDArray[Any]]:
-    device = next(model.parameters()).device
-    tensors = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    targets = rule.find_targets(tensors, data_name)
-    inputs = {name: value for name, value in tensors.items() if name not in rule.withheld}
-    output = model(**inputs, **rule.settings)
+    targets = rule.find_targets(batch, data_name)
+    tensors, output = run_model(model, rule, batch)
     rule.require_known(targets, output, sample_ids, data_name)
     reading = rule.read(output, targets)
     found = {"loss": reading.loss, "correct": reading.correct}

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixcd.fresh_adapter import base_weights
+from mixcd.batched_inference import evaluating, run_model
+from mixcd.correctness_rule import CorrectnessRule
+from mixcd.fresh_adapter import bare_model, has_fresh_adapter, model_weights
 from mixcd.prior_dataset import fetch_rows
 
 SAMPLED_VALUES = 4096
@@ -19,13 +21,60 @@ _ROWS_AT_ONCE = 32
 """Rows held in memory."""
 
 
-def fingerprint_weights(model: torch.nn.Module) -> str:
-    """Fingerprint a model by its weights: name, shape, dtype and spaced values of each tensor.
+def fingerprint_model(model: torch.nn.Module, rule: CorrectnessRule, batch: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprint what makes a model's predictions: its weights, and the settings that it computes with.
 
-    An adapter that has learnt nothing yet does not count: its weights are random, and change no prediction.
+    An adapter that adds nothing yet does not count: its weights are random, others in every process.
+
+    Args:
+        model: The model.
+        rule: Says how it is called when it only predicts.
+        batch: Some rows, on which an adapter shows whether it adds anything.
+
+    Returns:
+        `model`, a hexadecimal SHA-256, and `settings`, a JSON text.
+    """
+    with evaluating(model):
+        is_fresh = has_fresh_adapter(model, lambda: run_model(model, rule, batch)[1])
+    return {"model": fingerprint_weights(model, with_adapter=not is_fresh), "settings": describe_settings(model)}
+
+
+def describe_settings(model: torch.nn.Module) -> str:
+    """Describe what decides a model's predictions besides its weights, as it would compute here and now.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A JSON text: the token that it takes for padding, its attention, the types of its weights, and the type that
+        operations are cast to.
+
+    Example:
+        >>> describe_settings(torch.nn.Linear(2, 2))
+        '{"padding token": null, "attention": null, "weights": "float32", "autocast": null}'
+    """
+    config: Any = getattr(bare_model(model), "config", None)
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    weights = model_weights(model, with_adapter=False).values()
+    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in weights if weight.is_floating_point()}
+    device = next(model.parameters()).device.type
+    casts = torch.is_autocast_enabled(device)
+    return json.dumps(
+        {
+            "padding token": getattr(text_config, "pad_token_id", None),
+            "attention": getattr(config, "_attn_implementation", None),
+            "weights": ", ".join(sorted(dtypes)),
+            "autocast": str(torch.get_autocast_dtype(device)).removeprefix("torch.") if casts else None,
+        }
+    )
+
+
+def fingerprint_weights(model: torch.nn.Module, *, with_adapter: bool = True) -> str:
+    """Fingerprint a model by its weights: name, shape, dtype and spaced values of each tensor.
 
     Args:
         model: The model, on any device.
+        with_adapter: Whether the weights of its active adapters count.
 
     Returns:
         A hexadecimal SHA-256.
@@ -39,7 +88,7 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
         False
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(base_weights(model).items()):
+    for name, tensor in sorted(model_weights(model, with_adapter=with_adapter).items()):
         flat = tensor.detach().reshape(-1)
         spaced = flat[torch.from_numpy(_spaced(flat.numel(), SAMPLED_VALUES)).to(flat.device)]
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -14,6 +14,7 @@ from mixcd.correctness_rule.reading import apply_tolerance
 from mixcd.evaluation import DamagedSample, Evaluation, TaskChange, compare_correctness
 from mixcd.prior_dataset import SOURCE_COLUMN, PriorDataset
 from mixcd.prior_predictions import PriorPredictions, assign_bins
+from mixcd.same_as_training import require_same_settings
 from mixcd.sft_trainer import prepare_raw
 from mixcd.trainer_predictions import predict_now, predict_with_trainer
 from mixcd.vocabulary import Flags, PartitionStrategy
@@ -94,7 +95,11 @@ def evaluate_held_out(
 
     Returns:
         Scores before and after, those of each prior data set too, and the damaged prior samples.
+
+    Raises:
+        UnsupportedTrainerError: If the model now computes with other settings than the base model did.
     """
+    require_same_settings(trainer, held_out["prior"].before)
     after = {task: predict_now(trainer, one.data, rule) for task, one in held_out.items()}
     for task, found in after.items():
         found["correct"] = apply_tolerance(rule, found["correct"], found["loss"], held_out[task].before.loss)

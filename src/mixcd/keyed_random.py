@@ -18,6 +18,7 @@ class Stream(IntEnum):
     HELD_OUT = 4
     FEATURES = 5
     PROBES = 6
+    FIRST_ROWS = 7
 
 
 def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generator:

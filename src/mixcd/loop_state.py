@@ -9,7 +9,7 @@ from mixcd.rehearsal_health import DamageHistory
 from mixcd.state_json import decode, encode
 from mixcd.vocabulary import Belief
 
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mixcd.head_features import FeatureBasis
 from mixcd.lock_folder import LOCK
 from mixcd.replace_file import UNFINISHED, replace_file
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 BASIS = "basis.safetensors"
 BESIDE = (BASIS, "features.safetensors", "logits.safetensors")
@@ -29,6 +29,7 @@ BESIDE = (BASIS, "features.safetensors", "logits.safetensors")
 
 _CURES = {
     "model": "If this is a resumed run, build the trainer from the base model, not from the checkpoint",
+    "settings": "Let the model compute as it did then",
     "tokenizer": "Use the tokenizer that the cache was made with",
     "data": "Use the same prior data in the same order",
     "preprocessing": "Collate and truncate as before",
@@ -41,7 +42,8 @@ class Manifest:
     """What a cache holds and what it was made from.
 
     Args:
-        sources: Fingerprints of the model, tokenizer, data and preprocessing, and the correctness rule.
+        sources: Fingerprints of the model, tokenizer, data and preprocessing; what the model computes with; the
+            correctness rule.
         sample_count: The number of samples in the prior data.
         share: The share of them that is cached, in (0, 1].
         seed: Which samples make up the share.
@@ -93,10 +95,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         content = path.read_bytes()
         stored = json.loads(content)
-        if stored["format"] > FORMAT:
+        if stored["format"] != FORMAT:
+            cure = "Upgrade mixcd" if stored["format"] > FORMAT else "Read it with the version of mixcd that wrote it"
             raise CacheError(
-                f"`{path}` has format {stored['format']}, but this version of mixcd reads up to {FORMAT}. Upgrade "
-                "mixcd, or choose a new folder for the cache."
+                f"`{path}` has format {stored['format']}, but this version of mixcd reads format {FORMAT}. {cure}, or "
+                "choose a new folder for the cache to predict again."
             )
         del stored["checksum"]
         manifest = Manifest(**{**stored, "columns": tuple(stored["columns"])})
@@ -149,11 +152,35 @@ def require_match(folder: Path, found: Manifest, wanted: Manifest) -> None:
             "for. Leave `share` out to use the cache as it is, or choose a new folder for the cache."
         )
     changed = [name for name, value in wanted.sources.items() if found.sources.get(name) != value]
+    if changed == ["settings"]:
+        raise CacheError(
+            f"The cache `{folder}` was made by this model with other settings, which decide what it predicts: "
+            f"{differing_settings(found.sources['settings'], wanted.sources['settings'])}. {_CURES['settings']}; or "
+            "choose a new folder for the cache to predict again."
+        )
     if changed:
         raise CacheError(
             f"The cache `{folder}` was made from another {' and '.join(changed)}. A cache only holds for what it was "
             f"made from. {_CURES[changed[0]]}; or choose a new folder for the cache to predict again."
         )
+
+
+def differing_settings(before: str, now: str) -> str:
+    """Say which settings of a model differ.
+
+    Args:
+        before: What `describe_settings` said.
+        now: What it says now.
+
+    Returns:
+        The differences in words; empty where there are none.
+
+    Example:
+        >>> differing_settings('{"padding token": 3, "autocast": null}', '{"padding token": 2, "autocast": null}')
+        'padding token 3, now 2'
+    """
+    old, new = json.loads(before), json.loads(now)
+    return ", ".join(f"{name} {old.get(name)}, now {new.get(name)}" for name in new if old.get(name) != new.get(name))
 
 
 def write_part(
@@ -273,6 +300,18 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     for path in folder.glob("part-*.sha256"):
         path.unlink()
     return manifest
+
+
+def drop_cache(folder: Path) -> None:
+    """Remove a cache: one of a pass that was refused would only stand in the way of the corrected one.
+
+    Args:
+        folder: The cache's folder; other files in it are left.
+    """
+    for path in (*folder.glob("part-*.parquet"), *folder.glob("part-*.sha256")):
+        path.unlink(missing_ok=True)
+    for name in (MANIFEST, *BESIDE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def read_parts(folder: Path, manifest: Manifest) -> Iterator[pa.Table]:

@@ -15,19 +15,17 @@ from tqdm.auto import tqdm
 
 from mixcd.batched_inference import GROUP_ROWS, Collate, evaluating, predict_rows, put_results, read_groups
 from mixcd.correctness_rule import CorrectnessRule
-from mixcd.errors import CacheError
+from mixcd.errors import CacheError, DataError, UnsupportedTrainerError
 from mixcd.flat_array import create_array
-from mixcd.fresh_adapter import without_fresh_adapter
 from mixcd.head_features import FITTED_ROWS, FeatureBasis, fit_basis
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.lock_folder import lock_folder
 from mixcd.prediction_cache import (
-    BESIDE,
-    MANIFEST,
     Manifest,
     array_path,
     cached_count,
     check_parts,
+    drop_cache,
     list_parts,
     part_name,
     read_basis,
@@ -137,13 +135,34 @@ class PriorPass:
             if not _is_complete(folder, manifest):
                 check_parts(folder, manifest)
             self._require_features(folder, manifest)
-            with evaluating(self.model), without_fresh_adapter(self.model):
-                forward_count = self._predict_missing(folder, manifest)
+            try:
+                with evaluating(self.model):
+                    forward_count = self._predict_missing(folder, manifest)
+            except (DataError, UnsupportedTrainerError):  # what was predicted is of no use to the corrected run
+                drop_cache(folder)
+                raise
             wait()
             if is_first and not _is_complete(folder, manifest):
                 seal(folder, manifest)
             wait()
         return self._require_manifest(folder), forward_count + fit_count
+
+    def predict_some(self, sample_ids: Ids) -> tuple[dict[str, NDArray[Any]], int]:
+        """Predict some samples, and write nothing.
+
+        Args:
+            sample_ids: Which, shape (some,).
+
+        Returns:
+            Arrays as `predict_rows` returns them, and the forward passes made.
+
+        Raises:
+            RehearsalError: As in `fill`.
+        """
+        with evaluating(self.model):
+            predicted, _, forward_count = self._predict(sample_ids, (), lambda _: None, with_head_input=False)
+        require_finite_losses(sample_ids, predicted["loss"])
+        return predicted, forward_count
 
     def _require_manifest(self, folder: Path) -> Manifest:
         manifest = read_manifest(folder)
@@ -162,7 +181,7 @@ class PriorPass:
         rng = keyed_generator(wanted.seed, 0, Stream.FEATURES)
         chosen = np.sort(rng.choice(len(covered), min(len(covered), FITTED_ROWS), replace=False, shuffle=False))
         ids = np.asarray(covered)[chosen]
-        with evaluating(self.model), without_fresh_adapter(self.model):
+        with evaluating(self.model):
             predicted, _, forward_count = self._predict(ids, (), lambda _: None)
         basis = fit_basis(predicted["head_input"], self.feature_count)
         folder.mkdir(parents=True, exist_ok=True)
@@ -261,8 +280,7 @@ def _list_ids(manifest: Manifest) -> range | Ids:
 def _drop_empty(folder: Path) -> None:
     """Remove what a pass began that was refused before it wrote a part."""
     if not any(folder.glob("part-*")):
-        for name in (MANIFEST, *BESIDE):
-            (folder / name).unlink(missing_ok=True)
+        drop_cache(folder)
 
 
 def _is_complete(folder: Path, manifest: Manifest | None) -> bool:

@@ -11,13 +11,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from mixcd.batched_inference import Collate, collate
 from mixcd.correctness_rule import CorrectnessRule, choose_rule
 from mixcd.errors import DataError, SettingError, shorten
-from mixcd.fingerprint import fingerprint_batch, fingerprint_rows, fingerprint_tokenizer, fingerprint_weights
+from mixcd.fingerprint import fingerprint_batch, fingerprint_model, fingerprint_rows, fingerprint_tokenizer
 from mixcd.flat_array import open_array
-from mixcd.prediction_cache import Manifest, array_path, read_parts
+from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.prediction_cache import Manifest, array_path, drop_cache, read_manifest, read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import ALONE, PriorPass, Processes, choose_part_size
 from mixcd.vocabulary import UNCACHED_BIN, Flags, Floats, Ids, Partition, PartitionStrategy, PriorTable
@@ -25,8 +27,12 @@ from mixcd.vocabulary import UNCACHED_BIN, Flags, Floats, Ids, Partition, Partit
 LEAST_SHARE_RIGHT = 0.2
 """Below this share of right predictions the base model has too little to lose."""
 
-_PREPROCESSING_ROWS = 8
+PREPROCESSING_ROWS = 8
+"""Rows whose batch shows how rows are collated."""
 _LEAST_NAMED = 0.01
+_FIRST_ROWS, _FIRST_ROWS_OF = 256, 4096
+"""Samples that a pass over at least so many looks at first, to be refused at once if it is."""
+_CERTAINTY = 0.9999
 
 logger = logging.getLogger(__name__)
 
@@ -145,19 +151,49 @@ def predict_prior(
     """
     prior = prior_data if isinstance(prior_data, PriorDataset) else PriorDataset(prior_data)
     rule = choose_rule(correctness, model, collate(collate_fn, [prior[0]]), prior.name)
-    manifest, forward_count = cache_predictions(
+    prior_pass, folder = (
         PriorPass(model, prior, collate_fn, batch_size, progress, rule, processes, features),
         Path(cache_dir),
-        tokenizer=tokenizer,
-        columns=columns,
-        share=share,
-        seed=seed,
-        part_size=part_size,
     )
-    predictions = _load(Path(cache_dir), manifest, forward_count)
+    _require_settings(share, batch_size)
+    first_count = _look_first(prior_pass, folder, least_share_right)
+    manifest, forward_count = cache_predictions(
+        prior_pass, folder, tokenizer=tokenizer, columns=columns, share=share, seed=seed, part_size=part_size
+    )
+    predictions = _load(folder, manifest, first_count + forward_count)
     _warn_of_masked(predictions, prior.name)
-    require_enough_right(float(predictions.correct.mean()), least_share_right, predictions.share_right)
+    try:
+        require_enough_right(float(predictions.correct.mean()), least_share_right, predictions.share_right)
+    except DataError:
+        processes.wait()  # until all have read it
+        if processes.rank == 0 and predictions.forward_count:
+            drop_cache(folder)
+        raise
     return predictions
+
+
+def _look_first(prior_pass: PriorPass, folder: Path, least_share_right: float) -> int:
+    """Predict some samples of a long pass that is to begin, and refuse now what it would be refused for at its end.
+
+    Returns:
+        Forward passes made.
+
+    Raises:
+        RehearsalError: As in `predict_prior`.
+    """
+    is_new = read_manifest(folder) is None
+    prior_pass.processes.wait()  # until all have looked
+    sample_count = len(prior_pass.prior)
+    if not is_new or sample_count < _FIRST_ROWS_OF:
+        return 0
+    rng = keyed_generator(0, 0, Stream.FIRST_ROWS)
+    ids = np.sort(rng.choice(sample_count, _FIRST_ROWS, replace=False, shuffle=False))
+    found, forward_count = prior_pass.predict_some(ids)
+    right_count = int(found["correct"].sum())
+    most = binomtest(right_count, _FIRST_ROWS).proportion_ci(_CERTAINTY, method="wilson").high
+    if most < least_share_right:
+        require_enough_right(right_count / _FIRST_ROWS, least_share_right, found.get("share_right"), _FIRST_ROWS)
+    return forward_count
 
 
 def cache_predictions(
@@ -191,14 +227,13 @@ def cache_predictions(
     prior = prior_pass.prior
     for name in columns:
         prior.require_column(name)
+    batch = collate(prior_pass.collate_fn, prior.rows(range(len(prior))[:PREPROCESSING_ROWS]))
     wanted = Manifest(
         sources={
-            "model": fingerprint_weights(prior_pass.model),
+            **fingerprint_model(prior_pass.model, prior_pass.rule, batch),
             "tokenizer": fingerprint_tokenizer(tokenizer),
             "data": fingerprint_rows(prior),
-            "preprocessing": fingerprint_batch(
-                collate(prior_pass.collate_fn, prior.rows(range(len(prior))[:_PREPROCESSING_ROWS]))
-            ),
+            "preprocessing": fingerprint_batch(batch),
             "rule": prior_pass.rule.name,
         },
         sample_count=len(prior),
@@ -238,13 +273,19 @@ def assign_bins(strategy: PartitionStrategy, prior: PriorDataset, predictions: P
     return Partition(bin_ids, partition.bin_names)
 
 
-def require_enough_right(share_right: float, least_share_right: float, token_shares: Floats | None = None) -> None:
+def require_enough_right(
+    share_right: float,
+    least_share_right: float,
+    token_shares: Floats | None = None,
+    first_count: int | None = None,
+) -> None:
     """Refuse a base model that is right on too few prior samples.
 
     Args:
         share_right: The share of right predictions.
         least_share_right: The least that is accepted.
         token_shares: The share of each sample's target tokens that are right, in language models.
+        first_count: How many samples were looked at first; None when all were predicted.
 
     Raises:
         DataError: If the share is below it.
@@ -257,8 +298,9 @@ def require_enough_right(share_right: float, least_share_right: float, token_sha
                 f"`correctness=mixcd.RightTokens({half:g})`, or `rehearsal.least_share = {half:g}` in a config, would "
                 "count as right."
             )
+        samples = "the prior samples" if first_count is None else f"{first_count} prior samples drawn at random"
         raise DataError(
-            f"The base model is right on {share_right:.1%} of the prior samples, but rehearsal needs at least "
+            f"The base model is right on {share_right:.1%} of {samples}, but rehearsal needs at least "
             f"{least_share_right:.0%}: only what it gets right can be damaged. Check that the model was trained on the "
             f"prior task, and that labels and preprocessing are those it was trained with.{cure}"
         )

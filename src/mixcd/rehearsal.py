@@ -30,6 +30,7 @@ from mixcd.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions
 from mixcd.probe import Probe
 from mixcd.rehearsal_health import Vitals
 from mixcd.rehearsal_loop import RehearsalLoop
+from mixcd.same_as_training import require_same_predictions
 from mixcd.sft_trainer import prepare_raw
 from mixcd.step_record import StepRecord
 from mixcd.trainer_predictions import predict_with_trainer
@@ -128,6 +129,7 @@ def attach(
     held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, strategy.column_names)
     columns = tuple(dict.fromkeys((*strategy.column_names, *cache_columns)))
     predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT, rule, feature_count)
+    require_same_predictions(trainer, prior, predictions, rule)
     held_out_predictions = predict_held_out(trainer, held_out_data, folder, rule)
     made, bins = make_estimator(estimator, strategy, prior, predictions)
     loop = RehearsalLoop(

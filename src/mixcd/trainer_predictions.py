@@ -1,4 +1,4 @@
-"""Predictions made the way a trainer makes them: its model, collator, precision and batch size."""
+"""Predictions made the way a trainer makes them: its model, special tokens, collator, precision and batch size."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -6,7 +6,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from torch.nn import Module
-from transformers import Trainer
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, Trainer
+from transformers.trainer_utils import align_special_tokens
 
 from mixcd.batched_inference import evaluating, predict_rows
 from mixcd.correctness_rule import CorrectnessRule
@@ -74,7 +75,7 @@ def prior_pass_of(trainer: Trainer, data: PriorDataset, rule: CorrectnessRule) -
     """
     args, accelerator = trainer.args, trainer.accelerator
     return PriorPass(
-        _model_of(trainer),
+        aligned_model(trainer),
         data,
         collator_of(trainer, data),
         args.eval_batch_size,
@@ -95,7 +96,7 @@ def predict_now(trainer: Trainer, data: PriorDataset, rule: CorrectnessRule) -> 
     Returns:
         Arrays `loss`, `correct` and others, as `predict_rows` returns them, each of shape (samples,).
     """
-    model = _model_of(trainer)
+    model = aligned_model(trainer)
     with evaluating(model), trainer.accelerator.autocast():
         predicted, _ = predict_rows(
             model,
@@ -124,7 +125,7 @@ def observe_now(
     Returns:
         The observation, and the number of forward passes.
     """
-    model = _model_of(trainer)
+    model = aligned_model(trainer)
     with evaluating(model), trainer.accelerator.autocast():
         predicted, forward_count = predict_rows(
             model,
@@ -141,6 +142,15 @@ def observe_now(
     return observation, forward_count
 
 
-def _model_of(trainer: Trainer) -> Module:
-    """The trainer's model, without wrappers; a trainer without one has refused to be built."""
-    return cast(Module, trainer.model)
+def aligned_model(trainer: Trainer) -> Module:
+    """Return the trainer's model, without wrappers, that takes the same tokens for padding as in training.
+
+    `Trainer.train` gives the model's config the tokenizer's special tokens; what predicts before must do so, too.
+
+    Args:
+        trainer: The trainer; one without a model has refused to be built.
+    """
+    model: Any = trainer.model
+    if isinstance(trainer.processing_class, PreTrainedTokenizerBase | ProcessorMixin) and hasattr(model, "config"):
+        align_special_tokens(model, trainer.processing_class)  # type: ignore[no-untyped-call]
+    return cast(Module, model)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,20 +11,22 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from mixcd.batch_plan import BatchPlan
+from mixcd.batched_inference import collate
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.correctness_rule.reading import judge_by_loss
-from mixcd.errors import PlanError, ResumeError, UnsupportedTrainerError
-from mixcd.fingerprint import fingerprint_weights
+from mixcd.errors import PlanError, ResumeError, UnsupportedTrainerError, shorten
+from mixcd.fingerprint import fingerprint_batch, fingerprint_model
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, PlanSampler, TaggingCollator
 from mixcd.prediction_observer import PredictionObserver, read_rehearsed, read_rows
 from mixcd.prior_dataset import PriorDataset
+from mixcd.prior_predictions import PREPROCESSING_ROWS
 from mixcd.probe import Probe, choose_probed
 from mixcd.rehearsal_health import find_failure_signs
 from mixcd.rehearsal_loop import Learnt, RehearsalLoop, choose_lag
 from mixcd.shared_arrays import broadcast_arrays
 from mixcd.step_record import StepRecord, summarise_step
-from mixcd.trainer_predictions import observe_now
-from mixcd.trainer_support import SHADOWED
+from mixcd.trainer_predictions import aligned_model, observe_now
+from mixcd.trainer_support import SHADOWED, collator_of
 from mixcd.vocabulary import Belief, DamageCounts, Floats, Observation
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,9 @@ class TrainerSeam:
         self._make_loader = trainer.get_train_dataloader
         self._step = trainer.training_step
         choose_lag(lag, self._look_ahead())
-        self._require_plain_loader(self._make_mixed_loader(), self._plan())
+        loader = self._make_mixed_loader()
+        self._require_plain_loader(loader, self._plan())
+        self._require_same_inputs(getattr(loader, "base_dataloader", loader).collate_fn)
 
     def install(self, loop: RehearsalLoop, base_loss: Floats | None) -> None:
         """Make the trainer rehearse.
@@ -220,7 +224,11 @@ class TrainerSeam:
         return getattr(self._loop.estimator, "reads_logits", False)
 
     def _require_base_model(self) -> None:
-        if fingerprint_weights(cast(torch.nn.Module, self._trainer.model)) != self._loop.sources["model"]:
+        batch = collate(
+            collator_of(self._trainer, self._prior), self._prior.rows(range(self._prior_count)[:PREPROCESSING_ROWS])
+        )
+        found = fingerprint_model(aligned_model(self._trainer), self._rule, batch)
+        if found["model"] != self._loop.sources["model"]:
             raise UnsupportedTrainerError(
                 "`model_init` built another model for `train()` than the base model that predicted the prior data. "
                 "Damage is counted against the base model. Let `model_init` return the same weights every time, or "
@@ -259,6 +267,23 @@ class TrainerSeam:
         finally:
             self._trainer.train_dataset = self._new_data
 
+    def _require_same_inputs(self, collate_fn: Any) -> None:
+        """Refuse a training loader that makes other batches of the same rows than evaluation does."""
+        rows = self._prior.rows(range(self._prior_count)[:PREPROCESSING_ROWS])
+        trained, again = collate(collate_fn, rows), collate(collate_fn, rows)
+        judged = collate(collator_of(self._trainer, self._prior), rows)
+        different = [
+            name
+            for name in sorted({*trained, *judged})
+            if _print_of(trained, name) == _print_of(again, name) != _print_of(judged, name)  # what is random differs
+        ]
+        if different:
+            raise UnsupportedTrainerError(
+                f"For the same rows the training loader makes other {shorten((f'`{name}`' for name in different), 5)} "
+                "than the evaluation loader, which the base model predicts with: what training shows could not be "
+                "compared with it. Let both loaders use the same collator."
+            )
+
     def _require_plain_loader(self, loader: Any, plan: BatchPlan) -> Any:
         """Return the innermost batch sampler, if it draws this data once each in random order."""
         batches: Any = getattr(loader, "batch_sampler", None)
@@ -280,6 +305,10 @@ class TrainerSeam:
             "`trainer.train_dataset` is drawn, so the loader must draw it uniformly, each row once an epoch. Return "
             "the loader of `Trainer.get_train_dataloader`, or weigh samples by a `partition` instead."
         )
+
+
+def _print_of(batch: Any, name: str) -> str:
+    return fingerprint_batch({name: batch.get(name)})
 
 
 class RehearsalCallback(TrainerCallback, ExportableState):

@@ -184,7 +184,7 @@ def test_scores_are_of_both_halves_and_both_tasks(task, judge, tmp_path):
 def test_rows_tell_where_they_come_from(run):
     told = json.loads(run("counts")["provenance"])
     assert {"started", "versions", "platform", "processors", "threads", "device", "sources"} == told.keys()
-    assert set(told["sources"]) == {"model", "tokenizer", "data", "preprocessing", "rule"}
+    assert set(told["sources"]) == {"model", "settings", "tokenizer", "data", "preprocessing", "rule"}
     assert told["versions"]["torch"] == torch.__version__
     assert json.loads(run("none")["provenance"])["sources"] == {}
 

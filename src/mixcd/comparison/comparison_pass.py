@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from mixcd.batched_inference import Collate, evaluating, predict_rows, put_results, read_groups
 from mixcd.correctness_rule import CorrectnessRule
-from mixcd.fresh_adapter import without_fresh_adapter
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import predict_prior
 from mixcd.vocabulary import Flags, Floats, Ids, require_finite_losses
@@ -81,7 +80,6 @@ class ComparisonPass:
         hidden = not self.progress or None
         with (
             evaluating(model),
-            without_fresh_adapter(model),
             tqdm(total=len(sample_ids), desc=owner.lower(), disable=hidden) as bar,
         ):
             for ids, rows in read_groups(self.data, sample_ids, self.batch_size):
