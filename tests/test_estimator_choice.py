@@ -3,6 +3,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
+import mixcd
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
 from mixcd.errors import SettingError
 from mixcd.estimator_choice import (
@@ -18,6 +19,9 @@ from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import PriorPredictions
 from mixcd.sampling_scheduler import FLOOR
+from mixcd.sweep.sweep_method import Method, choose_estimator
+from mixcd.vocabulary import Partition
+from tiny import collate, make_trainer
 
 COUNT = 60
 PRIOR = PriorDataset([{"label": number % 3, "topic": f"t{number % 2}"} for number in range(COUNT)])
@@ -100,13 +104,72 @@ def test_a_function_is_given_the_bins_and_the_predictions():
     assert given == [(bins, predictions)]
 
 
-def test_an_unknown_name_is_refused():
+MAKER = (
+    "Pass a name, or a function from (partition, predictions) to an estimator, such as "
+    "`lambda partition, predictions: mixcd.CountEstimator(partition, predictions.base_correct)`."
+)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "fault"),
+    [
+        (
+            "count",
+            'is \'count\', but only "auto", "counts", "shrunk", "factored", "drift", "paper" and "uniform" have names.',
+        ),
+        (
+            {},
+            'is a `dict`, but only "auto", "counts", "shrunk", "factored", "drift", "paper" and "uniform" have names.',
+        ),
+        (CountEstimator, "is the class `CountEstimator`, whose settings are not said."),
+        (DriftEstimator, "is the class `DriftEstimator`, whose settings are not said."),
+        (
+            CountEstimator(Partition(np.zeros(COUNT, int), ("all",)), np.ones(COUNT, bool)),
+            "is a `CountEstimator`, made before the bins and the base model's predictions are known.",
+        ),
+        (lambda partition: None, "is the function `<lambda>`, which takes other arguments."),
+    ],
+    ids=["unknown name", "dict", "class", "class of drift", "made estimator", "function of one"],
+)
+def test_what_is_neither_a_name_nor_a_function_of_bins_and_predictions_is_refused(estimator, fault):
     with pytest.raises(SettingError) as failure:
-        require_estimator("count")
+        require_estimator(estimator)
+    assert str(failure.value) == f"`estimator` {fault} {MAKER}"
+
+
+@pytest.mark.parametrize(
+    ("returned", "fault"),
+    [
+        (None, "a `NoneType`, which has no `init`, `update`, `belief`, `damage_probability`."),
+        (CountEstimator, "the class `CountEstimator`."),
+    ],
+)
+def test_a_function_that_makes_no_estimator_is_refused(returned, fault):
+    with pytest.raises(SettingError) as failure:
+        make_estimator(lambda partition, predictions: returned, PARTITION, PRIOR, make_predictions())
     assert str(failure.value) == (
-        '`estimator` is \'count\', but only "auto", "counts", "shrunk", "factored", "drift", "paper" and "uniform" '
-        "have names. Pass one of them, or a function from (partition, predictions) to an estimator."
+        f"The function that `estimator` is returned {fault} {MAKER.replace('a name, or ', '')}"
     )
+
+
+def test_an_estimators_class_is_refused_before_anything_is_predicted(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path)
+    with pytest.raises(SettingError, match="is the class `CountEstimator`"):
+        mixcd.attach(trainer, prior_data, mix_ratio=0.25, estimator=mixcd.CountEstimator)
+    with pytest.raises(SettingError, match="is the class `CountEstimator`"):
+        mixcd.rehearse(
+            base_model,
+            new_data,
+            prior_data,
+            tmp_path / "cache",
+            mix_ratio=0.25,
+            batch_size=8,
+            collate_fn=collate,
+            estimator=mixcd.CountEstimator,
+        )
+    with pytest.raises(SettingError, match="is the class `CountEstimator`"):
+        choose_estimator(Method(estimator=mixcd.CountEstimator))
+    assert not any(tmp_path.rglob("manifest.json"))
 
 
 def test_drift_without_cached_features_is_refused():

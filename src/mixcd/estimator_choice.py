@@ -1,5 +1,6 @@
 """From the name of an estimator to the estimator: what `attach(estimator=...)` means."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,7 +11,7 @@ import torch
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
 from mixcd.collateral_damage_estimator.drift_estimator import UNCACHED_ROW
 from mixcd.correctness_rule import CorrectnessRule, RightClass
-from mixcd.errors import SettingError
+from mixcd.errors import SettingError, shorten
 from mixcd.partition_strategy import Combined
 from mixcd.prediction_cache import read_manifest
 from mixcd.prior_dataset import PriorDataset
@@ -22,26 +23,55 @@ EstimatorName = Literal["auto", "counts", "shrunk", "factored", "drift", "paper"
 MakeEstimator = Callable[[Partition, PriorPredictions], CollateralDamageEstimator[Any]]
 """Makes an estimator of the bins and the base model's predictions."""
 
+_INTERFACE = ("init", "update", "belief", "damage_probability")
+"""The methods of a `CollateralDamageEstimator`."""
+_MAKER = (
+    "a function from (partition, predictions) to an estimator, such as "
+    "`lambda partition, predictions: mixcd.CountEstimator(partition, predictions.base_correct)`"
+)
+
 FEATURES = 64
 """Features a sample that are cached for the drift estimator, and for partitions that read features."""
 
 
 def require_estimator(estimator: EstimatorName | MakeEstimator) -> None:
-    """Refuse an estimator that is neither a known name nor a function.
+    """Refuse an estimator that is neither a known name nor a function of bins and predictions.
 
     Args:
         estimator: What `attach` was given.
 
     Raises:
-        SettingError: If it is unknown.
+        SettingError: If it is unknown, a class, an estimator that is made already, or takes other arguments.
     """
     names = get_args(EstimatorName)
-    if not callable(estimator) and estimator not in names:
+    if isinstance(estimator, str) and estimator in names:
+        return
+    if isinstance(estimator, type):
+        fault = f"is the class `{estimator.__name__}`, whose settings are not said"
+    elif not _lacks(estimator):
+        fault = f"is a `{type(estimator).__name__}`, made before the bins and the base model's predictions are known"
+    elif callable(estimator):
+        if _takes_two(estimator):
+            return
+        fault = f"is the function `{getattr(estimator, '__name__', estimator)}`, which takes other arguments"
+    else:
         known = ", ".join(f'"{name}"' for name in names[:-1])
-        raise SettingError(
-            f'`estimator` is {estimator!r}, but only {known} and "{names[-1]}" have names. Pass '
-            "one of them, or a function from (partition, predictions) to an estimator."
-        )
+        given = repr(estimator) if isinstance(estimator, str) else f"a `{type(estimator).__name__}`"
+        fault = f'is {given}, but only {known} and "{names[-1]}" have names'
+    raise SettingError(f"`estimator` {fault}. Pass a name, or {_MAKER}.")
+
+
+def _lacks(estimator: object) -> list[str]:
+    """The methods of the interface that something does not have."""
+    return [name for name in _INTERFACE if not callable(getattr(estimator, name, None))]
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def choose_named(
@@ -104,11 +134,14 @@ def make_estimator(
 
     Raises:
         DataError: If a column is missing, or the strategy covers other samples.
+        SettingError: If the function makes no estimator.
     """
     bins = assign_bins(strategy, prior, predictions)
     base_correct = predictions.base_correct
     if callable(estimator):
-        return estimator(bins, predictions), bins
+        made = estimator(bins, predictions)
+        _require_made(made)
+        return made, bins
     if estimator == "uniform":
         one_bin = Partition(np.minimum(bins.bin_ids, 0), ("all",))
         return CountEstimator(one_bin, base_correct), one_bin
@@ -120,6 +153,17 @@ def make_estimator(
     if estimator == "paper":
         return CountEstimator(bins, base_correct, smoothing="raw"), bins
     return CountEstimator(bins, base_correct, smoothing="shrunk" if estimator == "shrunk" else "beta"), bins
+
+
+def _require_made(made: object) -> None:
+    """Refuse what a function returned that is no estimator, before the first step fails on it."""
+    if isinstance(made, type):
+        fault = f"the class `{made.__name__}`"
+    elif missing := _lacks(made):
+        fault = f"a `{type(made).__name__}`, which has no {shorten(f'`{name}`' for name in missing)}"
+    else:
+        return
+    raise SettingError(f"The function that `estimator` is returned {fault}. Pass {_MAKER}.")
 
 
 def make_drift_estimator(

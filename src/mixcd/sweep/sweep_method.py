@@ -10,7 +10,7 @@ import numpy as np
 
 from mixcd.collateral_damage_estimator import CountEstimator
 from mixcd.errors import SettingError, shorten
-from mixcd.estimator_choice import EstimatorName, MakeEstimator, make_drift_estimator
+from mixcd.estimator_choice import EstimatorName, MakeEstimator, make_drift_estimator, require_estimator
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.partition_strategy import ByColumn, ByPriorLoss
 from mixcd.prior_predictions import PriorPredictions
@@ -164,10 +164,10 @@ def choose_estimator(method: Method) -> EstimatorName | MakeEstimator:
         A name, or a function that makes the estimator.
 
     Raises:
-        SettingError: If the estimator has no such setting.
+        SettingError: If there is no such estimator, or it has no such setting.
     """
     name: Any = method.estimator
-    maker = _MAKERS.get(name)
+    maker = _MAKERS.get(name) if isinstance(name, str) else None
     known = [] if maker is None else _list_settings(make_drift_estimator if name == "drift" else maker)
     unknown = sorted(set(method.settings) - set(known))
     if unknown:
@@ -176,6 +176,7 @@ def choose_estimator(method: Method) -> EstimatorName | MakeEstimator:
             f"{shorten((f'`{one}`' for one in known), 9) or 'no settings'}. Correct the method."
         )
     chosen: EstimatorName | MakeEstimator = name if maker is None else partial(maker, **method.settings)
+    require_estimator(chosen)
     return chosen
 
 
