@@ -119,7 +119,7 @@ def test_logging_inside_a_log_event_reaches_all_callbacks_and_keeps_the_loss(bas
     class LogsMore(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **_):
             if "loss" in logs:
-                trainer.log({"more": 1.0})
+                Trainer.log(trainer, {"more": 1.0})
 
     trainer = make_trainer(
         base_model,

@@ -6,6 +6,7 @@ import torch
 import trl
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import TrainerCallback
 
 import mixcd
 from mixcd.errors import DataError, UnsupportedTrainerError
@@ -215,6 +216,26 @@ def test_bins_are_made_of_what_the_fused_head_is_given(base_weights, tmp_path, s
     np.testing.assert_allclose(rehearsal.predictions.arrays["features"][7], basis.apply(expected), atol=2e-2)
     trainer.train()
     assert rehearsal.counts.observed_count.sum() == 10 * 2
+
+
+def test_metrics_of_trainers_reach_trackers_once_a_step_and_so_do_rehearsals(build):
+    class OwnMetrics(trl.SFTTrainer):
+        def log(self, logs, *rest, **named):
+            super().log({**logs, "own": 1.0}, *rest, **named)
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            seen.append((state.global_step, {*logs}))
+
+    seen = []
+    trainer, _, _ = build("chat", max_steps=3, trainer_class=OwnMetrics, logging_strategy="steps", logging_steps=1)
+    trainer.add_callback(Tracker())
+    trainer.train()
+    kept = [(entry["step"], {*entry}) for entry in trainer.state.log_history]
+    for logs in (seen, kept):
+        steps = {name: [step for step, keys in logs if name in keys] for name in ("mean_token_accuracy", "mixcd/yield")}
+        assert steps == {"mean_token_accuracy": [1, 2, 3], "mixcd/yield": [1, 2, 3]}
+        assert [step for step, keys in logs if "own" in keys] == [1, 2, 3, 3]  # the last is the summary of training
 
 
 # --- what is dropped and refused ------------------------------------------------------------------------------------

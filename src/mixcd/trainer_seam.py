@@ -355,9 +355,12 @@ class RehearsalCallback(TrainerCallback, ExportableState):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Send rehearsal's metrics to every tracker, right after the trainer's own training log."""
+        """Send rehearsal's metrics to every tracker, right after the trainer's own training log.
+
+        By the `log` of transformers itself: that of a subclass, within which this runs, adds metrics of its own.
+        """
         if logs and "loss" in logs:
-            self._trainer.log(self._loop.vitals().to_log())
+            Trainer.log(self._trainer, self._loop.vitals().to_log())
 
     def _warn(self) -> None:
         history, partition = self._loop.state.history, self._loop.partition
