@@ -43,6 +43,7 @@ REFUSED = """
 | context and sequence parallelism | a sample is split over processes |
 | losses inside kernels that show no predictions (Liger's fused loss) | there is nothing to read |
 | `DPOTrainer`, `KTOTrainer`, `RewardTrainer`, `GRPOTrainer`, `RLOOTrainer` | their samples have no labels |
+| the trainers of sentence-transformers and setfit | their samples are texts that a loss compares or scores itself |
 | masked language models, token classification | what a token predicts is another thing there |
 | `restore_callback_states_from_checkpoint=True` | replaces rehearsal's callback |
 

@@ -51,6 +51,7 @@ LAYERS = {
         "audit",
         "estimator_choice",
         "evaluation",
+        "followed_trainers",
         "hand_rehearsal",
         "held_out",
         "mixed_data",

@@ -298,19 +298,3 @@ def test_ligers_fused_loss_is_refused_and_its_other_kernels_are_not(build, tmp_p
         mixcd.attach(trainer, make_rows(20, "prior"), mix_ratio=0.25)
     trainer.args.liger_kernel_config = {"fused_linear_cross_entropy": False}
     require_alike(trainer, PriorDataset(trainer.train_dataset), None)
-
-
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
-        ("DPOTrainer", "have no `labels`, but a chosen and a rejected answer"),
-        ("RewardTrainer", "have no `labels`, but a chosen and a rejected answer"),
-        ("GRPOTrainer", "have no `labels`, but answers that the model makes, with rewards"),
-    ],
-)
-def test_trainers_whose_samples_have_no_target_are_refused_by_what_is_missing(name, part):
-    kind = getattr(trl, name)
-    own = type("Own", (kind,), {})
-    for refused in (kind, own):
-        with pytest.raises(UnsupportedTrainerError, match=f"The samples of `{name}` {part}"):
-            mixcd.attach(refused.__new__(refused), [], mix_ratio=0.25)

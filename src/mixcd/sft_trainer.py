@@ -21,13 +21,6 @@ _ROW = "mixcd_row"
 _PREPARED_BY = ("dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name")
 """The arguments of `SFTTrainer._prepare_dataset`, which is private: a change is refused, with the ways out."""
 _COMPARED_ROWS = 200
-_WITHOUT_TARGETS = {
-    "DPOTrainer": "a chosen and a rejected answer",
-    "KTOTrainer": "answers that are liked or not",
-    "RewardTrainer": "a chosen and a rejected answer",
-    "GRPOTrainer": "answers that the model makes, with rewards",
-    "RLOOTrainer": "answers that the model makes, with rewards",
-}
 
 
 def is_sft_trainer(trainer: Trainer) -> bool:
@@ -37,26 +30,6 @@ def is_sft_trainer(trainer: Trainer) -> bool:
         trainer: The trainer.
     """
     return any(kind.__name__ == "SFTTrainer" and kind.__module__.startswith("trl.") for kind in type(trainer).__mro__)
-
-
-def require_targets(trainer: Trainer) -> None:
-    """Refuse trainers of TRL whose samples have no target that a model could be right about.
-
-    Args:
-        trainer: The trainer.
-
-    Raises:
-        UnsupportedTrainerError: If it is one; says what its samples have instead.
-    """
-    kinds = [kind.__name__ for kind in type(trainer).__mro__ if kind.__module__.startswith("trl.")]
-    if not kinds or is_sft_trainer(trainer):
-        return
-    instead = next((has for name, has in _WITHOUT_TARGETS.items() if name in kinds), "something else than labels")
-    raise UnsupportedTrainerError(
-        f"The samples of `{kinds[0]}` have no `labels`, but {instead}, so there is nothing that the model gets right "
-        "or wrong about a prior sample. Rehearsal follows `SFTTrainer` and transformers' own trainers. Rehearse in a "
-        "stage of supervised fine-tuning."
-    )
 
 
 def read_fused(trainer: Trainer, rule: CorrectnessRule) -> CorrectnessRule:

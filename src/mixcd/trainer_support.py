@@ -12,10 +12,11 @@ from mixcd.batched_inference import collate
 from mixcd.correctness_rule import CorrectnessRule, RightClass, RightTokens, choose_common_rule, choose_rule
 from mixcd.correctness_rule.right_class import LABEL_KEYS, require_known_labels
 from mixcd.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
+from mixcd.followed_trainers import require_followed
 from mixcd.label_names import require_same_numbers
 from mixcd.model_limits import require_padding
 from mixcd.prior_dataset import PriorDataset
-from mixcd.sft_trainer import is_sft_trainer, read_fused, require_same_targets, require_targets
+from mixcd.sft_trainer import is_sft_trainer, read_fused, require_same_targets
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +32,16 @@ def require_supported(trainer: Trainer) -> None:
 
     Raises:
         AlreadyAttachedError: If it rehearses already, or something else shadows the same methods.
-        UnsupportedTrainerError: If its settings order, split, pack or hide the rows; says which setting.
+        UnsupportedTrainerError: If it is of a kind that is not followed, or its settings order, split, pack or hide
+            the rows; says which.
     """
+    require_followed(trainer)
     shadowed = [name for name in SHADOWED if name in vars(trainer)]
     if shadowed:
         raise AlreadyAttachedError(
             f"This trainer's `{shadowed[0]}` is already replaced on the instance, by an earlier `attach` or by other "
             "code. One rehearsal a trainer is supported. Call `detach()` on the earlier one, or build a new trainer."
         )
-    require_targets(trainer)
     args = trainer.args
     loader_settings = args.accelerator_config
     dispatches = getattr(loader_settings, "dispatch_batches", None) or getattr(loader_settings, "split_batches", False)
