@@ -8,9 +8,11 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
 from datasets.exceptions import DatasetNotFoundError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
-from mixcd.data_source import open_data
+from mixcd.data_source import make_rows, open_data
 from mixcd.errors import DataError
 
 
@@ -104,6 +106,52 @@ def test_quoted_fields_hold_line_ends_separators_quotes_and_any_length(write):
     longest = csv.field_size_limit()
     assert read(write("a.csv", f'text,label\n"{quoted}",1\n'))["text"] == [text]
     assert csv.field_size_limit() == longest
+
+
+def call(name, **arguments):
+    return {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}],
+    }
+
+
+USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"messages": [USER, ANSWER]}, {"messages": [USER, call("add", a=1)], "tools": [{"name": "add"}]}],
+        [{"messages": [USER, call("add", a=1)]}, {"messages": [USER, call("find", q="x", n=None)]}],
+        [{"messages": [USER, call("add", a=1)]}, {"messages": [USER, call("find", a="x")]}],
+        [{"messages": [USER]}, {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]}],
+        [{"messages": [USER]}, {"messages": [{**USER, "name": "bob"}]}],
+        [{"a": 1}, {"a": 2, "b": "x"}, {"c": [1]}],
+        [{"a": None, "b": 1}, {"a": "x", "b": 2.5}],
+        [{"a": {}, "b": []}, {"a": {"x": 1}, "b": [1]}],
+        [{"a": 1}, {"a": "x"}],
+    ],
+)
+def test_rows_in_a_list_become_what_they_become_as_jsonl(rows, write):
+    made = make_rows(rows)
+    read_back = open_data(write("a.jsonl", "\n".join(map(json.dumps, rows))), name="new.path")
+    assert made[:] == read_back[:]
+    assert made.features == read_back.features
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text("abc ", max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.lists(st.fixed_dictionaries({"messages": st.lists(st.dictionaries(st.sampled_from("xyz"), json_values))})))
+@settings(deadline=None, max_examples=50)
+def test_what_a_message_of_any_shape_says_is_kept(rows):
+    """Where messages have keys of their own, none gains a key or a value."""
+    rows = [{"messages": [{"role": "user"}]}, *rows, {"messages": [{"role": "user", "own": 1}]}]
+    assert list(make_rows(rows)) == rows
 
 
 def test_keys_that_come_and_go_are_columns_with_gaps(write):

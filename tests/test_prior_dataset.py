@@ -5,7 +5,9 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import IterableDataset
 
 from mixcd.errors import DataError
+from mixcd.partition_strategy import ByColumn
 from mixcd.prior_dataset import PriorDataset, column_names_of
+from mixcd.vocabulary import PriorTable
 
 ROWS = [{"x": number, "name": f"row {number}"} for number in range(6)]
 
@@ -29,6 +31,17 @@ def test_a_dict_is_one_dataset_with_a_column_of_names():
 def test_columns_come_from_any_kind_of_data():
     for data in (ROWS, Dataset.from_list(ROWS), Dataset.from_list(ROWS).with_format("torch")):
         np.testing.assert_array_equal(PriorDataset(data).column("x"), np.arange(6))
+
+
+def test_a_key_that_only_later_rows_of_a_list_have_is_a_column_with_gaps():
+    prior = PriorDataset([{"x": 1}, {"x": 2, "topic": "a"}])
+    assert prior.column_names == ("x", "topic")
+    assert prior.column("topic").tolist() == prior.arrow_column("topic").to_pylist() == [None, "a"]
+    assert prior.read_column("topic", np.array([0, 1]), prior.rows([0, 1])).tolist() == [None, "a"]
+    assert ByColumn("topic").assign(PriorTable(np.zeros(2), {"topic": prior.column("topic")})).bin_names == (
+        "topic=a",
+        "topic missing",
+    )
 
 
 def test_rows_that_are_no_mappings_have_no_columns():

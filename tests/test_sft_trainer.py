@@ -1,5 +1,7 @@
 """Rehearsal on TRL's real `SFTTrainer`: raw data of every kind, fused head, joined rows, adapters."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 import mixcd
+from mixcd.data_source import open_data
 from mixcd.errors import DataError, UnsupportedTrainerError
 from mixcd.prediction_cache import read_basis, read_manifest
 from mixcd.prior_dataset import PriorDataset
+from mixcd.sft_trainer import prepare_raw
 from mixcd.trainer_predictions import predict_now
 from mixcd.trainer_support import require_alike
 from tiny_sft import make_model, make_rows, make_sft_trainer
@@ -189,6 +193,33 @@ def test_a_dict_of_raw_sets_and_bins_by_a_raw_column(build, base_weights, tmp_pa
     assert rehearsal.partition.bin_count == 4
     trainer.train()
     assert rehearsal.counts.observed_count.sum() == 10 * 2
+
+
+WITH_TOOLS = (
+    "{% for tool in tools or [] %}{{ tool['name'] }} {% for key in tool['takes'] %}{{ key }} {% endfor %}{% endfor %}"
+    "{% for message in messages %}{% for call in message['tool_calls'] or [] %}{{ call['function']['name'] }} "
+    "{% for key, value in call['function']['arguments'].items() %}{{ key }} {{ value }} {% endfor %}{% endfor %}"
+    "{{ message['content'] or '' }} {% endfor %}"
+)
+
+
+def test_conversations_with_tools_are_prepared_alike_from_a_list_and_from_jsonl(tmp_path):
+    def call(name, **arguments):
+        return {"role": "assistant", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
+
+    asked = {"role": "user", "content": "7"}
+    rows = [
+        {"messages": [asked, {"role": "assistant", "content": "8"}]},
+        {"messages": [asked, call("add", add=1)], "tools": [{"name": "add", "takes": {"add": "1"}}]},
+        {"messages": [asked, call("take", take=2)], "tools": [{"name": "take", "takes": {"take": "2"}}]},
+    ]
+    expected = ["7 8", "add add 7 add add 1", "take take 7 take take 2"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    trainer = make_sft_trainer(make_model(), make_rows(20, "new"), tmp_path)
+    trainer.processing_class.chat_template = WITH_TOOLS
+    for data in (rows, open_data(str(tmp_path / "rows.jsonl"), name="prior_data")):
+        prepared = prepare_raw(trainer, data, "prior_data")
+        assert [trainer.processing_class.decode(ids) for ids in prepared["input_ids"]] == expected
 
 
 def test_rows_keep_their_order_when_the_trainer_shuffles_its_own(build, tmp_path):

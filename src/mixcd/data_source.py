@@ -68,6 +68,27 @@ def open_data(
     return data
 
 
+def make_rows(rows: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
+    """Make a dataset of rows in memory, equal to what `open_data` makes of the same rows as JSONL.
+
+    A key of any row is a column, and a row without it has None there. Nested values that differ from row to row, such
+    as the arguments of tools, stay as they are: no key is added to them.
+
+    Args:
+        rows: The rows, at least one.
+
+    Returns:
+        The rows, in their order.
+
+    Example:
+        >>> make_rows([{"a": 1}, {"b": {"x": 2}}, {"b": {"y": 3}}])[:]
+        {'a': [1, None, None], 'b': [None, {'x': 2}, {'y': 3}]}
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    filled = [{name: row.get(name) for name in names} for row in rows]  # `datasets` looks at the first row's keys only
+    return datasets.Dataset.from_list(filled, on_mixed_types="use_json")
+
+
 def _is_saved(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 

@@ -147,7 +147,7 @@ class PriorDataset(Dataset[Any]):
         """
         if name == SOURCE_COLUMN and self.set_names:
             return np.asarray(self.set_names)[np.searchsorted(self._starts, sample_ids, side="right") - 1]
-        return np.asarray([row[name] for row in rows])
+        return np.asarray([row.get(name) for row in rows])
 
     def require_column(self, name: str) -> None:
         """Refuse a column that is not there.
@@ -191,21 +191,21 @@ def column_names_of(data: Any) -> tuple[str, ...]:
     """
     names = getattr(data, "column_names", None)
     if names is None:
-        row = data[0]
-        names = row.keys() if isinstance(row, Mapping) else ()
+        rows = data if isinstance(data, list) else [data[0]]  # a dataset of one's own may read rows from disk
+        names = dict.fromkeys(name for row in rows if isinstance(row, Mapping) for name in row)
     return tuple(names)
 
 
 def _column_of(data: Any, name: str) -> NDArray[Any]:
     if hasattr(data, "select_columns"):
         return np.asarray(data.with_format(None)[name][:])
-    return np.asarray([data[row][name] for row in range(len(data))])
+    return np.asarray([data[row].get(name) for row in range(len(data))])
 
 
 def _arrow_of(data: Any, name: str) -> pa.ChunkedArray:
     if hasattr(data, "select_columns"):
         return data.select_columns([name]).with_format("arrow")[:].column(name)
-    values = [data[row][name] for row in range(len(data))]
+    values = [data[row].get(name) for row in range(len(data))]
     values = [value.tolist() if hasattr(value, "tolist") else value for value in values]  # of numpy and torch
     try:
         return pa.chunked_array([pa.array(values)])

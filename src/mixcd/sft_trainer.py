@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import Trainer
 
 from mixcd.correctness_rule import CorrectnessRule, RightTokens
+from mixcd.data_source import make_rows
 from mixcd.errors import DataError, UnsupportedTrainerError, shorten
 from mixcd.prior_dataset import PriorDataset
 from mixcd.vocabulary import Ids
@@ -91,7 +92,7 @@ def require_same_targets(new: PriorDataset, prior: PriorDataset) -> None:
 
 
 def _prepare_one(trainer: Any, data: Any, name: str) -> Any:
-    rows = Dataset.from_list(data) if isinstance(data, list) and data and isinstance(data[0], dict) else data
+    rows = make_rows(data) if isinstance(data, list) and data and isinstance(data[0], dict) else data
     if not isinstance(rows, Dataset) or not len(rows) or "input_ids" in rows.column_names:
         return data
     found = tuple(inspect.signature(getattr(trainer, "_prepare_dataset", lambda: None)).parameters)

@@ -23,7 +23,7 @@ from mixcd.correctness_rule.right_class import LABEL_KEYS
 from mixcd.correctness_rule.right_span import SPAN_KEYS
 from mixcd.data_config import COLUMNS, ColumnsConfig, Task
 from mixcd.data_preparation.data_preparation import require_inputs, require_tokenizer
-from mixcd.data_source import open_data
+from mixcd.data_source import make_rows, open_data
 from mixcd.errors import DataError, SettingError
 from mixcd.fresh_adapter import bare_model
 from mixcd.model_limits import count_positions, count_tokens, longest_input
@@ -72,7 +72,7 @@ def open_samples(data: Any, model: torch.nn.Module, tokenizer: Any, how: Prepara
         return {key: rows for key, (rows, _) in sets.items()}, next(iter(sets.values()))[1]
     rows = open_data(str(data), name=name) if isinstance(data, str | Path) else data
     if isinstance(rows, list) and rows and _inputs_of(rows[0]) is None:
-        rows = Dataset.from_list(rows)
+        rows = make_rows(rows)
     task = _task_of(model)
     _require_own_columns(how.names, task)
     if how.assistant_only_loss and (task != "text-generation" or not _is_raw(rows)):
