@@ -45,6 +45,7 @@ LAYERS = {
         "prior_dataset",
         "prior_pass",
         "prior_predictions",
+        "split_choice",
         "wise_ft",
     },
     "run": {

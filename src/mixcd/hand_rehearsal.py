@@ -33,6 +33,7 @@ from mixcd.prior_predictions import PriorPredictions, predict_prior
 from mixcd.rehearsal_health import Vitals
 from mixcd.rehearsal_loop import RehearsalLoop
 from mixcd.shared_arrays import broadcast_arrays
+from mixcd.split_choice import choose_rehearsed
 from mixcd.vocabulary import DamageCounts, Partition, PartitionStrategy
 
 
@@ -66,7 +67,8 @@ def rehearse(
     Args:
         model: The base model: called with a batch, it returns its `logits` by name, as those of transformers do.
         new_data: The new task's prepared rows: map-style, what `collate_fn` takes.
-        prior_data: The prior task's, prepared alike; or a dict of data sets.
+        prior_data: The prior task's, prepared alike; or a dict of data sets. Of a `DatasetDict` with a split for
+            training, splits for evaluation are left out.
         cache_dir: The prediction cache.
         mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
         batch_size: Rows in one forward pass on one process.
@@ -91,7 +93,7 @@ def rehearse(
     require_estimator(estimator)
     chosen_floor = choose_floor(estimator, floor)
     strategy, folder = partition if partition is not None else ByPriorLoss(), Path(cache_dir)
-    prior, new = PriorDataset(prior_data), PriorDataset(new_data, "new_data")
+    prior, new = PriorDataset(choose_rehearsed(prior_data, "prior_data")), PriorDataset(new_data, "new_data")
     require_padding(collate_fn)
     rule = choose_common_rule(
         correctness, model, *((data.name, collate(collate_fn, [data[0]])) for data in (new, prior))

@@ -16,6 +16,7 @@ from mixcd.prior_dataset import SOURCE_COLUMN, PriorDataset
 from mixcd.prior_predictions import PriorPredictions, assign_bins
 from mixcd.same_as_training import require_same_settings
 from mixcd.sft_trainer import prepare_raw
+from mixcd.split_choice import choose_held_out
 from mixcd.trainer_predictions import predict_now, predict_with_trainer
 from mixcd.vocabulary import Flags, PartitionStrategy
 
@@ -50,7 +51,7 @@ def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, .
     Raises:
         DataError: If the data are empty, not map-style, or lack a column.
     """
-    data = {"prior": PriorDataset(prepare_raw(trainer, held_out, "held_out"), "held_out")}
+    data = {"prior": PriorDataset(prepare_raw(trainer, choose_held_out(held_out, "held_out"), "held_out"), "held_out")}
     for name in column_names:
         data["prior"].column(name)  # refused now if it is missing, not after training
     new_data = trainer.eval_dataset

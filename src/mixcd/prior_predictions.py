@@ -22,6 +22,7 @@ from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.prediction_cache import Manifest, array_path, drop_cache, read_manifest, read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import ALONE, PriorPass, Processes, choose_part_size
+from mixcd.split_choice import choose_rehearsed
 from mixcd.vocabulary import UNCACHED_BIN, Flags, Floats, Ids, Partition, PartitionStrategy, PriorTable
 
 LEAST_SHARE_RIGHT = 0.2
@@ -117,7 +118,7 @@ def predict_prior(
     Args:
         model: The base model: called with a batch, it returns its `logits` by name, as those of transformers do.
         prior_data: Prepared rows (what `collate_fn` takes): a `datasets.Dataset`, a map-style dataset, or
-            a dict of them.
+            a dict of them. Of a `DatasetDict` with a split for training, splits for evaluation are left out.
         cache_dir: The cache's folder.
         collate_fn: Makes a batch of a list of rows, with `labels` in it, as in training.
         correctness: When a prediction is right: `RightClass`, `RightLabels`, `RightSpan`, `RightTokens` or
@@ -149,7 +150,9 @@ def predict_prior(
         UnsupportedTrainerError: If the model's output shows no predictions, or fits no task that is known.
         OSError: If the cache cannot be written or read.
     """
-    prior = prior_data if isinstance(prior_data, PriorDataset) else PriorDataset(prior_data)
+    prior = (
+        prior_data if isinstance(prior_data, PriorDataset) else PriorDataset(choose_rehearsed(prior_data, "prior_data"))
+    )
     rule = choose_rule(correctness, model, collate(collate_fn, [prior[0]]), prior.name)
     prior_pass, folder = (
         PriorPass(model, prior, collate_fn, batch_size, progress, rule, processes, features),

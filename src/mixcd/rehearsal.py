@@ -32,6 +32,7 @@ from mixcd.rehearsal_health import Vitals
 from mixcd.rehearsal_loop import RehearsalLoop
 from mixcd.same_as_training import require_same_predictions
 from mixcd.sft_trainer import prepare_raw
+from mixcd.split_choice import choose_rehearsed
 from mixcd.step_record import StepRecord
 from mixcd.trainer_predictions import predict_with_trainer
 from mixcd.trainer_seam import TrainerSeam
@@ -74,7 +75,8 @@ def attach(
             Or TRL's `SFTTrainer`.
         prior_data: The prior task's samples, prepared like `trainer.train_dataset`: a `datasets.Dataset`, a
             map-style dataset, or a dict of them, whose keys become the column `prior_set`. With `SFTTrainer` they may
-            be raw: the trainer prepares them as it does its own.
+            be raw: the trainer prepares them as it does its own. Of a `DatasetDict` with a split for training, splits
+            for evaluation are left out, with a warning; pass `dict(prior_data)` to rehearse them, too.
         mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
         partition: How the prior data are cut into bins; `ByPriorLoss(10)` by default, in which damage is then
             counted, whoever draws.
@@ -87,7 +89,8 @@ def attach(
         correctness: When a prediction is right. By default what the model and its labels are made for: `RightClass`,
             `RightLabels` (several labels), `RightSpan` (answers in a text) or `RightTokens` (language models: every
             target token). A regression needs `NearTarget(tolerance)`.
-        held_out: Prior samples that are never rehearsed, for `evaluate()`.
+        held_out: Prior samples that are never rehearsed, for `evaluate()`. Of a `DatasetDict` with splits for
+            evaluation, those for training are left out, with a warning.
         cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
         cache_columns: Columns of the prior data to store in a new cache besides those of the partition.
         features: Features a sample to cache with the base model's logits; 64 by default when the estimator or
@@ -117,7 +120,7 @@ def attach(
     strategy = partition if partition is not None else ByPriorLoss()
     require_supported(trainer)
     warn_if_untested(trainer)
-    prior = PriorDataset(prepare_raw(trainer, prior_data, "prior_data"))
+    prior = PriorDataset(prepare_raw(trainer, choose_rehearsed(prior_data, "prior_data"), "prior_data"))
     rule = require_alike(trainer, prior, correctness)
     warn_of_generation(trainer, rule)
     args = trainer.args
