@@ -39,6 +39,7 @@ LAYERS = {
         "head_features",
         "prediction_cache",
         "prediction_observer",
+        "joined_rows",
         "lock_folder",
         "label_names",
         "model_limits",
@@ -46,6 +47,7 @@ LAYERS = {
         "prior_pass",
         "prior_predictions",
         "split_choice",
+        "require_apart",
         "wise_ft",
     },
     "run": {

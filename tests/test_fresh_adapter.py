@@ -33,7 +33,7 @@ def is_fresh(model):
 
 
 def print_of(model):
-    return fingerprint_model(model, mixcd.RightClass(), BATCH)["model"]
+    return fingerprint_model(model, mixcd.RightClass(), BATCH, 2)["model"]
 
 
 def test_an_adapter_is_fresh_until_it_changes_an_output(base_weights):

@@ -1,11 +1,17 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.checkpoint import checkpoint
+from transformers import Trainer
 
+import mixcd
 from mixcd.correctness_rule import RightClass
 from mixcd.errors import DataError, PlanError, UnsupportedTrainerError
 from mixcd.prediction_observer import NEW_SAMPLE, PredictionObserver, read_rehearsed, read_rows
-from tiny import make_model
+from tiny import make_model, make_rows, make_trainer
 
 
 def make_batch(labels):
@@ -24,15 +30,157 @@ def test_an_observation_is_what_the_forward_pass_showed():
     np.testing.assert_array_equal(seen.loss, losses[[0, 2]].astype(np.float64))
 
 
-def test_forwards_without_gradients_and_later_ones_are_not_read():
+def test_forwards_without_gradients_are_not_read():
     model, observer, batch = make_model(), PredictionObserver(RightClass()), make_batch([0])
     with observer.watch(model, torch.tensor([1]), batch):
         with torch.no_grad():
             model(**batch)
         model(**batch)
-        model(**batch)
     assert len(observer.take()) == 1
+    assert observer.forward_count == 1
+
+
+# --- several passes on one batch ------------------------------------------------------------------------------------
+
+LABELS = [0, 1, 2, 0]
+OTHER_TOKENS = {"input_ids": torch.arange(30, 38).reshape(-1, 2)}
+
+
+def shift(output):
+    return output.logits.square().mean()
+
+
+SEVERAL = {
+    "a reference first": lambda model, batch, other: (other.logits.detach(), model(**batch).loss)[1],
+    "a reference that takes no part": lambda model, batch, other: (shift(other), model(**batch).loss)[1],
+    "a target that is detached": lambda model, batch, other: shift(model(**batch)) + 0 * other.logits.detach().sum(),
+    "a reference of weight 0": lambda model, batch, other: model(**batch).loss + 0.0 * shift(other),
+    "its logits alone": lambda model, batch, other: shift(model(**batch)),
+    "its hidden states alone": lambda model, batch, other: (
+        model(**batch, output_hidden_states=True).hidden_states[-1].square().mean()
+    ),
+}
+
+
+@pytest.mark.parametrize("backward_inside", [True, False])
+@pytest.mark.parametrize("make_loss", SEVERAL.values(), ids=SEVERAL)
+def test_the_pass_that_gradients_flow_through_is_read(make_loss, backward_inside, caplog):
+    model, observer, batch = make_model(dropout=0.0), PredictionObserver(RightClass()), make_batch(LABELS)
+    expected = torch.nn.functional.cross_entropy(model(**batch).logits, batch["labels"], reduction="none")
+    with observer.watch(model, torch.arange(4), batch):
+        loss = make_loss(model, batch, model(**OTHER_TOKENS))
+        if backward_inside:
+            loss.backward()
+    if not backward_inside:
+        loss.backward()
+    seen = read_rehearsed(observer.take())
+    np.testing.assert_array_equal(seen.loss, expected.detach().numpy().astype(np.float64))
     assert observer.forward_count == 2
+    assert not caplog.text
+
+
+def test_a_reference_pass_after_the_trained_one_is_not_read():
+    model, observer, batch = make_model(dropout=0.0), PredictionObserver(RightClass()), make_batch(LABELS)
+    with observer.watch(model, torch.arange(4), batch):
+        trained = model(**batch)
+        (trained.loss + (trained.logits - model(**OTHER_TOKENS).logits.detach()).square().mean()).backward()
+    seen = read_rehearsed(observer.take())
+    np.testing.assert_allclose(seen.loss.mean(), trained.loss.item(), rtol=1e-6)
+
+
+def test_a_reference_pass_of_other_rows_does_no_harm():
+    model, observer, batch = make_model(dropout=0.0), PredictionObserver(RightClass()), make_batch(LABELS)
+    part = {name: value[:3] for name, value in batch.items()}
+    with observer.watch(model, torch.arange(4), batch):
+        model(**part)
+        trained = model(**batch)
+        trained.loss.backward()
+    np.testing.assert_allclose(read_rehearsed(observer.take()).loss.mean(), trained.loss.item(), rtol=1e-6)
+
+
+def test_of_several_trained_passes_the_first_that_shows_every_row_is_read_and_that_is_said_once(caplog):
+    model, observer, batch = make_model(dropout=0.0), PredictionObserver(RightClass()), make_batch(LABELS)
+    part = {name: value[:3] for name, value in batch.items()}
+    for _ in range(2):
+        with observer.watch(model, torch.arange(4), batch):
+            first, whole, other = model(**part), model(**batch), model(**OTHER_TOKENS)
+            (first.loss + whole.loss + shift(other)).backward()
+    seen = read_rehearsed(observer.take())
+    np.testing.assert_allclose(seen.loss[:4].mean(), whole.loss.item(), rtol=1e-6)
+    assert len(seen.loss) == 8
+    assert caplog.text.count("3 forward passes on one batch are trained on") == 1
+
+
+def test_a_batch_that_is_trained_on_in_parts_is_refused():
+    model, observer, batch = make_model(), PredictionObserver(RightClass()), make_batch(LABELS)
+    with observer.watch(model, torch.arange(4), batch):
+        for rows in (slice(2), slice(2, 4)):
+            model(**{name: value[rows] for name, value in batch.items()}).loss.backward()
+    with pytest.raises(UnsupportedTrainerError, match=r"for labels of shape \(4,\)|results of 2"):
+        observer.take()
+
+
+def test_several_passes_of_which_none_was_trained_on_are_refused():
+    model, observer, batch = make_model(), PredictionObserver(RightClass()), make_batch([0])
+    with observer.watch(model, torch.tensor([1]), batch):
+        model(**batch)
+        model(**batch)
+    with pytest.raises(PlanError, match="called 2 times with gradients on one batch, and no gradient came back"):
+        observer.take()
+
+
+def test_a_trained_pass_whose_gradients_are_all_zero_is_read():
+    model, observer, batch = make_model(dropout=0.0), PredictionObserver(RightClass()), make_batch(LABELS)
+    with observer.watch(model, torch.arange(4), batch):
+        model(**OTHER_TOKENS)
+        trained = model(**batch)
+        (0.0 * trained.loss).backward()
+    np.testing.assert_allclose(read_rehearsed(observer.take()).loss.mean(), trained.loss.item(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_nothing_of_a_pass_is_kept_but_what_was_read(readable):
+    model, observer, batch = make_model(), PredictionObserver(RightClass()), make_batch(LABELS)
+    with observer.watch(model, torch.arange(4), batch):
+        part = batch if readable else {name: value[:3] for name, value in batch.items()}
+        outputs = [model(**part), model(**batch)]
+        kept = [weakref.ref(output.logits) for output in outputs]
+        outputs[1].loss.backward()
+    del outputs
+    assert [one() for one in kept] == [None, None]
+    assert len(observer.take()) == 4
+
+
+def test_a_pass_that_is_computed_again_for_its_gradients_is_read_once():
+    model, observer, batch = make_model(), PredictionObserver(RightClass()), make_batch(LABELS)
+    with observer.watch(model, torch.arange(4), batch):
+        checkpoint(
+            lambda ids: model(ids, labels=batch["labels"]).loss, batch["input_ids"], use_reentrant=False
+        ).backward()
+    assert len(observer.take()) == 4
+
+
+class NearBase(Trainer):
+    """Keeps an adapter's model near its base by a pass of the base model, which comes first."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        with model.disable_adapter():
+            base = model(**inputs).logits.detach()
+        output = model(**inputs)
+        return output.loss + 1e-6 * (output.logits - base).square().mean()
+
+
+def test_damage_is_counted_beside_a_term_that_keeps_the_model_near_its_base(base_weights, tmp_path):
+    model = make_model(dropout=0.0)
+    model.load_state_dict(base_weights)
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=64, target_modules="all-linear"))
+    settings = {"trainer_class": NearBase, "max_steps": 60, "learning_rate": 2e-2, "remove_unused_columns": True}
+    trainer = make_trainer(adapted, make_rows(100, 2, "new"), tmp_path, **settings)
+    rehearsal = mixcd.attach(trainer, make_rows(200, 3, "prior"), mix_ratio=0.25, estimator="uniform")
+    trainer.train()
+    assert rehearsal.forward_count == 2 * 60
+    assert rehearsal.counts.observed_count.sum() == 60 * 2
+    assert rehearsal.counts.damaged_count.sum() > 5
 
 
 def test_nothing_is_seen_outside_the_block_or_after_an_error():
@@ -69,3 +217,12 @@ def test_what_cannot_be_observed_is_refused():
         observer.watch(model, torch.tensor([1]), make_batch([0])),
     ):
         model(**make_batch([0]), return_dict=False)
+
+
+def test_a_pass_that_shows_no_predictions_is_refused_when_it_ends():
+    model, observer, batch = make_model(), PredictionObserver(RightClass()), make_batch(LABELS)
+    with (
+        pytest.raises(UnsupportedTrainerError, match=r"for labels of shape \(4,\)|results of 3"),
+        observer.watch(model, torch.arange(4), batch),
+    ):
+        model(**{name: value[:3] for name, value in batch.items()})

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from mixcd.correctness_rule import CorrectnessRule
+from mixcd.correctness_rule.reading import require_all_samples
 from mixcd.errors import UnsupportedTrainerError
 from mixcd.head_features import pool_head_input, watch_head
+from mixcd.joined_rows import OWN_TOKENS, mark_own, name_collator, require_known_starts
 from mixcd.model_limits import require_fitting
 from mixcd.prior_dataset import PriorDataset
 from mixcd.vocabulary import Ids
@@ -84,7 +86,7 @@ def predict_rows(
     with watch_head(model) if with_head_input else nullcontext() as head_inputs:
         for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
             batch = collate(collate_fn, [rows[position] for position in batch_positions])
-            found = _predict_batch(model, rule, batch, sample_ids[batch_positions], data_name, head_inputs)
+            found = predict_batch(model, rule, batch, sample_ids[batch_positions], data_name, head_inputs)
             put_results(arrays, batch_positions, found, len(rows))
             forward_count += 1
             advance(batch_positions.size)
@@ -104,7 +106,13 @@ def put_results(
         positions: Which rows were found.
         found: Their results by name, shape (rows found, …).
         row_count: How many rows there are.
+
+    Raises:
+        UnsupportedTrainerError: If they are not one a row found.
     """
+    wanted = len(range(row_count)[positions]) if isinstance(positions, slice) else len(positions)
+    for values in found.values():
+        require_all_samples(len(values), wanted)
     if not arrays:
         arrays.update({name: np.empty((row_count, *one.shape[1:]), one.dtype) for name, one in found.items()})
     for name, values in found.items():
@@ -145,7 +153,7 @@ def collate(collate_fn: Collate, rows: list[Any]) -> Mapping[str, Any]:
         The batch.
 
     Raises:
-        UnsupportedTrainerError: If the collator returns no mapping.
+        UnsupportedTrainerError: If the collator returns no mapping, or joins the rows without saying where each starts.
     """
     batch = collate_fn([dict(row) if isinstance(row, Mapping) else row for row in rows])
     if not isinstance(batch, Mapping):
@@ -153,24 +161,31 @@ def collate(collate_fn: Collate, rows: list[Any]) -> Mapping[str, Any]:
             f"The collator returned a {type(batch).__name__}, but mixcd needs a mapping of names to tensors, to find "
             "the labels and to carry the sample ids. Use a collator that returns a dict."
         )
+    require_known_starts(batch, len(rows), name_collator(collate_fn))
     return batch
 
 
-def run_model(model: torch.nn.Module, rule: CorrectnessRule, batch: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
+def run_model(
+    model: torch.nn.Module, rule: CorrectnessRule, batch: Mapping[str, Any], sample_count: int
+) -> tuple[Mapping[str, Any], Any]:
     """Call a model with a batch as every pass that only predicts does.
 
     Args:
         model: The model, in the mode it is to predict in.
         rule: Says what is kept from the model, and what it is called with besides.
         batch: Tensors by name, on any device.
+        sample_count: How many samples it was made of.
 
     Returns:
-        The batch on the model's device, and what the model returned.
+        The batch on the model's device, marked where samples share a row, and what the model returned.
     """
     device = next(model.parameters()).device
     tensors = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    inputs = {name: value for name, value in tensors.items() if name not in rule.withheld}
-    return tensors, model(**inputs, **rule.settings)
+    marked = mark_own(tensors, sample_count)
+    inputs = {name: value for name, value in tensors.items() if name not in rule.withheld} | dict(rule.settings)
+    if OWN_TOKENS in marked and getattr(getattr(model, "config", None), "use_cache", False):
+        inputs["use_cache"] = False  # with a cache, transformers lets tokens attend to the samples before their own
+    return marked, model(**inputs)
 
 
 @contextmanager
@@ -190,16 +205,32 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _predict_batch(
+def predict_batch(
     model: torch.nn.Module,
     rule: CorrectnessRule,
     batch: Mapping[str, Any],
     sample_ids: Ids,
     data_name: str,
-    head_inputs: list[torch.Tensor] | None,
+    head_inputs: list[torch.Tensor] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    targets = rule.find_targets(batch, data_name)
-    tensors, output = run_model(model, rule, batch)
+    """Predict one batch.
+
+    Args:
+        model: As in `predict_rows`, like the following.
+        rule: Says which rows are right.
+        batch: The batch.
+        sample_ids: Its rows' ids, shape (rows,), for messages.
+        data_name: Whose rows they are, for messages.
+        head_inputs: What `watch_head` collects, where the input of the model's head is wanted.
+
+    Returns:
+        As `predict_rows`, the arrays of this batch.
+
+    Raises:
+        RehearsalError: As in `predict_rows`.
+    """
+    marked, output = run_model(model, rule, batch, len(sample_ids))
+    targets = rule.find_targets(marked, data_name)
     rule.require_known(targets, output, sample_ids, data_name)
     reading = rule.read(output, targets)
     found = {"loss": reading.loss, "correct": reading.correct}
@@ -207,9 +238,9 @@ def _predict_batch(
         found["prediction"] = reading.prediction.to(torch.int32)
     if reading.share is not None:
         found["share_right"] = reading.share
-    found["token_count"] = _count_tokens(tensors, len(sample_ids))
+    found["token_count"] = _count_tokens(marked, len(sample_ids))
     if head_inputs is not None:
-        found["head_input"] = pool_head_input(head_inputs, tensors, reading.head_mask)
+        found["head_input"] = pool_head_input(head_inputs, marked, reading.head_mask)
         if reading.logits is not None:
             found["logits"] = reading.logits.float()
     return {name: value.cpu().numpy() for name, value in found.items()}
@@ -217,10 +248,7 @@ def _predict_batch(
 
 def _count_tokens(batch: Mapping[str, Any], row_count: int) -> torch.Tensor:
     """Input tokens that are no padding; 1 for rows without tokens."""
-    starts: torch.Tensor | None = batch.get("cu_seq_lens_q")
-    if starts is not None:  # rows that were joined in one
-        return starts.diff().to(torch.int32)
-    mask: torch.Tensor = batch.get("attention_mask", torch.ones(row_count, 1))
+    mask: torch.Tensor = batch.get(OWN_TOKENS, batch.get("attention_mask", torch.ones(row_count, 1)))
     return mask.sum(-1).to(torch.int32)
 
 

@@ -21,7 +21,9 @@ _ROWS_AT_ONCE = 32
 """Rows held in memory."""
 
 
-def fingerprint_model(model: torch.nn.Module, rule: CorrectnessRule, batch: Mapping[str, Any]) -> dict[str, str]:
+def fingerprint_model(
+    model: torch.nn.Module, rule: CorrectnessRule, batch: Mapping[str, Any], sample_count: int
+) -> dict[str, str]:
     """Fingerprint what makes a model's predictions: its weights, and the settings that it computes with.
 
     An adapter that adds nothing yet does not count: its weights are random, others in every process.
@@ -29,13 +31,14 @@ def fingerprint_model(model: torch.nn.Module, rule: CorrectnessRule, batch: Mapp
     Args:
         model: The model.
         rule: Says how it is called when it only predicts.
-        batch: Some rows, on which an adapter shows whether it adds anything.
+        batch: Some samples, on which an adapter shows whether it adds anything.
+        sample_count: How many they are.
 
     Returns:
         `model`, a hexadecimal SHA-256, and `settings`, a JSON text.
     """
     with evaluating(model):
-        is_fresh = has_fresh_adapter(model, lambda: run_model(model, rule, batch)[1])
+        is_fresh = has_fresh_adapter(model, lambda: run_model(model, rule, batch, sample_count)[1])
     return {"model": fingerprint_weights(model, with_adapter=not is_fresh), "settings": describe_settings(model)}
 
 

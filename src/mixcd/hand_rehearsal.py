@@ -32,6 +32,7 @@ from mixcd.prior_pass import ALONE, Processes
 from mixcd.prior_predictions import PriorPredictions, predict_prior
 from mixcd.rehearsal_health import Vitals
 from mixcd.rehearsal_loop import RehearsalLoop
+from mixcd.require_apart import require_cache_off
 from mixcd.shared_arrays import broadcast_arrays
 from mixcd.split_choice import choose_rehearsed
 from mixcd.vocabulary import DamageCounts, Partition, PartitionStrategy
@@ -99,6 +100,7 @@ def rehearse(
         correctness, model, *((data.name, collate(collate_fn, [data[0]])) for data in (new, prior))
     )
     require_same_numbers(model, new, prior)
+    require_cache_off(model, prior, collate_fn)
     process_count = 1 if accelerator is None else int(accelerator.num_processes)
     plan = BatchPlan(len(new), len(prior), mix_ratio, batch_size, accumulation_steps * process_count, seed)
     named = choose_named(estimator, partition, model, rule, folder, features)
@@ -189,7 +191,9 @@ class HandRehearsal:
 
     @contextmanager
     def observe(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Read off the model's first forward pass inside the block what it gets right.
+        """Read off the model's forward pass inside the block what it gets right.
+
+        Of several passes, the one counts that gradients flow back through, in the block or after it.
 
         Args:
             model: The model that the block calls, as it calls it: wrapped, if it is.

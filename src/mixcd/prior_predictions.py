@@ -22,6 +22,7 @@ from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.prediction_cache import Manifest, array_path, drop_cache, read_manifest, read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import ALONE, PriorPass, Processes, choose_part_size
+from mixcd.require_apart import require_apart
 from mixcd.split_choice import choose_rehearsed
 from mixcd.vocabulary import UNCACHED_BIN, Flags, Floats, Ids, Partition, PartitionStrategy, PriorTable
 
@@ -154,11 +155,10 @@ def predict_prior(
         prior_data if isinstance(prior_data, PriorDataset) else PriorDataset(choose_rehearsed(prior_data, "prior_data"))
     )
     rule = choose_rule(correctness, model, collate(collate_fn, [prior[0]]), prior.name)
-    prior_pass, folder = (
-        PriorPass(model, prior, collate_fn, batch_size, progress, rule, processes, features),
-        Path(cache_dir),
-    )
+    prior_pass = PriorPass(model, prior, collate_fn, batch_size, progress, rule, processes, features)
+    folder = Path(cache_dir)
     _require_settings(share, batch_size)
+    require_apart(model, prior, rule, collate_fn)
     first_count = _look_first(prior_pass, folder, least_share_right)
     manifest, forward_count = cache_predictions(
         prior_pass, folder, tokenizer=tokenizer, columns=columns, share=share, seed=seed, part_size=part_size
@@ -233,7 +233,7 @@ def cache_predictions(
     batch = collate(prior_pass.collate_fn, prior.rows(range(len(prior))[:PREPROCESSING_ROWS]))
     wanted = Manifest(
         sources={
-            **fingerprint_model(prior_pass.model, prior_pass.rule, batch),
+            **fingerprint_model(prior_pass.model, prior_pass.rule, batch, min(len(prior), PREPROCESSING_ROWS)),
             "tokenizer": fingerprint_tokenizer(tokenizer),
             "data": fingerprint_rows(prior),
             "preprocessing": fingerprint_batch(batch),

@@ -16,6 +16,7 @@ from mixcd.batched_inference import collate, evaluating, predict_rows
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.errors import CacheError, UnsupportedTrainerError
 from mixcd.fingerprint import describe_settings
+from mixcd.joined_rows import mark_own
 from mixcd.prediction_cache import differing_settings
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import PriorPredictions
@@ -119,7 +120,7 @@ class _Check:
     def predict_by_trainer(self, row: Any) -> list[float]:
         """Predict a row by the trainer's own step; return the loss of each pass that it makes with the model."""
         batch: Any = dict(collate(collator_of(self.trainer, self.data), [row]))
-        targets = self.rule.find_targets(batch, self.data.name)
+        targets = self.rule.find_targets(mark_own(batch, 1), self.data.name)
         losses: list[float] = []
 
         def read(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:

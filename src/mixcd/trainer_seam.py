@@ -227,7 +227,9 @@ class TrainerSeam:
         batch = collate(
             collator_of(self._trainer, self._prior), self._prior.rows(range(self._prior_count)[:PREPROCESSING_ROWS])
         )
-        found = fingerprint_model(aligned_model(self._trainer), self._rule, batch)
+        found = fingerprint_model(
+            aligned_model(self._trainer), self._rule, batch, min(self._prior_count, PREPROCESSING_ROWS)
+        )
         if found["model"] != self._loop.sources["model"]:
             raise UnsupportedTrainerError(
                 "`model_init` built another model for `train()` than the base model that predicted the prior data. "

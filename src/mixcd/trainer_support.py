@@ -16,6 +16,7 @@ from mixcd.followed_trainers import require_followed
 from mixcd.label_names import require_same_numbers
 from mixcd.model_limits import require_padding
 from mixcd.prior_dataset import PriorDataset
+from mixcd.require_apart import require_cache_off
 from mixcd.sft_trainer import is_sft_trainer, read_fused, require_same_targets
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,8 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
     require_padding(trainer.data_collator)
     rule = read_fused(trainer, choose_common_rule(correctness, model, *batches))
     _require_visible_tokens(trainer, rule)
+    if not is_sft_trainer(trainer):  # which trains without a cache whatever the model is set to
+        require_cache_off(model, prior, collator_of(trainer, prior))
     require_same_numbers(model, new, prior)
     class_count = getattr(getattr(model, "config", None), "num_labels", None)
     label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)

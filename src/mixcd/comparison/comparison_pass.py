@@ -13,6 +13,7 @@ from mixcd.batched_inference import Collate, evaluating, predict_rows, put_resul
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import predict_prior
+from mixcd.require_apart import require_apart
 from mixcd.vocabulary import Flags, Floats, Ids, require_finite_losses
 
 
@@ -75,6 +76,7 @@ class ComparisonPass:
             DataError: If rows have no labels, labels that the model cannot predict, or losses that are not finite.
             UnsupportedTrainerError: If the model's output shows no predictions.
         """
+        require_apart(model, self.data, self.rule, collate_fn)
         found: dict[str, NDArray[Any]] = {}
         first = forward_count = 0
         hidden = not self.progress or None

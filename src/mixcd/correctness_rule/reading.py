@@ -177,3 +177,21 @@ def refuse_output(kind: str, task: str, wanted: str) -> UnsupportedTrainerError:
         f"The model returned {kind}. mixcd reads correctness off the forward pass of {task}: {wanted}. Use such a "
         "model, and leave `return_dict` on."
     )
+
+
+def require_all_samples(found: int, wanted: int) -> None:
+    """Refuse results that are not one a sample: they must never be spread over the samples of a batch.
+
+    Args:
+        found: Of how many samples there are results.
+        wanted: Of how many there should be.
+
+    Raises:
+        UnsupportedTrainerError: If the two differ.
+    """
+    if found != wanted:
+        raise UnsupportedTrainerError(
+            f"A batch of {wanted} samples came back from the model as results of {found}. mixcd reads one prediction a "
+            "sample, in the order of the batch. Use a collator that keeps one row a sample, and give the model all "
+            "rows of a batch at once."
+        )

@@ -18,6 +18,7 @@ from mixcd.correctness_rule.reading import (
     weigh_wrong,
 )
 from mixcd.errors import DataError, SettingError, shorten
+from mixcd.joined_rows import OWN_TOKENS
 from mixcd.vocabulary import Ids
 
 _NUMBERS_AT_ONCE = 1 << 22
@@ -27,8 +28,6 @@ _LEAST_LOSS = 1e-6
 _ROUNDING = 1e-6
 _FUSED: Mapping[str, Any] = {"fused_lm_head": True, "use_cache": False}
 """What makes a model of `trl.SFTTrainer` score its labels without building logits."""
-_STARTS = "cu_seq_lens_q"
-"""Where the samples start that TRL joined in one row, instead of padding them, and where the last one ends."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +96,19 @@ class RightTokens:
         return _FUSED if self.is_fused else NOTHING
 
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
-        """Return the target tokens, `IGNORED` where there is none; and where samples start that are joined in a row."""
+        """Return the target tokens, `IGNORED` where there is none; and whose they are where samples share a row."""
         labels = find_target(batch, ("labels",), data_name)
-        return {"labels": labels, _STARTS: batch[_STARTS]} if _STARTS in batch else {"labels": labels}
+        return {"labels": labels, OWN_TOKENS: batch[OWN_TOKENS]} if OWN_TOKENS in batch else {"labels": labels}
 
     def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
         """Refuse tokens that are not in the model's vocabulary; a fused head does so itself."""
         if read_tensor(output, "is_top1") is not None:
             return
         logits, labels = self._align(output, targets)
-        unknown = ((labels != IGNORED) & ((labels < 0) | (labels >= logits.shape[-1]))).any(-1).cpu().numpy()
+        is_unknown = (labels != IGNORED) & ((labels < 0) | (labels >= logits.shape[-1]))
+        if OWN_TOKENS in targets:
+            is_unknown = is_unknown & targets[OWN_TOKENS].to(labels.device)[:, -labels.shape[-1] :]
+        unknown = is_unknown.any(-1).cpu().numpy()
         if unknown.any():
             raise DataError(
                 f"`{data_name}` has labels outside the model's {logits.shape[-1]} tokens on sample "
@@ -121,9 +123,9 @@ class RightTokens:
         loss 0.
         """
         right, losses, target = self._score(output, targets)
-        if _STARTS in targets:
-            own = _find_own(targets[_STARTS].to(target.device), target.shape[-1] + bool(self.is_shifted))
-            own = own[:, 1:] if self.is_shifted else own
+        if OWN_TOKENS in targets:
+            own = targets[OWN_TOKENS].to(target.device)
+            own = own[:, 1:] & own[:, :-1] if self.is_shifted else own  # a sample's first token is predicted by none
             right, losses, target = right & own, losses * own, target & own
         share, target_count = share_of_tokens_right(right, target), target.sum(-1)
         least = 0.0 if self.loss_tolerance is not None else self.least_share
@@ -166,12 +168,6 @@ class RightTokens:
             )
         labels = labels.to(logits.device)
         return (logits[:, :-1], labels[:, 1:]) if self.is_shifted else (logits, labels)
-
-
-def _find_own(starts: torch.Tensor, token_count: int) -> torch.Tensor:
-    """Say which tokens of a joined row are each sample's, shape (samples, tokens)."""
-    places = torch.arange(token_count, device=starts.device)
-    return (places >= starts[:-1, None]) & (places < starts[1:, None])
 
 
 def _score_tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
