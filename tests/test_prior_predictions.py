@@ -528,9 +528,17 @@ def test_features_of_a_model_without_a_linear_head_are_refused(predict, base_mod
 
 def test_the_head_of_a_model_that_scores_every_token_is_averaged_over_tokens():
     seen = [torch.arange(12, dtype=torch.float32).reshape(2, 3, 2)]
-    pooled = pool_head_input(seen, {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])})
+    pooled = pool_head_input(seen, {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}, 2)
     assert pooled.tolist() == [[1.0, 2.0], [8.0, 9.0]]
     assert seen == []
+
+
+def test_the_head_of_a_model_that_scores_every_choice_is_averaged_over_the_choices_of_a_sample():
+    mask = torch.ones(2, 3, 4)
+    chosen = torch.arange(12, dtype=torch.float32).reshape(6, 2)
+    assert pool_head_input([chosen], {"attention_mask": mask}, 2).tolist() == [[2.0, 3.0], [8.0, 9.0]]
+    by_token = chosen[:, None].expand(6, 4, 2)
+    assert pool_head_input([by_token], {"attention_mask": mask}, 2).tolist() == [[2.0, 3.0], [8.0, 9.0]]
 
 
 def test_partitions_are_given_the_cached_features(predict, prior_data):

@@ -13,8 +13,10 @@ import torch
 from datasets import Dataset
 from transformers import (
     BertConfig,
+    BertForMultipleChoice,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     LlamaConfig,
     LlamaForCausalLM,
     Seq2SeqTrainer,
@@ -89,9 +91,15 @@ class Family:
 
 
 def collate(rows):
-    """Pad tokens with 0 and token labels with −100."""
+    """Pad tokens with 0 and token labels with −100; of choices, pad each."""
     fill = {"labels": -100}
+    rows = [{"labels" if name == "label" else name: value for name, value in row.items()} for row in rows]
     batch = {}
+    if np.ndim(rows[0].get("input_ids", [0])[0]):
+        names, count = ("input_ids", "attention_mask"), len(rows[0]["input_ids"])
+        flat = collate([{name: row[name][choice] for name in names} for row in rows for choice in range(count)])
+        rows = [{name: value for name, value in row.items() if name not in names} for row in rows]
+        batch = {name: value.view(len(rows), count, -1) for name, value in flat.items()}
     for name in rows[0]:
         values = [np.asarray(row[name]) for row in rows]
         longest = max(value.shape[0] if value.ndim else 0 for value in values)
@@ -151,6 +159,27 @@ def pair_row(rng, task):
     return with_mask(ids, labels=[int((ids[0] + shift_of(rng, task)) % (WORDS - 3) + 3), 1])
 
 
+def choice_row(rng, task):
+    """Three endings of one beginning; the right one starts with a token that follows from it."""
+    ids = words(rng, task, least=2, most=4)
+    right = (ids[-1] + shift_of(rng, task)) % (WORDS - 3) + 3
+    wrong = rng.choice(np.setdiff1d(np.arange(3, WORDS), right), 2, replace=False)
+    label = int(rng.integers(3))
+    choices = [np.append(ids, [first] * int(rng.integers(1, 3))) for first in np.insert(wrong, label, right)]
+    return {
+        "input_ids": [one.tolist() for one in choices],
+        "attention_mask": [[1] * len(one) for one in choices],
+        "label": label,
+    }
+
+
+def tag_row(rng, task):
+    """A class for the first two tokens; the others have none, like the rest of a word in pieces."""
+    ids = words(rng, task)
+    tags = (ids[:2] + shift_of(rng, task)) % 3
+    return with_mask(ids, labels=tags.tolist() + [-100] * (len(ids) - 2))
+
+
 def image_row(rng, task):
     brightness = rng.integers(0, 3)
     label = int(brightness if task == "prior" else (brightness + 1) % 3)
@@ -182,6 +211,13 @@ FAMILIES = {
         span_row,
         RightSpan(),
         label_names=("start_positions", "end_positions"),
+    ),
+    "multiple choice": Family(lambda: bert(BertForMultipleChoice), choice_row, RightClass(), base_steps=400),
+    "token classification": Family(
+        lambda: bert(BertForTokenClassification, num_labels=3),
+        tag_row,
+        RightTokens(is_shifted=False),
+        correctness=RightTokens(is_shifted=False),
     ),
     "causal language model": Family(
         lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)), causal_row, RightTokens(is_shifted=True)

@@ -73,8 +73,8 @@ def predict_rows(
 
     Returns:
         Arrays `loss`, `correct` and `token_count`, in classification also `prediction`, in language models also
-        `share_right`, each of shape (rows,) in the order of the rows, and if wanted `head_input` and `logits`, shape
-        (rows, …); and the number of forward passes.
+        `share_right`, where a sample may lack a target also `has_target`, each of shape (rows,) in the order of the
+        rows, and if wanted `head_input` and `logits`, shape (rows, …); and the number of forward passes.
 
     Raises:
         DataError: If the rows have no labels, labels that the model cannot predict, or more tokens than it takes.
@@ -82,7 +82,7 @@ def predict_rows(
     """
     arrays: dict[str, NDArray[Any]] = {}
     forward_count = 0
-    require_fitting(model, [_count_inputs(row) for row in rows], sample_ids, data_name)
+    require_fitting(model, [max(_count_inputs(row), default=0) for row in rows], sample_ids, data_name)
     with watch_head(model) if with_head_input else nullcontext() as head_inputs:
         for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
             batch = collate(collate_fn, [rows[position] for position in batch_positions])
@@ -238,9 +238,11 @@ def predict_batch(
         found["prediction"] = reading.prediction.to(torch.int32)
     if reading.share is not None:
         found["share_right"] = reading.share
+    if reading.has_target is not None:
+        found["has_target"] = reading.has_target
     found["token_count"] = _count_tokens(marked, len(sample_ids))
     if head_inputs is not None:
-        found["head_input"] = pool_head_input(head_inputs, marked, reading.head_mask)
+        found["head_input"] = pool_head_input(head_inputs, marked, len(sample_ids), reading.head_mask)
         if reading.logits is not None:
             found["logits"] = reading.logits.float()
     return {name: value.cpu().numpy() for name, value in found.items()}
@@ -249,21 +251,39 @@ def predict_batch(
 def _count_tokens(batch: Mapping[str, Any], row_count: int) -> torch.Tensor:
     """Input tokens that are no padding; 1 for rows without tokens."""
     mask: torch.Tensor = batch.get(OWN_TOKENS, batch.get("attention_mask", torch.ones(row_count, 1)))
-    return mask.sum(-1).to(torch.int32)
+    return mask.flatten(1).sum(-1).to(torch.int32)
+
+
+def list_inputs(row: Mapping[str, Any]) -> list[Any]:
+    """Return the token lists of a row: a single one, or one a choice in multiple choice.
+
+    Args:
+        row: A prepared row with `input_ids`.
+
+    Example:
+        >>> list_inputs({"input_ids": [7, 8]}), list_inputs({"input_ids": [[7], [8]]})
+        ([[7, 8]], [[7], [8]])
+    """
+    inputs = row["input_ids"]
+    return list(inputs) if len(inputs) and np.ndim(inputs[0]) else [inputs]
 
 
 def _has_tokens(row: Any) -> bool:
     return isinstance(row, Mapping) and "input_ids" in row
 
 
-def _count_inputs(row: Any) -> int:
-    """Input tokens of a row; 1 for rows without tokens."""
-    return len(row["input_ids"]) if _has_tokens(row) else 1
+def _count_inputs(row: Any) -> list[int]:
+    """Input tokens of a row, or of each of its choices; 1 for rows without tokens."""
+    if not _has_tokens(row):
+        return [1]
+    return [len(tokens) for tokens in list_inputs(row)]
 
 
 def _length_of(row: Any) -> int:
-    """Tokens of a row, those of its target included; 1 for rows without tokens."""
+    """Tokens of a row as it is padded, those of its target included; 1 for rows without tokens."""
+    counts = _count_inputs(row)
+    count = max(counts, default=0) * len(counts)
     target = row.get("labels") if isinstance(row, Mapping) else None
     if not isinstance(target, Sized) or getattr(target, "ndim", 1) == 0:  # a tensor of one label is Sized, too
-        return _count_inputs(row)
-    return _count_inputs(row) + len(target)
+        return count
+    return count + len(target)

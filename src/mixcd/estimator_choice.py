@@ -10,7 +10,7 @@ import torch
 
 from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
 from mixcd.collateral_damage_estimator.drift_estimator import UNCACHED_ROW
-from mixcd.correctness_rule import CorrectnessRule, RightClass
+from mixcd.correctness_rule import CorrectnessRule, RightClass, is_multiple_choice
 from mixcd.errors import SettingError, shorten
 from mixcd.partition_strategy import Combined
 from mixcd.prediction_cache import read_manifest
@@ -94,16 +94,21 @@ def choose_named(
 
     Returns:
         The estimator. In the place of "auto": "factored" when the caller named a combined partition to draw by;
-        "counts" when it is another one, predictions are no class, the model has no linear layer to take features from,
-        or the cache has or shall have no features; else "drift".
+        "counts" when it is another one, predictions are no class or only the place of a choice, the model has no
+        linear layer to take features from, or the cache has or shall have no features; else "drift".
 
     Raises:
-        SettingError: If drift is asked for where correctness follows from no logits.
+        SettingError: If drift is asked for where correctness follows from no logits, or in multiple choice.
         CacheError: If the folder holds something else than a cache.
     """
     if estimator == "drift" and not rule.has_logits:
         raise SettingError(
             f'`estimator` is "drift", but with {rule.name} nothing can be forecast. Pass "auto" or "counts".'
+        )
+    if estimator == "drift" and is_multiple_choice(model):
+        raise SettingError(
+            '`estimator` is "drift", which forecasts how the logit of each class moves, but in multiple choice a class '
+            'is only the place of a choice, which says nothing of the next sample. Pass "auto" or "counts".'
         )
     if estimator != "auto":
         return estimator
@@ -112,7 +117,8 @@ def choose_named(
     has_head = any(isinstance(module, torch.nn.Linear) for module in model.modules())
     found = read_manifest(cache)
     lacks_features = features == 0 or (found is not None and bool(found.parts) and not found.arrays)
-    return "drift" if isinstance(rule, RightClass) and has_head and not lacks_features else "counts"
+    is_class = isinstance(rule, RightClass) and not is_multiple_choice(model)
+    return "drift" if is_class and has_head and not lacks_features else "counts"
 
 
 def make_estimator(

@@ -24,7 +24,7 @@ from mixcd.estimator_choice import (
 )
 from mixcd.label_names import require_same_numbers
 from mixcd.mixed_data import SAMPLE_IDS, MixedDataset, TaggingCollator
-from mixcd.model_limits import require_padding
+from mixcd.model_limits import require_fixed_masks, require_padding
 from mixcd.partition_strategy import ByPriorLoss
 from mixcd.prediction_observer import PredictionObserver, read_rehearsed
 from mixcd.prior_dataset import PriorDataset
@@ -96,6 +96,7 @@ def rehearse(
     strategy, folder = partition if partition is not None else ByPriorLoss(), Path(cache_dir)
     prior, new = PriorDataset(choose_rehearsed(prior_data, "prior_data")), PriorDataset(new_data, "new_data")
     require_padding(collate_fn)
+    require_fixed_masks(collate_fn)
     rule = choose_common_rule(
         correctness, model, *((data.name, collate(collate_fn, [data[0]])) for data in (new, prior))
     )

@@ -112,13 +112,14 @@ _CURE = (
 
 
 def pool_head_input(
-    seen: list[torch.Tensor], batch: Mapping[str, Any], mask: torch.Tensor | None = None
+    seen: list[torch.Tensor], batch: Mapping[str, Any], row_count: int, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Make one vector a sample: a head that is given every token is averaged over those that count.
+    """Make one vector a sample: a head that is given every token, or every choice, is averaged over those that count.
 
     Args:
         seen: What `watch_head` collected; it is taken out.
         batch: The batch, with `attention_mask` when tokens are padded.
+        row_count: The samples of the batch.
         mask: Which tokens count, shape (rows, tokens); None for those that are no padding.
 
     Returns:
@@ -132,6 +133,8 @@ def pool_head_input(
     head_input = seen.pop().float()
     if head_input.ndim == 3:
         counted = batch.get("attention_mask", torch.ones(head_input.shape[:2])) if mask is None else mask
-        weights = counted[:, None].to(head_input)
+        weights = counted.flatten(0, -2)[:, None].to(head_input)
         head_input = (weights @ head_input)[:, 0] / weights.sum(2).clamp(min=1)
+    if len(head_input) > row_count:  # of a sample's choices, which lie beside each other
+        head_input = head_input.view(row_count, -1, head_input.shape[-1]).mean(1)
     return head_input

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import Trainer
 
+from mixcd.batched_inference import list_inputs
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.correctness_rule.reading import apply_tolerance
 from mixcd.evaluation import DamagedSample, Evaluation, TaskChange, compare_correctness
@@ -174,5 +175,6 @@ def text_of(row: Any, tokenizer: Any) -> str:
     if texts:
         return max(texts, key=len)[:TEXT_START]
     if tokenizer is not None and "input_ids" in row:
-        return str(tokenizer.decode(row["input_ids"], skip_special_tokens=True))[:TEXT_START]
+        texts = [str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in list_inputs(row)]
+        return " | ".join(texts)[:TEXT_START]
     return ""

@@ -1,11 +1,12 @@
 """Label names: new data, prior data and model must number the same labels alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from mixcd.correctness_rule.model_kind import is_multiple_choice
 from mixcd.correctness_rule.right_class import LABEL_KEYS
 from mixcd.errors import DataError, shorten
 from mixcd.prior_dataset import PriorDataset
@@ -54,6 +55,8 @@ def match_labels(base: torch.nn.Module, tuned: torch.nn.Module) -> Ids | None:
     Raises:
         DataError: If one has labels that the other lacks; says which.
     """
+    if is_multiple_choice(base):
+        return None  # its labels are places among a sample's choices
     counts = [getattr(getattr(model, "config", None), "num_labels", None) for model in (base, tuned)]
     names, others = (_fold_distinct(names_of_model(model)) for model in (base, tuned))
     if names and others and sorted(names) != sorted(others):
@@ -83,11 +86,29 @@ def names_of_model(model: torch.nn.Module) -> Sequence[str]:
     """Return the names of a model's labels, in the order of their numbers; none where it was given no names.
 
     Args:
-        model: The model.
+        model: The model; choices have no names, whatever its config says.
     """
+    if is_multiple_choice(model):
+        return []
     names = getattr(getattr(model, "config", None), "id2label", None) or {}
     in_order = [str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
     return [] if all(name.lower().startswith(_UNNAMED) for name in in_order) else in_order
+
+
+def count_classes(model: torch.nn.Module, row: Any) -> int | None:
+    """Return the number of a model's classes: in multiple choice those choices that a sample has.
+
+    Args:
+        model: The model.
+        row: A prepared sample.
+
+    Returns:
+        The number; None where it is not known.
+    """
+    if is_multiple_choice(model):
+        return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else None
+    count: int | None = getattr(getattr(model, "config", None), "num_labels", None)
+    return count
 
 
 def number_labels(config: Any) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a model can take: how many token numbers, and how many tokens a sample."""
+"""What a model can take: how many token numbers, and how many tokens a sample; and what a collator must do."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixcd.errors import DataError, shorten
+from mixcd.errors import DataError, UnsupportedTrainerError, shorten
 from mixcd.vocabulary import Ids
 
 _POSITIONS = ("position_embeddings", "wpe")
@@ -91,4 +91,22 @@ def require_padding(collate_fn: Any) -> None:
             "The tokenizer of the data collator has no padding token, but new and prior samples of several lengths "
             "share a batch. Set it first, such as `tokenizer.pad_token = tokenizer.eos_token`; for a classifier "
             "`model.config.pad_token_id = tokenizer.pad_token_id`, too."
+        )
+
+
+def require_fixed_masks(collate_fn: Any) -> None:
+    """Refuse a collator that masks at random: a sample's targets would be others each time that it is read.
+
+    Args:
+        collate_fn: The collator.
+
+    Raises:
+        UnsupportedTrainerError: If it is one of transformers that does.
+    """
+    if getattr(collate_fn, "mlm", False) or hasattr(collate_fn, "plm_probability"):
+        raise UnsupportedTrainerError(
+            f"The data collator `{type(collate_fn).__name__}` masks other tokens each time that a sample is read, so "
+            "what the base model was asked about it is not what training asks, and damage cannot be told. Mask once, "
+            "when the rows are prepared, with labels of -100 at all other tokens; collate with "
+            "`DataCollatorForTokenClassification`, and pass `correctness=mixcd.RightTokens(is_shifted=False)`."
         )

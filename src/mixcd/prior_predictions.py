@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from mixcd.batched_inference import Collate, collate
-from mixcd.correctness_rule import CorrectnessRule, choose_rule
+from mixcd.correctness_rule import CorrectnessRule, RightTokens, choose_rule
 from mixcd.errors import DataError, SettingError, shorten
 from mixcd.fingerprint import fingerprint_batch, fingerprint_model, fingerprint_rows, fingerprint_tokenizer
 from mixcd.flat_array import open_array
 from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.model_limits import require_fixed_masks
 from mixcd.prediction_cache import Manifest, array_path, drop_cache, read_manifest, read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import ALONE, PriorPass, Processes, choose_part_size
@@ -31,7 +32,7 @@ LEAST_SHARE_RIGHT = 0.2
 
 PREPROCESSING_ROWS = 8
 """Rows whose batch shows how rows are collated."""
-_LEAST_NAMED = 0.01
+_LEAST_NAMED, _USUAL_SHARE = 0.01, 0.7
 _FIRST_ROWS, _FIRST_ROWS_OF = 256, 4096
 """Samples that a pass over at least so many looks at first, to be refused at once if it is."""
 _CERTAINTY = 0.9999
@@ -57,6 +58,7 @@ class PriorPredictions:
         forward_count: Forward passes made to get them in this call; 0 when all came from the cache.
         arrays: `features`, shape (cached, features), and `logits`, shape (cached, classes), 16-bit and memory-mapped:
             the class logits, or how far each way to be wrong is ahead of being right. Empty when they were not cached.
+        has_target: Whether each sample has a target that a model could predict, shape (cached,); None where all have.
     """
 
     sample_count: int
@@ -70,6 +72,7 @@ class PriorPredictions:
     sources: Mapping[str, str]
     forward_count: int
     arrays: Mapping[str, NDArray[np.float16]]
+    has_target: Flags | None = None
 
     @property
     def base_correct(self) -> Flags:
@@ -154,6 +157,7 @@ def predict_prior(
     prior = (
         prior_data if isinstance(prior_data, PriorDataset) else PriorDataset(choose_rehearsed(prior_data, "prior_data"))
     )
+    require_fixed_masks(collate_fn)
     rule = choose_rule(correctness, model, collate(collate_fn, [prior[0]]), prior.name)
     prior_pass = PriorPass(model, prior, collate_fn, batch_size, progress, rule, processes, features)
     folder = Path(cache_dir)
@@ -164,9 +168,9 @@ def predict_prior(
         prior_pass, folder, tokenizer=tokenizer, columns=columns, share=share, seed=seed, part_size=part_size
     )
     predictions = _load(folder, manifest, first_count + forward_count)
-    _warn_of_masked(predictions, prior.name)
+    _warn_of_untargeted(predictions, prior.name, rule)
     try:
-        require_enough_right(float(predictions.correct.mean()), least_share_right, predictions.share_right)
+        require_enough_right(float(predictions.correct.mean()), least_share_right, rule, predictions.share_right)
     except DataError:
         processes.wait()  # until all have read it
         if processes.rank == 0 and predictions.forward_count:
@@ -195,7 +199,8 @@ def _look_first(prior_pass: PriorPass, folder: Path, least_share_right: float) -
     right_count = int(found["correct"].sum())
     most = binomtest(right_count, _FIRST_ROWS).proportion_ci(_CERTAINTY, method="wilson").high
     if most < least_share_right:
-        require_enough_right(right_count / _FIRST_ROWS, least_share_right, found.get("share_right"), _FIRST_ROWS)
+        share, token_shares = right_count / _FIRST_ROWS, found.get("share_right")
+        require_enough_right(share, least_share_right, prior_pass.rule, token_shares, _FIRST_ROWS)
     return forward_count
 
 
@@ -279,6 +284,7 @@ def assign_bins(strategy: PartitionStrategy, prior: PriorDataset, predictions: P
 def require_enough_right(
     share_right: float,
     least_share_right: float,
+    rule: CorrectnessRule,
     token_shares: Floats | None = None,
     first_count: int | None = None,
 ) -> None:
@@ -287,26 +293,39 @@ def require_enough_right(
     Args:
         share_right: The share of right predictions.
         least_share_right: The least that is accepted.
-        token_shares: The share of each sample's target tokens that are right, in language models.
+        rule: Says which are right.
+        token_shares: The share of each sample's target tokens that are right, in language models, where it is known.
         first_count: How many samples were looked at first; None when all were predicted.
 
     Raises:
         DataError: If the share is below it.
     """
     if share_right < least_share_right:
-        cure, half = "", halve_by_tokens(token_shares)
-        if half is not None:
-            cure = (
-                f" Every target token must be right; half of the samples have {half:.0%} of theirs right, which "
-                f"`correctness=mixcd.RightTokens({half:g})`, or `rehearsal.least_share = {half:g}` in a config, would "
-                "count as right."
-            )
+        cure = "Check that the model was trained on the prior task, and that labels and preprocessing are those it was "
+        cure += "trained with."
+        if isinstance(rule, RightTokens):
+            cure = _advise_on_tokens(rule, token_shares) or cure
         samples = "the prior samples" if first_count is None else f"{first_count} prior samples drawn at random"
         raise DataError(
             f"The base model is right on {share_right:.1%} of {samples}, but rehearsal needs at least "
-            f"{least_share_right:.0%}: only what it gets right can be damaged. Check that the model was trained on the "
-            f"prior task, and that labels and preprocessing are those it was trained with.{cure}"
+            f"{least_share_right:.0%}: only what it gets right can be damaged. {cure}"
         )
+
+
+def _advise_on_tokens(rule: RightTokens, token_shares: Floats | None) -> str:
+    """Name the rules under which a language model gets more samples right; nothing where it predicts next to none."""
+    half = halve_by_tokens(token_shares)
+    if token_shares is not None and half is None:
+        return ""
+    wanted = "every target token" if rule.least_share == 1 else f"{rule.least_share:.0%} of the target tokens"
+    known = "" if half is None else f"; half of the samples have {half:.0%} of theirs right"
+    share = _USUAL_SHARE if half is None else half
+    return (
+        f"A sample counts as right only with {wanted} predicted, which is rare in usual texts and answers{known}. Pass "
+        f"`correctness=mixcd.RightTokens({share:g})`: right while that share of its tokens is; or "
+        "`mixcd.RightTokens(loss_tolerance=0.1)`: while its loss is at most the base model's + 0.1 nats a token. In a "
+        f"config: `rehearsal.least_share = {share:g}` or `rehearsal.loss_tolerance = 0.1`."
+    )
 
 
 def halve_by_tokens(token_shares: Floats | None) -> float | None:
@@ -328,18 +347,19 @@ def halve_by_tokens(token_shares: Floats | None) -> float | None:
     return float(np.floor(100 * np.nanmedian(token_shares)) / 100)
 
 
-def _warn_of_masked(predictions: PriorPredictions, data_name: str) -> None:
-    """Name the samples without a target token: they cannot be right, and so not be damaged."""
-    if predictions.share_right is None:
+def _warn_of_untargeted(predictions: PriorPredictions, data_name: str, rule: CorrectnessRule) -> None:
+    """Count and name the samples that no model can get right: they cannot be damaged, either."""
+    if predictions.has_target is None or predictions.has_target.all():
         return
-    masked = predictions.sample_ids[np.isnan(predictions.share_right)]
-    if masked.size:
-        logger.warning(
-            "`%s` has no target token on sample %s: all labels are masked, or the answer was truncated away. They are "
-            "never counted as right. Leave them out, or raise the maximal length.",
-            data_name,
-            shorten(masked),
-        )
+    untargeted = predictions.sample_ids[~predictions.has_target]
+    logger.warning(
+        "`%s` has %s on %d of %d samples: %s. They are never counted as right. Leave them out, or prepare them anew.",
+        data_name,
+        rule.untargeted,
+        untargeted.size,
+        predictions.sample_ids.size,
+        shorten(untargeted),
+    )
 
 
 def _require_settings(share: float | None, batch_size: int) -> None:
@@ -363,6 +383,7 @@ def _load(folder: Path, manifest: Manifest, forward_count: int) -> PriorPredicti
         sources=manifest.sources,
         forward_count=forward_count,
         arrays={name: open_array(array_path(folder, name)) for name in manifest.arrays},
+        has_target=_read_optional(table, "has_target"),
     )
 
 

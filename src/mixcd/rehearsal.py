@@ -11,7 +11,7 @@ from transformers import Trainer
 
 from mixcd.audit import Audit, compare_rates
 from mixcd.batch_plan import require_mix_ratio
-from mixcd.correctness_rule import CorrectnessRule
+from mixcd.correctness_rule import CorrectnessRule, is_multiple_choice
 from mixcd.errors import SettingError
 from mixcd.estimator_choice import (
     EstimatorName,
@@ -72,7 +72,7 @@ def attach(
     Args:
         trainer: A `transformers.Trainer`, or a subclass of it, for classification of texts, pairs or images, with one
             label or several; extractive question answering; sequence to sequence; a causal language model; regression.
-            Or TRL's `SFTTrainer`.
+            Multiple choice; with a rule that is named, token classification. Or TRL's `SFTTrainer`.
         prior_data: The prior task's samples, prepared like `trainer.train_dataset`: a `datasets.Dataset`, a
             map-style dataset, or a dict of them, whose keys become the column `prior_set`. With `SFTTrainer` they may
             be raw: the trainer prepares them as it does its own. Of a `DatasetDict` with a split for training, splits
@@ -88,7 +88,9 @@ def attach(
             without a floor; "uniform" is plain rehearsal. Or a function from (partition, predictions) to an estimator.
         correctness: When a prediction is right. By default what the model and its labels are made for: `RightClass`,
             `RightLabels` (several labels), `RightSpan` (answers in a text) or `RightTokens` (language models: every
-            target token). A regression needs `NearTarget(tolerance)`.
+            target token, which is rare in usual texts: `RightTokens(0.7)` asks for that share of them, and
+            `RightTokens(loss_tolerance=0.1)` for no more than that much loss above the base model's). A regression
+            needs `NearTarget(tolerance)`, token classification `RightTokens(is_shifted=False)`.
         held_out: Prior samples that are never rehearsed, for `evaluate()`. Of a `DatasetDict` with splits for
             evaluation, those for training are left out, with a warning.
         cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
@@ -261,7 +263,8 @@ class Rehearsal:
         require_free([path], "a report", overwrite=overwrite)
         evaluation = self.evaluate() if "prior" in self._held_out else None
         trainer = self._trainer
-        names = getattr(cast(torch.nn.Module, trainer.model).config, "id2label", None) or {}
+        model = cast(torch.nn.Module, trainer.model)
+        names = {} if is_multiple_choice(model) else getattr(model.config, "id2label", None) or {}
         facts = {
             "prior samples": len(self.predictions.base_correct),
             "share of them that the base model had right": f"{self.predictions.base_correct.mean():.3f}",

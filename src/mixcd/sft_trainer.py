@@ -40,7 +40,9 @@ def read_fused(trainer: Trainer, rule: CorrectnessRule) -> CorrectnessRule:
         trainer: The trainer.
         rule: What its labels are made for.
     """
-    return replace(rule, is_fused=True) if isinstance(rule, RightTokens) and is_sft_trainer(trainer) else rule
+    if not isinstance(rule, RightTokens) or not is_sft_trainer(trainer):
+        return rule
+    return replace(rule, is_fused=True, is_shifted=True)  # TRL's head shifts the labels itself, whatever the model
 
 
 def prepare_raw(trainer: Trainer, data: Any, name: str) -> Any:

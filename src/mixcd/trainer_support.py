@@ -13,8 +13,8 @@ from mixcd.correctness_rule import CorrectnessRule, RightClass, RightTokens, cho
 from mixcd.correctness_rule.right_class import LABEL_KEYS, require_known_labels
 from mixcd.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
 from mixcd.followed_trainers import require_followed
-from mixcd.label_names import require_same_numbers
-from mixcd.model_limits import require_padding
+from mixcd.label_names import count_classes, require_same_numbers
+from mixcd.model_limits import require_fixed_masks, require_padding
 from mixcd.prior_dataset import PriorDataset
 from mixcd.require_apart import require_cache_off
 from mixcd.sft_trainer import is_sft_trainer, read_fused, require_same_targets
@@ -129,9 +129,9 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
         DataError: If data are empty, not map-style, unlabelled, of other tasks or with other model inputs than each
             other, have labels outside the model's classes, or number label names in another order; or if the
             tokenizer cannot pad.
-        SettingError: If the rule is none, or a regression was given none.
-        UnsupportedTrainerError: If the labels fit no task that is known, or the loss is computed in a kernel that
-            shows no predictions.
+        SettingError: If the rule is none, or contradicts the model, or a regression was given none.
+        UnsupportedTrainerError: If the labels fit no task that is known, the collator masks at random, or the loss is
+            computed in a kernel that shows no predictions.
     """
     if trainer.train_dataset is None:
         raise DataError(
@@ -141,16 +141,19 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
     new = PriorDataset(trainer.train_dataset, "trainer.train_dataset")
     batches = ((data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior))
     require_padding(trainer.data_collator)
+    require_fixed_masks(trainer.data_collator)
     rule = read_fused(trainer, choose_common_rule(correctness, model, *batches))
     _require_visible_tokens(trainer, rule)
     if not is_sft_trainer(trainer):  # which trains without a cache whatever the model is set to
         require_cache_off(model, prior, collator_of(trainer, prior))
     require_same_numbers(model, new, prior)
-    class_count = getattr(getattr(model, "config", None), "num_labels", None)
+    class_count = count_classes(model, new[0])
     label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)
-    is_readable = isinstance(rule, RightClass) and isinstance(trainer.train_dataset, Dataset | list)
-    if is_readable and class_count and label_key:
-        require_known_labels(new.column(label_key), np.arange(len(new)), class_count, new.name)
+    readable = [new] if isinstance(trainer.train_dataset, Dataset | list) else []
+    readable += [prior] if len(prior.features()) == max(1, len(prior.set_names)) else []  # columns, read at once
+    if isinstance(rule, RightClass) and class_count and label_key:
+        for data in readable:
+            require_known_labels(data.column(label_key), np.arange(len(data)), class_count, data.name)
     if is_sft_trainer(trainer) and all("labels" in data.column_names for data in (new, prior)):
         require_same_targets(new, prior)
     return rule

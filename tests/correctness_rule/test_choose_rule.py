@@ -1,8 +1,11 @@
 import pytest
 import torch
 from transformers import (
+    BartConfig,
+    BartForCausalLM,
     BertConfig,
     BertForMaskedLM,
+    BertForMultipleChoice,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -14,7 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, choose_rule
+from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, choose_rule, is_causal
 from mixcd.errors import DataError, SettingError, UnsupportedTrainerError
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
@@ -74,14 +77,63 @@ def test_the_callers_rule_is_taken_and_learns_what_the_model_is():
     assert choose_rule(wanted, llama(), TOKENS, "prior_data") == RightTokens(0.8, is_shifted=True)
     assert choose_rule(wanted, t5(), TOKENS, "prior_data") == RightTokens(0.8, is_shifted=False)
     assert choose_rule(NearTarget(1.0), llama(), TOKENS, "prior_data") == NearTarget(1.0)
-    said = RightTokens(is_shifted=True)
-    assert choose_rule(said, torch.nn.Linear(2, 2), TOKENS, "prior_data") == said
+    for said in (RightTokens(is_shifted=True), RightTokens(is_shifted=False)):
+        assert choose_rule(said, torch.nn.Linear(2, 2), TOKENS, "prior_data") == said
+    for kind in (BertForMaskedLM, BertForTokenClassification):
+        assert choose_rule(wanted, bert(kind), TOKENS, "prior_data") == RightTokens(0.8, is_shifted=False)
 
 
-@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForTokenClassification])
-def test_labels_of_tokens_that_no_known_task_has_are_refused(kind):
-    with pytest.raises(UnsupportedTrainerError, match=f"`{kind.__name__}` is neither a causal language model nor an"):
+def test_a_model_that_does_not_shift_its_labels_is_judged_on_the_labels_themselves():
+    model = BartForCausalLM(BartConfig(vocab_size=20, d_model=8, decoder_layers=1, decoder_attention_heads=2))
+    assert choose_rule(None, model, TOKENS, "prior_data") == RightTokens(is_shifted=False)
+    assert not is_causal(model)
+
+
+def test_the_classes_of_multiple_choice_are_the_choices_whatever_the_config_says():
+    model = bert(BertForMultipleChoice, num_labels=1)
+    assert choose_rule(None, model, {"labels": torch.tensor([3])}, "prior_data") == RightClass()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            BertForTokenClassification,
+            r"gives every token a class.*Pass `correctness=mixcd.RightTokens\(is_shifted=False\)`",
+        ),
+        (
+            BertForMaskedLM,
+            r"predicts masked tokens.*masked anew each time.*`correctness=mixcd.RightTokens\(is_shifted=F",
+        ),
+    ],
+)
+def test_tokens_that_are_given_classes_or_masked_need_a_rule(kind, said):
+    with pytest.raises(UnsupportedTrainerError, match=f"`{kind.__name__}` {said}"):
         choose_rule(None, bert(kind), TOKENS, "prior_data")
+
+
+def test_a_model_of_tokens_that_is_not_known_is_told_both_settings_and_their_meaning():
+    both = r"is_shifted=True\)` if .* predicts label t \+ 1, .*is_shifted=False\)` if it predicts label t\."
+    for rule in (None, RightTokens(0.5)):
+        with pytest.raises(UnsupportedTrainerError, match=f"what a token of `Linear` predicts is not known.*{both}"):
+            choose_rule(rule, torch.nn.Linear(2, 2), TOKENS, "prior_data")
+
+
+@pytest.mark.parametrize(
+    ("model", "shift"),
+    [
+        (llama(), False),
+        (gpt2(), False),
+        (t5(), True),
+        (bert(BertForTokenClassification), True),
+        (bert(BertForMaskedLM), True),
+    ],
+)
+def test_a_rule_that_contradicts_the_model_is_refused(model, shift):
+    name = type(model).__name__
+    told = f"`is_shifted={shift}`, but `{name}` is trained to predict label .* Pass `is_shifted={not shift}`"
+    with pytest.raises(SettingError, match=told):
+        choose_rule(RightTokens(0.01, is_shifted=shift), model, TOKENS, "prior_data")
 
 
 def test_a_regression_needs_a_tolerance():

@@ -57,8 +57,9 @@ def test_label_sets_are_judged_whole():
 
 def test_spans_are_read_by_both_ends():
     start, end = random(3, 5), random(3, 5, seed=1)
+    start[:, 1], end[:, 3] = 9.0, 9.0
     targets = {"start_positions": start.argmax(-1), "end_positions": end.argmax(-1)}
-    targets["end_positions"][2] = (targets["end_positions"][2] + 1) % 5
+    targets["end_positions"][2] += 1
     output = QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
     reading = RightSpan().read(output, targets)
     assert reading.correct.tolist() == [True, True, False]
@@ -67,6 +68,49 @@ def test_spans_are_read_by_both_ends():
         for one, key in ((start, "start_positions"), (end, "end_positions"))
     ]
     torch.testing.assert_close(reading.loss, sum(losses) / 2)
+
+
+def test_an_answer_that_ends_before_it_starts_is_never_right_not_even_where_it_is_predicted():
+    """`run_qa.py` gives a one-token answer at a context's end the last position as its start, of padding or not."""
+    start, end = random(4, 5), random(4, 5)
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1] * 5, [1] * 5, [1] * 5])
+    targets = {
+        "start_positions": torch.tensor([4, 4, 3, 1]),
+        "end_positions": torch.tensor([2, 3, 0, 1]),
+        "is_token": mask,
+    }
+    for logits, key in ((start, "start_positions"), (end, "end_positions")):
+        logits[torch.arange(4), targets[key]] = 9.0
+    output = QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+    RightSpan().require_known(targets, output, np.arange(4), "prior_data")
+    reading = RightSpan().read(output, targets)
+    assert reading.correct.tolist() == reading.has_target.tolist() == [False, False, False, True]
+    assert reading.loss[:3].tolist() == [0.0] * 3
+    assert reading.loss[3] > 0
+    assert reading.logits.isfinite().all()
+
+
+def test_an_answer_in_the_padding_of_its_sample_is_refused_and_read_as_never_right():
+    output = QuestionAnsweringModelOutput(start_logits=random(3, 4), end_logits=random(3, 4))
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]])
+    targets = {
+        "start_positions": torch.tensor([1, 2, 3]),
+        "end_positions": torch.tensor([2, 2, 3]),
+        "is_token": mask,
+    }
+    with pytest.raises(DataError, match="an answer outside the tokens of its sample on sample 10, 12: such"):
+        RightSpan().require_known(targets, output, IDS, "prior_data")
+    assert RightSpan().read(output, targets).has_target.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("start", [-1, 4, 99])
+def test_a_new_sample_whose_answer_was_cut_off_does_not_stop_training(start):
+    """New rows are not looked over; transformers ignores such an answer, too."""
+    output = QuestionAnsweringModelOutput(start_logits=random(1, 4), end_logits=random(1, 4))
+    targets = {"start_positions": torch.tensor([start]), "end_positions": torch.tensor([99])}
+    reading = RightSpan().read(output, targets)
+    assert reading.correct.tolist() == [False]
+    assert reading.loss.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("shape", [(3, 1), (3,)])
@@ -196,15 +240,15 @@ def test_outputs_that_show_no_predictions_are_refused(rule, output, targets, par
         (RightLabels(), {"labels": torch.tensor([[1.0], [0.5], [0.0]])}, {}, "labels other than 0 and 1 on sample 11"),
         (
             RightSpan(),
-            {"start_positions": torch.tensor([0, 2, 1]), "end_positions": torch.tensor([0, 1, 9])},
+            {"start_positions": torch.tensor([0, 4, 1]), "end_positions": torch.tensor([0, 1, 9])},
             {"start_logits": random(3, 4), "end_logits": random(3, 4)},
-            "an answer outside its 4 tokens, or one that ends before it starts, on sample 11, 12",
+            "an answer outside the tokens of its sample on sample 11, 12: such",
         ),
         (
             PAIRED,
             {"labels": torch.tensor([[1, -100], [7, 1], [-5, 1]])},
             {"logits": random(3, 2, 7)},
-            "labels outside the model's 7 tokens on sample 11, 12",
+            "labels outside the model's 7 tokens .or classes of tokens. on sample 11, 12",
         ),
         (NearTarget(1.0), {"labels": torch.tensor([1.0, torch.nan, torch.inf])}, {}, "NaN or infinite on sample 11"),
     ],
@@ -237,7 +281,8 @@ def test_a_label_set_is_right_when_no_wrong_decision_is_ahead(seed):
 def test_a_span_is_right_when_no_other_token_is_ahead(seed):
     start, end = random(20, 3, seed=seed), random(20, 3, seed=seed + 1)
     rng = np.random.default_rng(seed)
-    targets = {name: torch.as_tensor(rng.integers(0, 3, 20)) for name in ("start_positions", "end_positions")}
+    starts, ends = np.sort(rng.integers(0, 3, (2, 20)), axis=0)
+    targets = {"start_positions": torch.as_tensor(starts), "end_positions": torch.as_tensor(ends)}
     reading = RightSpan().read(QuestionAnsweringModelOutput(start_logits=start, end_logits=end), targets)
     assert reading.logits.shape == (20, 3)
     assert ((reading.logits.argmax(-1) == 0) == reading.correct).all()

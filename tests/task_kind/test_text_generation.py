@@ -182,7 +182,7 @@ def test_a_base_model_that_is_right_on_too_little_is_told_which_share_would_do(f
     write_rows(folder / "prior.jsonl", rows)
     line = refuse(capfd, "rehearsal.least_share=1.0")
     assert "The base model is right on 0.0% of the prior samples" in line
-    assert "or `rehearsal.least_share = 0." in line
+    assert "In a config: `rehearsal.least_share = 0." in line
 
 
 @pytest.mark.parametrize(("file", "what"), [("new", "build a Trainer"), ("prior", "prepare the data")])

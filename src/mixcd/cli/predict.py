@@ -62,4 +62,4 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
         f"{np.sum(right) / count:.1%} right, mean loss {np.sum(losses) / count:.3f}. Forward passes made: "
         f"{forward_count}."
     )
-    require_enough_right(float(np.sum(right) / count), LEAST_SHARE_RIGHT)
+    require_enough_right(float(np.sum(right) / count), LEAST_SHARE_RIGHT, rule)

@@ -10,13 +10,14 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from transformers import (
+    DataCollatorForMultipleChoice,
     DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
     PreTrainedModel,
     default_data_collator,
 )
 
-from mixcd.batched_inference import Collate
+from mixcd.batched_inference import Collate, list_inputs
 from mixcd.comparison.compared_conversations import prepare_conversations
 from mixcd.correctness_rule import is_causal
 from mixcd.correctness_rule.right_class import LABEL_KEYS
@@ -185,6 +186,8 @@ def _choose_collator(row: Any, tokenizer: Any, name: str) -> Callable[[list[Any]
             f"`{name}` has rows of tokens, but there is no tokenizer to pad them: none lies beside the models. Pass "
             "`tokenizer` or `collate_fn`, or save the tokenizer with the base model."
         )
+    if len(list_inputs(row)) > 1:
+        return DataCollatorForMultipleChoice(tokenizer)
     labels = row.get("labels")
     if not (isinstance(labels, list) and labels and isinstance(labels[0], int)):
         return DataCollatorWithPadding(tokenizer)

@@ -28,6 +28,7 @@ class Outcomes:
         prediction: The class it predicted, shape (samples,); None where predictions are no class.
         share_right: The share of each one's target tokens that it predicted, NaN without any, shape (samples,); None
             where there are no target tokens.
+        has_target: Whether each has a target that a model could predict, shape (samples,); None where all have.
         forward_count: Forward passes made.
     """
 
@@ -36,12 +37,13 @@ class Outcomes:
     loss: Floats
     prediction: Ids | None
     share_right: Floats | None
+    has_target: Flags | None
     forward_count: int
 
     @property
     def untargeted_count(self) -> int:
-        """Samples without a target token, which nobody gets right."""
-        return 0 if self.share_right is None else int(np.isnan(self.share_right).sum())
+        """Samples without a target that a model could predict, which nobody gets right."""
+        return 0 if self.has_target is None else int((~self.has_target).sum())
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class ComparisonPass:
             found["loss"].astype(np.float64),
             found.get("prediction"),
             found.get("share_right"),
+            found.get("has_target"),
             forward_count,
         )
 
@@ -136,5 +139,11 @@ class ComparisonPass:
             least_share_right=0.0,
         )
         return Outcomes(
-            found.sample_ids, found.correct, found.loss, found.prediction, found.share_right, found.forward_count
+            found.sample_ids,
+            found.correct,
+            found.loss,
+            found.prediction,
+            found.share_right,
+            found.has_target,
+            found.forward_count,
         )

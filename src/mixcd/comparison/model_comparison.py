@@ -22,11 +22,12 @@ from mixcd.comparison.comparison import (
 )
 from mixcd.comparison.comparison_pass import ComparisonPass, Outcomes
 from mixcd.comparison.sample_texts import read_gold, read_text
-from mixcd.correctness_rule import CorrectnessRule, RightClass, RightLabels, choose_rule
+from mixcd.correctness_rule import CorrectnessRule, RightClass, RightLabels, choose_rule, is_token_classifier
 from mixcd.correctness_rule.reading import apply_tolerance
 from mixcd.data_config import ColumnsConfig
 from mixcd.errors import SettingError
 from mixcd.label_names import names_of_model, require_same_numbers
+from mixcd.model_limits import require_fixed_masks
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import LEAST_SHARE_RIGHT, halve_by_tokens
 
@@ -116,6 +117,7 @@ def compare(
         data, collate_fn = open_samples(data, pair.base, pair.tokenizer, how, "data")
     samples = PriorDataset(data, "data")
     require_same_numbers(pair.base, samples)
+    require_fixed_masks(collate_fn)
     rule = choose_rule(correctness, pair.base, collate(collate_fn, [samples[0]]), samples.name)
     label_names = names_of_model(pair.base)
     set_names = label_names if isinstance(rule, RightLabels) else None
@@ -144,7 +146,7 @@ def compare(
         ],
         tolerance=tolerance,
         choices=choices,
-        notes=[*left_out, *_note_coverage(samples, before), *_note_unknown(before)],
+        notes=[*left_out, *_note_coverage(samples, before, rule), *_note_unknown(before)],
     )
 
 
@@ -152,7 +154,8 @@ def _predict(
     pair: ModelPair, run: ComparisonPass, collate_fn: Collate, cache_dir: str | Path | None
 ) -> tuple[Outcomes, Outcomes]:
     """The two passes; what the fine-tuned model predicts comes back in the base model's numbers."""
-    numbers = pair.match_labels() if isinstance(run.rule, RightClass | RightLabels) else None
+    has_labels = isinstance(run.rule, RightClass | RightLabels) or is_token_classifier(pair.base)
+    numbers = pair.match_labels() if has_labels else None
     with pair.base_alone() as model:
         if cache_dir is None:
             before = run.predict(model, np.arange(len(run.data)), collate_fn, "The base model")
@@ -180,7 +183,7 @@ def _describe(
     )
 
 
-def _note_coverage(samples: PriorDataset, before: Outcomes) -> list[str]:
+def _note_coverage(samples: PriorDataset, before: Outcomes, rule: CorrectnessRule) -> list[str]:
     notes = []
     if len(before.sample_ids) < len(samples):
         notes.append(
@@ -188,7 +191,7 @@ def _note_coverage(samples: PriorDataset, before: Outcomes) -> list[str]:
             "compared."
         )
     if before.untargeted_count:
-        notes.append(f"{before.untargeted_count:,} samples have no target token, so they count as never right.")
+        notes.append(f"{before.untargeted_count:,} samples have {rule.untargeted}, so they count as never right.")
     return notes
 
 

@@ -1,6 +1,7 @@
 """Correctness rules: each says which samples a model gets right, by its forward pass."""
 
-from mixcd.correctness_rule.choose_rule import choose_common_rule, choose_rule, is_causal
+from mixcd.correctness_rule.choose_rule import choose_common_rule, choose_rule
+from mixcd.correctness_rule.model_kind import is_causal, is_multiple_choice, is_token_classifier
 from mixcd.correctness_rule.near_target import NearTarget
 from mixcd.correctness_rule.reading import CorrectnessRule, Reading
 from mixcd.correctness_rule.right_class import RightClass
@@ -19,4 +20,6 @@ __all__ = [
     "choose_common_rule",
     "choose_rule",
     "is_causal",
+    "is_multiple_choice",
+    "is_token_classifier",
 ]

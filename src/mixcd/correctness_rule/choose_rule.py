@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mixcd.correctness_rule.model_kind import find_shift, is_masked, is_multiple_choice, is_token_classifier
 from mixcd.correctness_rule.near_target import NearTarget
 from mixcd.correctness_rule.reading import CorrectnessRule, find_target
 from mixcd.correctness_rule.right_class import LABEL_KEYS, RightClass
@@ -15,8 +16,6 @@ from mixcd.correctness_rule.right_tokens import RightTokens
 from mixcd.errors import DataError, SettingError, UnsupportedTrainerError, shorten
 from mixcd.fresh_adapter import bare_model
 
-_CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""How transformers' causal language models are called; a `…WithLMHeadModel` predicts masked tokens."""
 _RULES = (RightClass, RightLabels, RightSpan, RightTokens, NearTarget)
 
 
@@ -36,13 +35,13 @@ def choose_rule(
 
     Raises:
         DataError: If the batch has no labels.
-        SettingError: If the rule is none, or one of target tokens where labels are none; or if numbers are to be
-            predicted and no tolerance is given.
+        SettingError: If the rule is none, or one of target tokens where labels are none, or shifted otherwise than
+            the model; or if numbers are to be predicted and no tolerance is given.
         UnsupportedTrainerError: If the labels fit no task that is known.
     """
     if isinstance(wanted, RightTokens):
         _require_tokens(batch, data_name)
-        return wanted if wanted.is_shifted is not None else replace(wanted, is_shifted=_is_shifted(model))
+        return _settle_shift(wanted, model)
     if wanted is not None:
         if not isinstance(wanted, _RULES):
             names = ", ".join(f"`{rule.__name__}`" for rule in _RULES)
@@ -53,14 +52,15 @@ def choose_rule(
     labels = find_target(batch, LABEL_KEYS, data_name)
     if is_label_set(labels):
         return RightLabels()
-    if labels.is_floating_point() or _output_count(model) == 1:
+    if labels.is_floating_point() or (_output_count(model) == 1 and not is_multiple_choice(model)):
         raise SettingError(
             f"The labels of `{data_name}` are numbers to be predicted (a regression), and how near is right is for you "
             "to say. Pass `correctness=mixcd.NearTarget(tolerance)`, to `mixcd compare` `--near`, in the unit of the "
             "labels."
         )
     if labels.ndim == 2:
-        return RightTokens(is_shifted=_is_shifted(model))
+        _require_default(model)
+        return _settle_shift(RightTokens(), model)
     return RightClass()
 
 
@@ -104,16 +104,6 @@ def choose_common_rule(
     return rules[0]
 
 
-def is_causal(model: torch.nn.Module) -> bool:
-    """Whether a model is a causal language model of transformers, by the names of its classes.
-
-    Args:
-        model: Any model.
-    """
-    names = [kind.__name__ for kind in type(bare_model(model)).__mro__]
-    return any(name.endswith(_CAUSAL) and not name.endswith("WithLMHeadModel") for name in names)
-
-
 def _require_tokens(batch: Mapping[str, Any], data_name: str) -> None:
     labels = batch.get("labels")
     if labels is None or (labels.ndim == 2 and not labels.is_floating_point()):
@@ -130,15 +120,39 @@ def _output_count(model: torch.nn.Module) -> int | None:
     return count
 
 
-def _is_shifted(model: torch.nn.Module) -> bool:
-    """Whether the model predicts the next token from each; refused where it is no language model."""
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return False
-    if is_causal(model):
-        return True
-    raise UnsupportedTrainerError(
-        f"The labels are one number a token, but `{type(bare_model(model)).__name__}` is neither a causal language "
-        "model nor an encoder-decoder, so what a token predicts is not known. mixcd follows those two, classification, "
-        "extractive question answering and regression. For a causal language model of your own, pass "
-        "`correctness=mixcd.RightTokens(is_shifted=True)`."
-    )
+def _settle_shift(rule: RightTokens, model: torch.nn.Module) -> RightTokens:
+    """Return the rule with the shift that the model has; refused where they differ, or neither is known."""
+    known, name = find_shift(model), type(bare_model(model)).__name__
+    if rule.is_shifted is None and known is None:
+        raise UnsupportedTrainerError(
+            f"The labels are one number a token, but what a token of `{name}` predicts is not known: it is called "
+            "neither a causal language model nor an encoder-decoder, nor for token classification. Pass "
+            "`correctness=mixcd.RightTokens(is_shifted=True)` if the output at position t predicts label t + 1, as in "
+            "causal language models, or `mixcd.RightTokens(is_shifted=False)` if it predicts label t."
+        )
+    if rule.is_shifted is None:
+        return replace(rule, is_shifted=known)
+    if known is not None and rule.is_shifted != known:
+        meaning = "label t + 1" if known else "label t"
+        raise SettingError(
+            f"`correctness` has `is_shifted={rule.is_shifted}`, but `{name}` is trained to predict {meaning} at "
+            f"position t. Judged otherwise, every figure would be wrong. Pass `is_shifted={known}`, or leave it out."
+        )
+    return rule
+
+
+def _require_default(model: torch.nn.Module) -> None:
+    """Refuse models of tokens for which it is for the caller to say when a sample is right."""
+    name = type(bare_model(model)).__name__
+    if is_token_classifier(model):
+        raise UnsupportedTrainerError(
+            f"`{name}` gives every token a class, and when a sample as a whole is right is for you to say. Pass "
+            "`correctness=mixcd.RightTokens(is_shifted=False)`: right when every labelled token is; or "
+            "`mixcd.RightTokens(0.9, is_shifted=False)`: when at least this share of them is."
+        )
+    if is_masked(model):
+        raise UnsupportedTrainerError(
+            f"`{name}` predicts masked tokens, which are usually masked anew each time that a row is read. Then what "
+            "the base model was asked about a sample is not what training asks, and damage cannot be told. If the "
+            "masks are made once, when the rows are prepared, pass `correctness=mixcd.RightTokens(is_shifted=False)`."
+        )

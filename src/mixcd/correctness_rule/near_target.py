@@ -38,6 +38,7 @@ class NearTarget:
     loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
     settings: ClassVar[Mapping[str, Any]] = NOTHING
+    untargeted: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < float("inf"):

@@ -28,6 +28,7 @@ class Reading:
         share: The share of its target tokens that are right, shape (samples,); None for other tasks.
         head_mask: Which inputs of the head its targets are predicted from, shape (samples, tokens); None for all
             that are no padding.
+        has_target: Whether it has a target that a model could predict, shape (samples,); None where all have.
     """
 
     correct: torch.Tensor
@@ -36,6 +37,7 @@ class Reading:
     logits: torch.Tensor | None = None
     share: torch.Tensor | None = None
     head_mask: torch.Tensor | None = None
+    has_target: torch.Tensor | None = None
 
 
 class CorrectnessRule(Protocol):
@@ -60,6 +62,10 @@ class CorrectnessRule(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """What the model is called with besides the batch when it only predicts."""
+
+    @property
+    def untargeted(self) -> str:
+        """What a sample has that no model can get right, in words; empty where each has a target."""
 
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
         """Return what the samples of a batch are judged against; a `DataError` if it is not there."""

@@ -30,6 +30,7 @@ class RightClass:
     loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
     settings: ClassVar[Mapping[str, Any]] = NOTHING
+    untargeted: ClassVar[str] = ""
 
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
         """Return the class numbers."""
@@ -84,5 +85,5 @@ def require_known_labels(labels: NDArray[Any], sample_ids: Ids, class_count: int
         raise DataError(
             f"`{data_name}` has label {shorten(np.unique(labels[unknown]))} on sample {shorten(sample_ids[unknown])}, "
             f"but the model knows classes 0 to {class_count - 1}. Map the labels to these, or give the model a head "
-            "with more classes."
+            "with more classes; in multiple choice, whose classes are a sample's choices, correct them."
         )

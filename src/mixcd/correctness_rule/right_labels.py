@@ -31,6 +31,7 @@ class RightLabels:
     loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
     settings: ClassVar[Mapping[str, Any]] = NOTHING
+    untargeted: ClassVar[str] = ""
 
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
         """Return the labels, 1 where one holds and 0 where not."""

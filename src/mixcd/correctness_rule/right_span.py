@@ -29,6 +29,9 @@ _TASK = "extractive question answering"
 class RightSpan:
     """Right when the arg-max start and the arg-max end are both the gold ones; padding is never predicted.
 
+    A sample whose answer ends before it starts is never right, and has loss 0: such are the one-token answers at a
+    context's end in transformers' example script.
+
     Paper: collateral damage in question answering.
     """
 
@@ -37,6 +40,7 @@ class RightSpan:
     loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = SPAN_KEYS
     settings: ClassVar[Mapping[str, Any]] = NOTHING
+    untargeted: ClassVar[str] = "an answer that ends before it starts"
 
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
         """Return the gold starts and ends, token numbers; and which tokens are no padding."""
@@ -45,30 +49,49 @@ class RightSpan:
 
     def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
         """Refuse spans outside the sample's tokens."""
-        token_count = _read_logits(output, {})[0].shape[1]
-        starts, ends = (targets[key].cpu().numpy() for key in SPAN_KEYS)
-        unknown = (starts < 0) | (ends < starts) | (ends >= token_count)
+        start_logits, _ = _read_logits(output, targets)
+        starts, ends = (targets[key].to(start_logits.device) for key in SPAN_KEYS)
+        inside = _is_inside(starts, start_logits) & _is_inside(ends, start_logits)
+        padded = (starts <= ends) & ~(_is_token(starts, start_logits, targets) & _is_token(ends, start_logits, targets))
+        unknown = (~inside | padded).cpu().numpy()
         if unknown.any():
             raise DataError(
-                f"`{data_name}` has an answer outside its {token_count} tokens, or one that ends before it starts, on "
-                f"sample {shorten(sample_ids[unknown])}: such an answer can never be found. Was it truncated away? "
-                "Leave such samples out, or let their answer be token 0, as for questions without one."
+                f"`{data_name}` has an answer outside the tokens of its sample on sample "
+                f"{shorten(sample_ids[unknown])}: such an answer can never be found. Was it truncated away? Leave such "
+                "samples out, or let their answer be token 0, as for questions without one."
             )
 
     def read(self, output: Any, targets: Targets) -> Reading:
         """Read `start_logits` and `end_logits`; the loss is the mean of both cross-entropies, in nats."""
         logits = _read_logits(output, targets)
-        starts, ends = (targets[key].to(logits[0].device) for key in SPAN_KEYS)
+        spans = [targets[key].to(logits[0].device) for key in SPAN_KEYS]
+        has_target = (spans[0] <= spans[1]) & torch.stack([_is_token(one, logits[0], targets) for one in spans]).all(0)
+        starts, ends = (torch.where(has_target, one, 0) for one in spans)
         losses = [
             functional.cross_entropy(one.float(), wanted, reduction="none")
             for one, wanted in zip(logits, (starts, ends), strict=True)
         ]
         margins = [_lead_of_others(one, wanted) for one, wanted in zip(logits, (starts, ends), strict=True)]
         return Reading(
-            correct=is_span_correct(*logits, starts, ends),
-            loss=(losses[0] + losses[1]) / 2,
+            correct=is_span_correct(*logits, starts, ends) & has_target,
+            loss=torch.where(has_target, (losses[0] + losses[1]) / 2, 0),
             logits=weigh_wrong(torch.stack(margins, dim=1)),
+            has_target=has_target,
         )
+
+
+def _is_inside(positions: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Whether positions are of the batch's tokens, shape (samples,)."""
+    return (positions >= 0) & (positions < logits.shape[1])
+
+
+def _is_token(positions: torch.Tensor, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Whether positions are of the sample's own tokens, and no padding, shape (samples,)."""
+    inside = _is_inside(positions, logits)
+    if _MASK not in targets:
+        return inside
+    places = torch.where(inside, positions, 0)
+    return inside & (targets[_MASK].to(positions.device).gather(1, places[:, None])[:, 0] != 0)
 
 
 def _lead_of_others(logits: torch.Tensor, gold: torch.Tensor) -> torch.Tensor:

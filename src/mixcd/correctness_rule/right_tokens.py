@@ -43,8 +43,8 @@ class RightTokens:
         least_share: τ, the share of the target tokens that must be right, in (0, 1].
         loss_tolerance: δ: instead, a sample is right while its loss is at most the base model's plus this, in nats a
             token; the base model gets all samples right then.
-        is_shifted: Whether position t predicts token t + 1, as in causal models, and not token t, as in
-            encoder-decoders; None for what the model is.
+        is_shifted: Whether position t predicts label t + 1, as in causal models, and not label t, as in
+            encoder-decoders and token classification; None for what the model is.
         is_fused: Whether the model scores its labels without building logits, as `trl.SFTTrainer` makes it do.
 
     Raises:
@@ -75,7 +75,7 @@ class RightTokens:
     @property
     def name(self) -> str:
         """The rule in words, with its settings."""
-        task = "causal language model" if self.is_shifted else "sequence to sequence"
+        task = "causal language model" if self.is_shifted else "sequence to sequence or labels of tokens"
         if self.loss_tolerance is not None:
             return f"{task}: loss at most the base model's + {self.loss_tolerance:g}"
         return f"{task}: share of target tokens right ≥ {self.least_share:g}"
@@ -89,6 +89,11 @@ class RightTokens:
     def withheld(self) -> tuple[str, ...]:
         """The labels; not from an encoder-decoder, which makes its input of them, nor from a head that scores them."""
         return ("labels",) if self.is_shifted and not self.is_fused else ()
+
+    @property
+    def untargeted(self) -> str:
+        """What a sample without a target is like."""
+        return "no target token (all labels masked, or the answer truncated away)"
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -111,9 +116,9 @@ class RightTokens:
         unknown = is_unknown.any(-1).cpu().numpy()
         if unknown.any():
             raise DataError(
-                f"`{data_name}` has labels outside the model's {logits.shape[-1]} tokens on sample "
-                f"{shorten(sample_ids[unknown])}. Tokenise with the model's own tokenizer, and mark tokens that are "
-                f"no target by {IGNORED}."
+                f"`{data_name}` has labels outside the model's {logits.shape[-1]} tokens (or classes of tokens) on "
+                f"sample {shorten(sample_ids[unknown])}. Tokenise with the model's own tokenizer, number classes as "
+                f"the model does, and mark tokens that are no target by {IGNORED}."
             )
 
     def read(self, output: Any, targets: Targets) -> Reading:
@@ -128,13 +133,15 @@ class RightTokens:
             own = own[:, 1:] & own[:, :-1] if self.is_shifted else own  # a sample's first token is predicted by none
             right, losses, target = right & own, losses * own, target & own
         share, target_count = share_of_tokens_right(right, target), target.sum(-1)
+        has_target = target_count > 0
         least = 0.0 if self.loss_tolerance is not None else self.least_share
         return Reading(
-            correct=(share >= least) & (target_count > 0),
+            correct=(share >= least) & has_target,
             loss=losses.sum(-1) / target_count.clip(min=1),
             logits=weigh_wrong(self._weakest(losses, target)[:, None]) if self.has_logits else None,
-            share=torch.where(target_count > 0, share, torch.nan),
+            share=torch.where(has_target, share, torch.nan),
             head_mask=functional.pad(target, (0, 1)) if self.is_shifted else target,
+            has_target=has_target,
         )
 
     def _score(self, output: Any, targets: Targets) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
