@@ -1,15 +1,20 @@
 """A LoRA adapter of PEFT on the base model: put on before training, merged into its weights after."""
 
-import importlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from mixcd.config import AdapterConfig
-from mixcd.errors import SettingError
+from mixcd.errors import SettingError, shorten
+from mixcd.saved_adapter import find_shared, import_peft
 from mixcd.task_kind import TaskKind
+from mixcd.vocabulary import Floats
+
+_EXACT, _ROUNDED = 0.01, 0.1
+"""How far losses may be apart, in nats and as a share, in single precision (or TF32) and in 16 bits."""
 
 
 def add_adapter(config: AdapterConfig, kind: TaskKind, model: PreTrainedModel, arguments: TrainingArguments) -> Any:
@@ -27,7 +32,7 @@ def add_adapter(config: AdapterConfig, kind: TaskKind, model: PreTrainedModel, a
     Raises:
         SettingError: If PEFT is missing, or finds no modules to adapt.
     """
-    peft = _import_peft()
+    peft = import_peft("The config has an `adapter`")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.seed)
         try:
@@ -43,15 +48,52 @@ def add_adapter(config: AdapterConfig, kind: TaskKind, model: PreTrainedModel, a
     return adapted
 
 
-def merge_adapter(trainer: Trainer) -> None:
-    """Merge the adapter of a trainer's model, if it has one: the trainer is left with the base model's kind of model.
+def merge_adapter(trainer: Trainer, read_losses: Callable[[], Floats]) -> str | None:
+    """Merge the adapter of a trainer's model, if it has one and merging leaves the model what it is.
+
+    Merged, the trainer is left with the base model's kind of model.
 
     Args:
         trainer: The trainer.
+        read_losses: Returns the losses of the trainer's model on a few samples, shape (samples,).
+
+    Returns:
+        Why the adapter was not merged; None if it was, or there is none.
     """
     model: Any = trainer.model
-    if hasattr(model, "merge_and_unload"):
+    if not hasattr(model, "merge_and_unload"):
+        return None
+    if shared := find_shared(model):
+        return f"the weights of {shorten(shared, 3)} are used in another place of the model too"
+    trained = read_losses()
+    model.merge_adapter()
+    merged = read_losses()
+    if is_same(trained, merged, is_rounded=_is_rounded(trainer)):
         trainer.model = model.merge_and_unload()
+        return None
+    model.unmerge_adapter()
+    return f"the mean loss of {len(trained)} samples would be {merged.mean():.3f} instead of {trained.mean():.3f}"
+
+
+def is_same(losses: Floats, others: Floats, *, is_rounded: bool) -> bool:
+    """Whether two models are one but for rounding, by their losses on the same samples.
+
+    Args:
+        losses: The one model's, shape (samples,).
+        others: The other's.
+        is_rounded: Whether they compute in 16 bits.
+
+    Example:
+        >>> is_same(np.array([1.0]), np.array([1.05]), is_rounded=True)
+        True
+    """
+    tolerance = _ROUNDED if is_rounded else _EXACT
+    return bool(np.allclose(others, losses, rtol=tolerance, atol=tolerance, equal_nan=True))
+
+
+def _is_rounded(trainer: Trainer) -> bool:
+    model: Any = trainer.model
+    return bool(trainer.accelerator.mixed_precision != "no" or model.dtype.itemsize < torch.float32.itemsize)
 
 
 def drop_adapter(model: Any) -> Any:
@@ -63,32 +105,6 @@ def drop_adapter(model: Any) -> Any:
     return model.unload() if hasattr(model, "unload") else model
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter instead of a whole model.
-
-    Args:
-        folder: Such as a checkpoint.
-    """
-    return (folder / "adapter_config.json").exists()
-
-
-def merge_saved(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Return a base model with a saved adapter merged into it.
-
-    Args:
-        base: The model; it is used up.
-        folder: The adapter's.
-
-    Returns:
-        The model.
-
-    Raises:
-        SettingError: If PEFT is missing.
-    """
-    merged: PreTrainedModel = _import_peft().PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
-    return merged
-
-
 def _make_settings(peft: Any, config: AdapterConfig, kind: TaskKind) -> Any:
     return peft.LoraConfig(
         task_type=kind.adapter_type,
@@ -97,13 +113,3 @@ def _make_settings(peft: Any, config: AdapterConfig, kind: TaskKind) -> Any:
         lora_dropout=config.dropout,
         target_modules=config.target_modules,
     )
-
-
-def _import_peft() -> Any:
-    try:
-        return importlib.import_module("peft")
-    except ImportError as error:
-        raise SettingError(
-            "The config has an `adapter`, which is made by PEFT, but the package `peft` cannot be imported: "
-            f"{' '.join(str(error).split()).rstrip('.')}. Run `pip install peft`."
-        ) from error

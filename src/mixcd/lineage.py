@@ -7,10 +7,13 @@ from typing import Any
 from mixcd.config import read_config
 from mixcd.errors import RunFolderError, SettingError
 from mixcd.run_folder import RunFolder
+from mixcd.saved_adapter import find_base, is_adapter
 
 
 def trace_lineage(model: str) -> list[dict[str, Any]]:
     """Trace the runs that a base model came from, by the run folder that it lies in.
+
+    A checkpoint lies in its run's folder, too. An adapter in none comes from where the model that it was made for does.
 
     Args:
         model: The base model: a folder, or a name on the hub.
@@ -20,11 +23,13 @@ def trace_lineage(model: str) -> list[dict[str, Any]]:
         base model `model`, the new data `new`, and the prior data `prior`, each `name` and `path`. Empty for a model
         that lies in no run folder.
     """
-    folder = RunFolder(Path(model).expanduser().parent)
+    place = Path(model).expanduser()
+    above, further = RunFolder(place.parent), RunFolder(place.parent.parent)
+    folder = further if further.checkpoints == place.parent else above
     record = _read_record(folder)
-    if record is None:
-        return []
-    return [*record.get("lineage", []), describe_stage(folder, record)]
+    if record is not None:
+        return [*record.get("lineage", []), describe_stage(folder, record)]
+    return trace_lineage(find_base(place)) if is_adapter(place) else []
 
 
 def _read_record(folder: RunFolder) -> dict[str, Any] | None:

@@ -15,7 +15,8 @@ from mixcd.adapter import add_adapter
 from mixcd.config import Config, RehearsalConfig
 from mixcd.correctness_rule import CorrectnessRule, RightTokens
 from mixcd.errors import RehearsalError, SettingError
-from mixcd.model_loading import load_model, load_tokenizer, reason_of
+from mixcd.model_loading import load_model, load_tokenizer
+from mixcd.model_place import reason_of
 from mixcd.run_data import RunData, find_longest, prepare_as_trainer, read_data
 from mixcd.task_kind import TASK_KINDS
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
@@ -18,6 +19,7 @@ from mixcd.config import Config, list_values, read_config, render
 from mixcd.errors import WRONG_PLACE, RehearsalError, RunFolderError, SettingError, shorten
 from mixcd.lineage import trace_lineage
 from mixcd.lock_folder import lock_folder
+from mixcd.prior_dataset import PriorDataset
 from mixcd.provenance import describe_software
 from mixcd.rehearsal import Rehearsal, attach
 from mixcd.replace_file import naming_file, replace_file
@@ -37,8 +39,11 @@ from mixcd.run_page import make_run_page
 from mixcd.run_setup import RunSetup, set_up
 from mixcd.step_record import StepRecorder
 from mixcd.stop_signals import Stopped, StopSignals
+from mixcd.trainer_predictions import observe_now
+from mixcd.trainer_support import rule_of
 from mixcd.training_arguments import hold_back_warnings, make_arguments
-from mixcd.tuned_model import load_tuned, save_tuned, take_model
+from mixcd.tuned_model import load_tuned, save_tuned, take_adapter, take_model
+from mixcd.vocabulary import Floats
 
 Say = Callable[[str], None]
 
@@ -52,6 +57,8 @@ _MAY_CHANGE = (
     "training.save_",
 )
 """Keys that a resumed run may change: draws and the order of samples do not depend on them."""
+_TRIED_ROWS = 8
+"""Prior samples by which a merged model is compared with the one that was trained."""
 
 
 def run_training(config: Config, *, resume: bool, overwrite: bool, say: Say) -> None:
@@ -128,8 +135,8 @@ class _Run:
             self._train(rehearsal, checkpoint)
         else:
             take_model(self._setup.trainer, load_tuned(self._config, trained), "model.path")
-            if self._is_first and trained != self._folder.model:
-                save_tuned(self._setup.trainer, self._folder.model)
+            if trained != self._folder.model:
+                self._keep()
         self._finish(rehearsal)
 
     def _require_same_batch(self) -> None:
@@ -185,12 +192,30 @@ class _Run:
         if done < total:
             self.note(state=STOPPED, steps_done=done)
             raise Stopped(self._signals.received or signal.SIGTERM, "Stopped.")
-        merge_adapter(trainer)
-        if self._is_first:
-            save_tuned(trainer, self._folder.model)
+        self._keep()
         if self._signals.received:  # too late to stop a step, but not to leave the evaluation for later
             self.note(state=EVALUATING)
             raise Stopped(self._signals.received, "Stopped.")
+
+    def _keep(self) -> None:
+        """Write the fine-tuned model: whole, or its adapter where merging would make it another model."""
+        trainer, model = self._setup.trainer, self._folder.model
+        why_not = merge_adapter(trainer, self._read_losses)
+        if self._is_first:
+            save_tuned(trainer, model)
+        if why_not is not None:
+            self._say(
+                f"`{model}` holds the adapter, not a whole model, for merged it would not be what was trained: "
+                f"{why_not}. Open it on the base model `{self._config.model.path}`."
+            )
+            trainer.accelerator.wait_for_everyone()
+            take_adapter(trainer, self._config, model)
+
+    def _read_losses(self) -> Floats:
+        trainer, prior = self._setup.trainer, PriorDataset(self._setup.prior)
+        rule = rule_of(trainer, prior, self._setup.correctness)
+        observation, _ = observe_now(trainer, prior, np.arange(min(len(prior), _TRIED_ROWS)), rule, with_logits=False)
+        return observation.loss
 
     def _finish(self, rehearsal: Rehearsal) -> None:
         self.note(state=EVALUATING)

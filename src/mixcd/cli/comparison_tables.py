@@ -35,7 +35,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def make_summary(comparison: Comparison) -> Iterator[str]:
-    """Put score, damage, flips and net change in a line each.
+    """Put score, damage, flips, the weights' dtype and net change in a line each.
 
     Args:
         comparison: What was found.
@@ -48,6 +48,8 @@ def make_summary(comparison: Comparison) -> Iterator[str]:
         chance = f"{comparison.damaged_by_chance:.1%} that guessing among {comparison.choices} choices explains"
         yield f"         less {chance}"
     yield f"flips    {change.damaged_count:,} right→wrong, {change.gained_count:,} wrong→right"
+    if comparison.dtype is not None:
+        yield f"weights  {comparison.dtype}"
     yield f"net      {change.net_change:+.1%} (McNemar p = {change.mcnemar_p:.2g})"
 
 

@@ -48,7 +48,7 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
     strategy, trainer = config.partition, setup.trainer
     judged: Any = load_tuned(config, tuned, "--model")
     base: Any = trainer.model
-    if judged.config.label2id != base.config.label2id:
+    if not isinstance(judged, Path) and judged.config.label2id != base.config.label2id:
         raise SettingError(
             f"`--model` is `{tuned}`, which knows {shorten(judged.config.label2id, 20)}, but the base model knows "
             f"{shorten(base.config.label2id, 20)}. Name a model with the same classes in the same order."

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mixcd.errors import DataError, RehearsalError
-from mixcd.model_loading import reason_of
+from mixcd.model_place import reason_of
 from mixcd.sft_trainer import prepare_raw
 from mixcd.task_kind.text_generation import import_trl
 

@@ -1,24 +1,23 @@
-"""The two models of a comparison: given, or loaded with the tokenizer beside them."""
+"""The two models of a comparison: given, or opened with the tokenizer beside them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from mixcd.comparison.tokenizer_match import require_same_tokens
 from mixcd.errors import SettingError
-from mixcd.fresh_adapter import bare_model
+from mixcd.fresh_adapter import bare_model, without_adapter
 from mixcd.label_names import match_labels
-from mixcd.model_loading import explain, has_tokenizer, load_weights, locate, reason_of
+from mixcd.model_loading import Dtype, find_tokenizer_place, open_model
+from mixcd.model_place import has_tokenizer, locate, reason_of
+from mixcd.saved_adapter import find_adapter, put_adapter
 from mixcd.vocabulary import Ids
-
-ADAPTER_CONFIG = "adapter_config.json"
-"""The file by which a folder is known to hold an adapter of PEFT."""
 
 Model = torch.nn.Module | str | Path
 """A model, or the folder or hub name to load it from."""
@@ -42,6 +41,12 @@ class ModelPair:
     tokenizer: Any
     moves: tuple[bool, bool]
 
+    @property
+    def dtype(self) -> str:
+        """What the weights are held in while they predict."""
+        held = [str(_dtype_of(one)).removeprefix("torch.") for one in (self.base, self.tuned or self.base)]
+        return held[0] if held[0] == held[1] else f"{held[0]} before, {held[1]} after"
+
     def match_labels(self) -> Ids | None:
         """Return the fine-tuned model's number of each label, as `label_names.match_labels` does."""
         return None if self.tuned is None else match_labels(self.base, self.tuned)
@@ -51,83 +56,89 @@ class ModelPair:
         """Give the base model, without an adapter that was put on it, on the device that it predicts on."""
         adapted: Any = self.tuned
         is_wrapped = adapted is not None and adapted is not self.base and bare_model(adapted) is self.base
-        with adapted.disable_adapter() if is_wrapped else nullcontext(), _placed(self.base, self.moves[0]):
+        with (
+            without_adapter(adapted) if is_wrapped else nullcontext(),
+            _padded_as(self.base, self.tokenizer),
+            _placed(self.base, self.moves[0]),
+        ):
             yield self.base
 
     @contextmanager
     def tuned_alone(self) -> Iterator[torch.nn.Module]:
         """Give the fine-tuned model; an adapter is taken off the base model afterwards."""
         if self.tuned is not None:
-            with _placed(self.tuned, self.moves[1]):
+            with _padded_as(self.tuned, self.tokenizer), _placed(self.tuned, self.moves[1]):
                 yield self.tuned
             return
-        with _restored(self.base):
-            adapted = _put_on(self.base, self.adapter)
+        with _padded_as(self.base, self.tokenizer), _restored(self.base):
+            adapted = put_adapter(self.base, cast(Path, self.adapter), "tuned")
             with _placed(adapted, self.moves[0]):
                 yield adapted
 
 
 def open_models(base: Model, tuned: Model, tokenizer: Any = None) -> ModelPair:
-    """Load what is given by its folder or hub name, and see that both take the same tokens.
+    """Open what is given by its folder or hub name, and see that both take the same tokens.
+
+    Both are held in the wider of their dtypes: what rounding alone turns would count as damage or gain. A model that is
+    given loaded stays as it is.
 
     Args:
         base: The base model.
-        tuned: The fine-tuned model, or the folder of an adapter for the base model.
+        tuned: The fine-tuned model, or an adapter: it goes on the base model, unless that is an adapter itself, for
+            then each goes on the model that it was made for.
         tokenizer: The tokenizer of both; those beside the models by default.
 
     Returns:
         The models.
 
     Raises:
-        SettingError: If a model cannot be loaded.
+        SettingError: If a model cannot be opened.
         DataError: If the tokenizers differ.
     """
-    if _is_adapter(base):
-        raise SettingError(
-            f"The base model is `{base}`, which holds an adapter alone, but a comparison starts from a whole model. "
-            "Name the model that the adapter was made for, or merge the two first."
-        )
-    adapter = Path(str(tuned)).expanduser() if _is_adapter(tuned) else None
+    adapter = _find_adapter(tuned, "tuned") if _find_adapter(base, "base") is None else None
     if tokenizer is None:
-        found = [_find_tokenizer(base, "base"), _find_tokenizer(tuned, "tuned")]
+        found = [_find_tokenizer(base, "base"), _find_tokenizer(adapter or tuned, "tuned", follows=adapter is None)]
         require_same_tokens(*found)
         tokenizer = found[0] or found[1]
+    given = {"base": base} if adapter else {"base": base, "tuned": tuned}
+    models = _open_alike(given)
     return ModelPair(
-        base=_load(base, "base"),
-        tuned=None if adapter else _load(tuned, "tuned"),
+        base=models["base"],
+        tuned=models.get("tuned"),
         adapter=adapter,
         tokenizer=tokenizer,
         moves=(not isinstance(base, torch.nn.Module), not isinstance(tuned, torch.nn.Module)),
     )
 
 
-def _load(model: Model, name: str) -> torch.nn.Module:
-    """Load a model of the class that its config names."""
-    if isinstance(model, torch.nn.Module):
-        return model
-    place, choices = locate(str(model), name)
-    try:
-        architectures = AutoConfig.from_pretrained(place, **choices).architectures or []
-    except Exception as error:  # damaged files make the loaders raise almost anything
-        raise SettingError(
-            f"`{name}` is `{model}`, but no model can be loaded from there: {explain(error, choices)} Name a folder "
-            "written by `save_pretrained`, or a model on the hub that can be reached."
-        ) from error
-    model_class = getattr(transformers, architectures[0], None) if architectures else None
-    if model_class is None:
-        raise SettingError(
-            f"`{name}` is `{model}`, whose `config.json` names {' '.join(architectures) or 'no class'} as its "
-            "architecture, but a class of transformers is needed there. Save it with `save_pretrained`, or load it "
-            "yourself and call `mixcd.compare`."
-        )
-    return load_weights(model_class, model, name)
+def _open_alike(given: Mapping[str, Model]) -> dict[str, torch.nn.Module]:
+    """Open models by what they are called, in one dtype."""
+    models = {name: _open(model, name) for name, model in given.items()}
+    widest = reduce(torch.promote_types, map(_dtype_of, models.values()))
+    return {
+        name: model if _dtype_of(model) == widest else _open(given[name], name, widest)
+        for name, model in models.items()
+    }
 
 
-def _find_tokenizer(model: Model, name: str) -> Any:
-    """The tokenizer beside a model; None where there is none."""
+def _open(model: Model, name: str, dtype: Dtype = "auto") -> torch.nn.Module:
+    return model if isinstance(model, torch.nn.Module) else open_model(model, name, dtype=dtype)
+
+
+def _dtype_of(model: torch.nn.Module) -> torch.dtype:
+    """The dtype of a model's first weights, as transformers tells it."""
+    return next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.get_default_dtype())
+
+
+def _find_adapter(model: Model, name: str) -> Path | None:
+    return None if isinstance(model, torch.nn.Module) else find_adapter(model, name)
+
+
+def _find_tokenizer(model: Model, name: str, follows: bool = True) -> Any:
+    """The tokenizer beside a model, or beside the one that an adapter was made for; None where there is none."""
     if isinstance(model, torch.nn.Module):
         return None
-    place, choices = locate(str(model), name)
+    place, choices = locate(find_tokenizer_place(str(model), name) if follows else str(model), name)
     if Path(place).is_dir() and not has_tokenizer(Path(place)):
         return None
     try:
@@ -144,27 +155,6 @@ def _find_tokenizer(model: Model, name: str) -> Any:
     return tokenizer
 
 
-def _is_adapter(model: Model) -> bool:
-    return not isinstance(model, torch.nn.Module) and (Path(model).expanduser() / ADAPTER_CONFIG).is_file()
-
-
-def _put_on(base: torch.nn.Module, adapter: Path | None) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise SettingError(
-            f"The fine-tuned model `{adapter}` is an adapter, which needs the package `peft`. Run `pip install peft`."
-        ) from error
-    wrapped: Any = base
-    try:
-        return PeftModel.from_pretrained(wrapped, str(adapter))
-    except Exception as error:  # damaged files make the loaders raise almost anything
-        raise SettingError(
-            f"The adapter `{adapter}` does not go on the base model: {reason_of(error)} Name the base model that it "
-            "was made for."
-        ) from error
-
-
 @contextmanager
 def _restored(model: torch.nn.Module) -> Iterator[None]:
     """Put back what an adapter replaces; PEFT's own `unload` would leave its trained head on the model."""
@@ -178,6 +168,23 @@ def _restored(model: torch.nn.Module) -> Iterator[None]:
         for weight, was_trainable in trainable.items():
             weight.requires_grad_(was_trainable)
         vars(model).pop("peft_config", None)
+
+
+@contextmanager
+def _padded_as(model: torch.nn.Module, tokenizer: Any) -> Iterator[None]:
+    """Let a model take for padding what the tokenizer pads with, as training does, and put its own token back after."""
+    config: Any = getattr(bare_model(model), "config", None)
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else None
+    token = getattr(tokenizer, "pad_token_id", None)
+    if text_config is None or token is None:
+        yield
+        return
+    own = getattr(text_config, "pad_token_id", None)
+    text_config.pad_token_id = token
+    try:
+        yield
+    finally:
+        text_config.pad_token_id = own
 
 
 @contextmanager

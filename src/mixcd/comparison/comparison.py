@@ -53,6 +53,7 @@ class Comparison:
         tolerance: The damaged share that is put up with.
         choices: Options a question has, where samples are multiple-choice questions; else None.
         notes: What was left out, and why.
+        dtype: What the weights of both models were held in; None where no model was run.
     """
 
     change: TaskChange
@@ -61,6 +62,7 @@ class Comparison:
     tolerance: float = TOLERANCE
     choices: int | None = None
     notes: tuple[str, ...] = ()
+    dtype: str | None = None
 
     @property
     def damaged_by_chance(self) -> float:
@@ -154,6 +156,7 @@ def compare_outcomes(
     tolerance: float = TOLERANCE,
     choices: int | None = None,
     notes: Sequence[str] = (),
+    dtype: str | None = None,
 ) -> Comparison:
     """Compare what two models got right on the same samples; no model is run.
 
@@ -165,6 +168,7 @@ def compare_outcomes(
         tolerance: The damaged share that is put up with, from 0 to 1.
         choices: Options a question has, where samples are multiple-choice questions.
         notes: What was left out, and why.
+        dtype: What the weights of both models were held in.
 
     Returns:
         The comparison.
@@ -185,6 +189,7 @@ def compare_outcomes(
         tolerance=tolerance,
         choices=choices,
         notes=tuple(notes),
+        dtype=dtype,
     )
 
 

@@ -24,6 +24,7 @@ def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
         "is_damaged": comparison.is_damaged,
         "tolerance": comparison.tolerance,
         "choices": comparison.choices,
+        "dtype": comparison.dtype,
         "damaged_by_chance": comparison.damaged_by_chance,
         "damaged_share": comparison.damaged_share,
         "damaged_interval": comparison.damaged_interval,

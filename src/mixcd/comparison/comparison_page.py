@@ -61,6 +61,7 @@ def make_comparison_page(comparison: Comparison, settings: Mapping[str, str]) ->
     facts = {
         "tolerance": f"{comparison.tolerance:.1%}",
         **({} if comparison.choices is None else {"options a question": str(comparison.choices)}),
+        **({} if comparison.dtype is None else {"weights held in": comparison.dtype}),
         "mixcd": mixcd.__version__,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }

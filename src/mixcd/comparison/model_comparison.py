@@ -61,7 +61,8 @@ def compare(
     Args:
         base: The base model: loaded, or its folder or hub name.
         tuned: The fine-tuned model, likewise; or the folder of an adapter of PEFT, for which the base model is loaded
-            once. Labels of the same names are matched in any order.
+            once. Where the base model is an adapter, too, each goes on the model that it was made for. Labels of the
+            same names are matched in any order.
         data: Samples of the prior task: prepared rows, as in training; raw ones as `mixcd train` takes them, of texts
             with labels, questions with answers, sources with targets, conversations, prompts with completions; or a
             file, folder or hub name of either; or a dict of such, whose keys become the column `prior_set`.
@@ -146,7 +147,8 @@ def compare(
         ],
         tolerance=tolerance,
         choices=choices,
-        notes=[*left_out, *_note_coverage(samples, before, rule), *_note_unknown(before)],
+        notes=[*left_out, *_note_coverage(samples, before, rule), *_note_unknown(before), *_note_rounding(pair)],
+        dtype=pair.dtype,
     )
 
 
@@ -193,6 +195,15 @@ def _note_coverage(samples: PriorDataset, before: Outcomes, rule: CorrectnessRul
     if before.untargeted_count:
         notes.append(f"{before.untargeted_count:,} samples have {rule.untargeted}, so they count as never right.")
     return notes
+
+
+def _note_rounding(pair: ModelPair) -> list[str]:
+    if " " not in pair.dtype:
+        return []
+    return [
+        f"The weights were held in {pair.dtype}, so rounding alone turns some samples right or wrong. Load both models "
+        "in one dtype."
+    ]
 
 
 def _note_unknown(before: Outcomes) -> list[str]:
