@@ -77,7 +77,7 @@ def test_a_trainer_that_is_refused_fails_every_check(tmp_path):
         return family.make_trainer(family.make_model(), None, folder, **changes)
 
     results = check_trainer(make, family.make_rows(20, 3, "prior"), tmp_path)
-    assert len(results) == 7
+    assert len(results) == 8
     assert not any(result.passed for result in results)
 
 

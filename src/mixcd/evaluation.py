@@ -98,6 +98,8 @@ class Evaluation:
         damaged: The damaged prior samples, in the order of their ids.
         prior_sets: The prior data sets, each alone, when several were given by name.
         bins: The bins of the run's partition on the held-out prior data; empty for clusters of features.
+        false_damage_rate: Of the held-out prior samples that the base model had right, the share that is wrong when
+            they are read again, by random augmentation alone; None where rows are the same each time.
     """
 
     prior: TaskChange
@@ -105,11 +107,18 @@ class Evaluation:
     damaged: Sequence[DamagedSample]
     prior_sets: Mapping[str, TaskChange] = field(default_factory=dict)
     bins: Mapping[str, TaskChange] = field(default_factory=dict)
+    false_damage_rate: float | None = None
 
     def __str__(self) -> str:
         sets = "".join(f"\n  {name}: {change}" for name, change in self.prior_sets.items())
         new = f"\nnew task:   {self.new}" if self.new else ""
-        return f"prior task: {self.prior}{sets}{new}"
+        noise = ""
+        if self.false_damage_rate:
+            share = self.false_damage_rate * self.prior.score_before
+            noise = (
+                f"\n  of the damaged, about {share:.1%} of all samples, are noise: rows are read otherwise each time"
+            )
+        return f"prior task: {self.prior}{noise}{sets}{new}"
 
 
 def compare_correctness(before: Flags, after: Flags) -> TaskChange:

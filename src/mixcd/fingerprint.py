@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,16 @@ import torch
 
 from mixcd.batched_inference import evaluating, run_model
 from mixcd.correctness_rule import CorrectnessRule
+from mixcd.fixed_random_numbers import fixed_random_numbers
 from mixcd.fresh_adapter import bare_model, has_fresh_adapter, model_weights
-from mixcd.prior_dataset import fetch_rows
+from mixcd.prior_dataset import PriorDataset, fetch_rows
 
 SAMPLED_VALUES = 4096
 """How many evenly spaced values of each weight tensor are read."""
 SAMPLED_ROWS = 32_768
 """How many evenly spaced rows of a dataset are read; smaller datasets are read whole."""
 _ROWS_AT_ONCE = 32
-"""Rows held in memory."""
+"""Rows held in memory, and rows that are read twice to see what is random in them."""
 
 
 def fingerprint_model(
@@ -125,6 +126,9 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
 def fingerprint_rows(data: Any) -> str:
     """Fingerprint a map-style dataset by its length and its rows' contents.
 
+    Random augmentation does not count: rows are read with the same random numbers every time. What differs even so, by
+    random numbers of its own, is left out; of a `datasets.Dataset` with such a transform the rows under it are read.
+
     Args:
         data: The dataset; every row is read when there are at most `SAMPLED_ROWS`, spaced ones otherwise.
 
@@ -136,10 +140,54 @@ def fingerprint_rows(data: Any) -> str:
         False
     """
     digest = hashlib.sha256(str(len(data)).encode())
+    unstable = find_differing(lambda: spaced_rows(data), (0, 0))
+    if unstable:
+        data, transforms = (data if isinstance(data, PriorDataset) else PriorDataset(data)).without_transforms()
+        _feed(digest, transforms)
+        unstable = find_differing(lambda: spaced_rows(data), (0, 0))
     numbers = _spaced(len(data), SAMPLED_ROWS)
-    for start in range(0, numbers.size, _ROWS_AT_ONCE):
-        _feed(digest, fetch_rows(data, numbers[start : start + _ROWS_AT_ONCE].tolist()))
+    with fixed_random_numbers(0):
+        for start in range(0, numbers.size, _ROWS_AT_ONCE):
+            rows = fetch_rows(data, numbers[start : start + _ROWS_AT_ONCE].tolist())
+            _feed(digest, [_without(row, unstable) for row in rows])
     return digest.hexdigest()
+
+
+def spaced_rows(data: Any) -> list[Any]:
+    """Read a few evenly spaced rows of a map-style dataset.
+
+    Args:
+        data: The dataset.
+    """
+    return fetch_rows(data, _spaced(len(data), _ROWS_AT_ONCE).tolist())
+
+
+def find_differing(read: Callable[[], Sequence[Any]], seeds: Sequence[int]) -> set[Any]:
+    """Find what differs when the same rows are read again.
+
+    Args:
+        read: Reads the rows.
+        seeds: The seeds of the random numbers that each reading begins with: between equal ones only that differs which
+            has random numbers of its own.
+
+    Returns:
+        The names of what differs, or places where rows are no mappings.
+
+    Example:
+        >>> find_differing(lambda: [{"x": 1, "noise": torch.rand(1)}], (0, 1)), find_differing(lambda: [(1,)], (0, 1))
+        ({'noise'}, set())
+    """
+    readings = []
+    for seed in seeds:
+        with fixed_random_numbers(seed):
+            readings.append([{name: _print(value) for name, value in _fields(row).items()} for row in read()])
+    return {
+        name
+        for first, *others in zip(*readings, strict=True)
+        for other in others
+        for name in first.keys() | other.keys()
+        if first.get(name) != other.get(name)
+    }
 
 
 def fingerprint_batch(batch: Mapping[str, Any]) -> str:
@@ -151,8 +199,36 @@ def fingerprint_batch(batch: Mapping[str, Any]) -> str:
     Returns:
         A hexadecimal SHA-256.
     """
+    return _print(dict(batch))
+
+
+def make_stable_batch(make_batch: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Make a batch that is the same every time: with the same random numbers, and without what differs even so.
+
+    Args:
+        make_batch: Reads and collates rows.
+
+    Returns:
+        Tensors by name.
+    """
+    unstable = find_differing(lambda: [make_batch()], (0, 0))
+    with fixed_random_numbers(0):
+        return {name: value for name, value in make_batch().items() if name not in unstable}
+
+
+def _fields(row: Any) -> dict[Any, Any]:
+    if isinstance(row, Mapping):
+        return dict(row)
+    return dict(enumerate(row)) if isinstance(row, list | tuple) else {0: row}
+
+
+def _without(row: Any, names: set[Any]) -> Any:
+    return {name: value for name, value in _fields(row).items() if name not in names} if names else row
+
+
+def _print(value: Any) -> str:
     digest = hashlib.sha256()
-    _feed(digest, dict(batch))
+    _feed(digest, value)
     return digest.hexdigest()
 
 

@@ -110,7 +110,8 @@ def evaluate_held_out(
     damaged = _list_damaged(held_out["prior"], after["prior"], bin_names, trainer.processing_class)
     sets = _compare_sets(held_out["prior"], after["prior"]["correct"])
     bins = _compare_bins(held_out["prior"], after["prior"]["correct"], bin_names)
-    return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins)
+    noise = held_out["prior"].before.false_damage_rate
+    return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins, noise)
 
 
 def _compare_sets(held_out: HeldOut, after: Flags) -> dict[str, TaskChange]:

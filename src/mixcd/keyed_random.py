@@ -19,6 +19,7 @@ class Stream(IntEnum):
     FEATURES = 5
     PROBES = 6
     FIRST_ROWS = 7
+    SECOND_READINGS = 8
 
 
 def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generator:

@@ -52,6 +52,8 @@ class Manifest:
         arrays: Numbers a sample in each flat array beside the parts: `logits`, `features`.
         basis: The checksum of the file that maps head inputs to features, when there are features.
         parts: The checksum of each part, by file name; those of an unfinished pass lie beside the parts.
+        false_damage_rate: The share of samples that were right and are wrong when they are read again; None where
+            rows are the same each time, or that was not looked at yet.
         format: The version of this format.
     """
 
@@ -64,6 +66,7 @@ class Manifest:
     arrays: Mapping[str, int] = field(default_factory=dict)
     basis: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
+    false_damage_rate: float | None = None
     format: int = FORMAT
 
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -83,6 +84,17 @@ class PriorDataset(Dataset[Any]):
             for position, row in zip(positions, fetch_rows(self._parts[part], ids), strict=True):
                 found[position] = row
         return found
+
+    def without_transforms(self) -> tuple["PriorDataset", list[str]]:
+        """Return the data without transforms that a `datasets.Dataset` applies when it is read, and their names."""
+        formats = [getattr(part, "format", None) if hasattr(part, "with_format") else None for part in self._parts]
+        transforms = [(one or {}).get("format_kwargs", {}).get("transform") for one in formats]
+        plain = [
+            part if transform is None else part.with_format(None)
+            for part, transform in zip(self._parts, transforms, strict=True)
+        ]
+        data = dict(zip(self.set_names, plain, strict=True)) if self.set_names else plain[0]
+        return PriorDataset(data, self.name), [_name_of(one) for one in transforms if one is not None]
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -194,6 +206,12 @@ def column_names_of(data: Any) -> tuple[str, ...]:
         rows = data if isinstance(data, list) else [data[0]]  # a dataset of one's own may read rows from disk
         names = dict.fromkeys(name for row in rows if isinstance(row, Mapping) for name in row)
     return tuple(names)
+
+
+def _name_of(function: Any) -> str:
+    plain = function.func if isinstance(function, partial) else function
+    named = plain if hasattr(plain, "__qualname__") else type(plain)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _column_of(data: Any, name: str) -> NDArray[Any]:

@@ -16,13 +16,20 @@ from scipy.stats import binomtest
 from mixcd.batched_inference import Collate, collate
 from mixcd.correctness_rule import CorrectnessRule, RightTokens, choose_rule
 from mixcd.errors import DataError, SettingError, shorten
-from mixcd.fingerprint import fingerprint_batch, fingerprint_model, fingerprint_rows, fingerprint_tokenizer
+from mixcd.fingerprint import (
+    fingerprint_batch,
+    fingerprint_model,
+    fingerprint_rows,
+    fingerprint_tokenizer,
+    make_stable_batch,
+)
 from mixcd.flat_array import open_array
 from mixcd.keyed_random import Stream, keyed_generator
 from mixcd.model_limits import require_fixed_masks
 from mixcd.prediction_cache import Manifest, array_path, drop_cache, read_manifest, read_parts
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_pass import ALONE, PriorPass, Processes, choose_part_size
+from mixcd.reading_noise import note_false_damage
 from mixcd.require_apart import require_apart
 from mixcd.split_choice import choose_rehearsed
 from mixcd.vocabulary import UNCACHED_BIN, Flags, Floats, Ids, Partition, PartitionStrategy, PriorTable
@@ -59,6 +66,8 @@ class PriorPredictions:
         arrays: `features`, shape (cached, features), and `logits`, shape (cached, classes), 16-bit and memory-mapped:
             the class logits, or how far each way to be wrong is ahead of being right. Empty when they were not cached.
         has_target: Whether each sample has a target that a model could predict, shape (cached,); None where all have.
+        false_damage_rate: Of the samples that the base model had right, the share that is wrong when they are read
+            again, by random augmentation alone; None where rows are the same each time.
     """
 
     sample_count: int
@@ -73,6 +82,7 @@ class PriorPredictions:
     forward_count: int
     arrays: Mapping[str, NDArray[np.float16]]
     has_target: Flags | None = None
+    false_damage_rate: float | None = None
 
     @property
     def base_correct(self) -> Flags:
@@ -235,13 +245,17 @@ def cache_predictions(
     prior = prior_pass.prior
     for name in columns:
         prior.require_column(name)
-    batch = collate(prior_pass.collate_fn, prior.rows(range(len(prior))[:PREPROCESSING_ROWS]))
+    first = range(len(prior))[:PREPROCESSING_ROWS]
+
+    def make_batch() -> Mapping[str, Any]:
+        return collate(prior_pass.collate_fn, prior.rows(first))
+
     wanted = Manifest(
         sources={
-            **fingerprint_model(prior_pass.model, prior_pass.rule, batch, min(len(prior), PREPROCESSING_ROWS)),
+            **fingerprint_model(prior_pass.model, prior_pass.rule, make_batch(), len(first)),
             "tokenizer": fingerprint_tokenizer(tokenizer),
             "data": fingerprint_rows(prior),
-            "preprocessing": fingerprint_batch(batch),
+            "preprocessing": fingerprint_batch(make_stable_batch(make_batch)),
             "rule": prior_pass.rule.name,
         },
         sample_count=len(prior),
@@ -250,7 +264,9 @@ def cache_predictions(
         columns=tuple(columns),
         part_size=part_size or choose_part_size(math.ceil((share or 1.0) * len(prior))),
     )
-    return prior_pass.fill(folder, wanted, keep_share=share is None)
+    manifest, forward_count = prior_pass.fill(folder, wanted, keep_share=share is None)
+    manifest, more = note_false_damage(prior_pass, folder, manifest)
+    return manifest, forward_count + more
 
 
 def assign_bins(strategy: PartitionStrategy, prior: PriorDataset, predictions: PriorPredictions) -> Partition:
@@ -384,6 +400,7 @@ def _load(folder: Path, manifest: Manifest, forward_count: int) -> PriorPredicti
         forward_count=forward_count,
         arrays={name: open_array(array_path(folder, name)) for name in manifest.arrays},
         has_target=_read_optional(table, "has_target"),
+        false_damage_rate=manifest.false_damage_rate,
     )
 
 

@@ -274,6 +274,15 @@ class Rehearsal:
             "forward passes in training": self.forward_count,
             "seed": trainer.args.seed,
         }
+        noise = {
+            "prior data": self.predictions,
+            **{f"held-out {task}": one.before for task, one in self._held_out.items()},
+        }
+        facts |= {
+            f"share of the right ones that is wrong when read again, {name}": f"{one.false_damage_rate:.3f}"
+            for name, one in noise.items()
+            if one.false_damage_rate is not None
+        }
         found = collect_findings(evaluation, trainer.state.log_history, names, facts)
         if trainer.is_world_process_zero():
             write_page(make_run_page(found), path, overwrite=overwrite)

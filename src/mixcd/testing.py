@@ -8,14 +8,17 @@ from typing import Any, cast
 import torch
 from transformers import Trainer, TrainerCallback
 
+from mixcd.batched_inference import evaluating
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.prediction_observer import PredictionObserver
 from mixcd.rehearsal import Rehearsal, attach
+from mixcd.same_as_training import OwnStep
 
 MIX_RATIO = 0.25
 STEPS = 8
 _HALF = STEPS // 2
 _LAG = 8
+_NULL_ROWS, _ROUNDING = 16, 1e-6
 
 MakeTrainer = Callable[[Path, Mapping[str, Any]], Trainer]
 """Makes a trainer whose model has the same weights every time, of an output folder and changes to its arguments."""
@@ -77,7 +80,8 @@ def check_trainer(
     Returns:
         One result a check, in this order: one forward pass a micro-batch; the mix ratio is exact; the ids arrive; the
         same draws for 0 and 2 workers; an interrupted run goes on as if it had not been; evaluation leaves the counts
-        alone; `detach` gives the trainer back. What makes training itself fail is a fault of every check that needs it.
+        alone; `detach` gives the trainer back; nothing is damaged at learning rate 0 without dropout, and the held-out
+        losses are the trainer's own within 1e-6. What makes training itself fail is a fault of every check that needs it.
     """
 
     def run(name: str, resume: str | None = None, **changes: Any) -> _Run | str:
@@ -99,6 +103,9 @@ def check_trainer(
         CheckResult("an interrupted run goes on as if it had not been", _judge(_find_other_end, whole, resumed)),
         CheckResult("evaluation leaves the counts alone", _judge(_find_other_counts, plain, evaluated)),
         CheckResult("`detach` gives the trainer back", _find_remains(make_trainer, prior_data, folder, correctness)),
+        CheckResult(
+            "nothing is damaged at learning rate 0", _find_noise(make_trainer, prior_data, folder, correctness)
+        ),
     ]
 
 
@@ -241,3 +248,42 @@ def _find_remains(make_trainer: MakeTrainer, prior_data: Any, folder: Path, corr
     if observer.forward_count:
         return "training was observed after `detach`"
     return f"`{left[0]}` is left on the trainer" if left else ""
+
+
+def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: CorrectnessRule | None) -> str:
+    """The null check: a model that does not change loses nothing, and is judged as its trainer judges it."""
+    try:
+        trainer = make_trainer(folder / "still", {"max_steps": STEPS, "learning_rate": 0.0})
+        _drop_nothing(cast(torch.nn.Module, trainer.model))
+        rehearsal = attach(
+            trainer, prior_data, mix_ratio=MIX_RATIO, correctness=correctness, lag=_LAG, seed=0, held_out=prior_data
+        )
+        trainer.train()
+        change = rehearsal.evaluate().prior
+        held_out = rehearsal._held_out["prior"]
+        own = _read_alone(OwnStep(trainer, held_out.data, rehearsal._rule), range(_NULL_ROWS))
+    except Exception as error:  # likewise
+        return f"{type(error).__name__}: {error}"
+    damaged = int(rehearsal.counts.damaged_count.sum())
+    if damaged or change.damaged_count or change.gained_count:
+        return (
+            f"{damaged} damaged in training; {change.damaged_count} damaged and {change.gained_count} gained after it"
+        )
+    for row, (loss, is_right) in enumerate(own):
+        before = held_out.before
+        if abs(loss - before.loss[row]) > _ROUNDING or is_right != before.correct[row]:
+            return f"held-out row {row} has a loss of {before.loss[row]:.8g}, and {loss:.8g} by the trainer's own step"
+    return ""
+
+
+def _read_alone(step: OwnStep, rows: range) -> list[tuple[float, bool]]:
+    with evaluating(step.model):
+        return [step.predict_by_trainer(step.data[row])[0] for row in rows]
+
+
+def _drop_nothing(model: torch.nn.Module) -> None:
+    """Turn all dropout off: modules of it, and probabilities that modules hold."""
+    for module in model.modules():
+        held = [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]
+        for name in [*held, *(["p"] if isinstance(module, torch.nn.Dropout) else [])]:
+            setattr(module, name, 0.0)

@@ -1,19 +1,15 @@
 """Raw rows of a causal language model: prepared by TRL's `SFTTrainer`, as in training."""
 
-import random
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
-import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mixcd.errors import DataError, RehearsalError
+from mixcd.fixed_random_numbers import fixed_random_numbers
 from mixcd.model_place import reason_of
 from mixcd.sft_trainer import prepare_raw
 from mixcd.task_kind.text_generation import import_trl
@@ -45,7 +41,7 @@ def prepare_conversations(
     trl = import_trl()
     limits = [limit for limit in (longest, trl.SFTConfig.max_length) if limit is not None]
     most = max_length or min(limits, default=None)
-    with tempfile.TemporaryDirectory() as folder, _same_random_numbers(), warnings.catch_warnings(action="ignore"):
+    with tempfile.TemporaryDirectory() as folder, fixed_random_numbers(0), warnings.catch_warnings(action="ignore"):
         args = trl.SFTConfig(
             folder,
             max_length=most,
@@ -77,15 +73,3 @@ def _make_stand_in() -> LlamaForCausalLM:
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, pad_token_id=0
     )
     return LlamaForCausalLM(config)
-
-
-@contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Leave the random numbers of the process as they are: the trainer seeds them."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

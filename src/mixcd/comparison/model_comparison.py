@@ -26,6 +26,7 @@ from mixcd.correctness_rule import CorrectnessRule, RightClass, RightLabels, cho
 from mixcd.correctness_rule.reading import apply_tolerance
 from mixcd.data_config import ColumnsConfig
 from mixcd.errors import SettingError
+from mixcd.fixed_random_numbers import fixed_random_numbers
 from mixcd.label_names import names_of_model, require_same_numbers
 from mixcd.model_limits import require_fixed_masks
 from mixcd.prior_dataset import PriorDataset
@@ -155,15 +156,18 @@ def compare(
 def _predict(
     pair: ModelPair, run: ComparisonPass, collate_fn: Collate, cache_dir: str | Path | None
 ) -> tuple[Outcomes, Outcomes]:
-    """The two passes; what the fine-tuned model predicts comes back in the base model's numbers."""
+    """The two passes; what the fine-tuned model predicts comes back in the base model's numbers.
+
+    Rows that are augmented at random are read with the same random numbers in both.
+    """
     has_labels = isinstance(run.rule, RightClass | RightLabels) or is_token_classifier(pair.base)
     numbers = pair.match_labels() if has_labels else None
-    with pair.base_alone() as model:
+    with pair.base_alone() as model, fixed_random_numbers(0):
         if cache_dir is None:
             before = run.predict(model, np.arange(len(run.data)), collate_fn, "The base model")
         else:
             before = run.read_or_predict(model, cache_dir, collate_fn, pair.tokenizer)
-    with pair.tuned_alone() as model:
+    with pair.tuned_alone() as model, fixed_random_numbers(0):
         after = run.predict(model, before.sample_ids, renumber_labels(collate_fn, numbers), "The fine-tuned model")
     after = replace(after, correct=apply_tolerance(run.rule, after.correct, after.loss, before.loss))
     if numbers is not None and after.prediction is not None:
