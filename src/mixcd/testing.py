@@ -81,7 +81,8 @@ def check_trainer(
         One result a check, in this order: one forward pass a micro-batch; the mix ratio is exact; the ids arrive; the
         same draws for 0 and 2 workers; an interrupted run goes on as if it had not been; evaluation leaves the counts
         alone; `detach` gives the trainer back; nothing is damaged at learning rate 0 without dropout, and the held-out
-        losses are the trainer's own within 1e-6. What makes training itself fail is a fault of every check that needs it.
+        losses are the trainer's own within 1e-6. What makes training itself fail is a fault of every check that needs
+        it.
     """
 
     def run(name: str, resume: str | None = None, **changes: Any) -> _Run | str:
