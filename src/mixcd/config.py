@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli_w
 from pydantic import Field, field_validator, model_validator
 
 from mixcd.data_config import DataConfig, PriorConfig, Task, find_foreign_columns
@@ -170,6 +169,8 @@ def render(config: Config) -> str:
     Returns:
         The text.
     """
+    import tomli_w  # of the extra `cli`; models are loaded, and so this module imported, without it
+
     return tomli_w.dumps(config.model_dump(exclude_none=True))
 
 

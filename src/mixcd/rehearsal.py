@@ -264,7 +264,8 @@ class Rehearsal:
         evaluation = self.evaluate() if "prior" in self._held_out else None
         trainer = self._trainer
         model = cast(torch.nn.Module, trainer.model)
-        names = {} if is_multiple_choice(model) else getattr(model.config, "id2label", None) or {}
+        config = None if is_multiple_choice(model) else getattr(model, "config", None)
+        names = getattr(config, "id2label", None) or {}
         facts = {
             "prior samples": len(self.predictions.base_correct),
             "share of them that the base model had right": f"{self.predictions.base_correct.mean():.3f}",
