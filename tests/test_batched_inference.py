@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput, ImageClassifierOutput
 
 from mixcd.batched_inference import GROUP_ROWS, GROUP_TOKENS, predict_rows, read_groups
 from mixcd.correctness_rule.right_tokens import RightTokens
+from mixcd.errors import DataError
 from mixcd.prior_dataset import PriorDataset
 from mixcd.prior_predictions import predict_prior
 
@@ -123,3 +124,36 @@ def test_a_prior_pass_over_images_reads_few_at_once(tmp_path):
     assert found.forward_count == 2 * 13  # to fit the features, and to predict
     assert found.columns["labels"].tolist() == [number % 2 for number in range(100)]
     assert (found.correct == (found.prediction == found.columns["labels"])).all()
+
+
+class Picky(torch.nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+        self.error = error
+
+    def forward(self, input_ids, labels):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("No padding\ntoken is defined."), RuntimeError(), KeyError("mask")])
+def test_what_a_model_refuses_is_told_in_one_line(error):
+    rows = [{"input_ids": [1, 2], "labels": [1, 2]}] * 2
+    with pytest.raises(DataError, match=r"The model refuses a batch of 2 sample\(s\): .*\. Prepare") as told:
+        predict_all(Picky(error), rows)
+    assert told.value.__cause__ is error
+
+
+def test_a_lack_of_memory_is_not_blamed_on_the_rows():
+    with pytest.raises(torch.OutOfMemoryError):
+        predict_all(Picky(torch.OutOfMemoryError("full")), [{"input_ids": [1], "labels": [1]}])
+
+
+def predict_all(model, rows):
+    def collate_fn(rows):
+        return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+
+    rule = RightTokens()
+    return predict_rows(
+        model, rows, np.arange(len(rows)), rule=rule, collate_fn=collate_fn, batch_size=2, data_name="data"
+    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mixcd.correctness_rule import CorrectnessRule
 from mixcd.correctness_rule.reading import require_all_samples
-from mixcd.errors import UnsupportedTrainerError
+from mixcd.errors import DataError, RehearsalError, UnsupportedTrainerError
 from mixcd.head_features import pool_head_input, watch_head
 from mixcd.joined_rows import OWN_TOKENS, mark_own, name_collator, require_known_starts
 from mixcd.model_limits import require_fitting
@@ -178,6 +178,9 @@ def run_model(
 
     Returns:
         The batch on the model's device, marked where samples share a row, and what the model returned.
+
+    Raises:
+        DataError: If the model refuses the batch.
     """
     device = next(model.parameters()).device
     tensors = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
@@ -185,7 +188,20 @@ def run_model(
     inputs = {name: value for name, value in tensors.items() if name not in rule.withheld} | dict(rule.settings)
     if OWN_TOKENS in marked and getattr(getattr(model, "config", None), "use_cache", False):
         inputs["use_cache"] = False  # with a cache, transformers lets tokens attend to the samples before their own
-    return marked, model(**inputs)
+    return marked, _call_model(model, inputs, sample_count)
+
+
+def _call_model(model: torch.nn.Module, inputs: Mapping[str, Any], sample_count: int) -> Any:
+    try:
+        return model(**inputs)
+    except (RehearsalError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:  # each model in its own way
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise DataError(
+            f"The model refuses a batch of {sample_count} sample(s): {reason}. Prepare the rows as for this model, and "
+            "give its config what it lacks, such as a `pad_token_id`."
+        ) from error
 
 
 @contextmanager
