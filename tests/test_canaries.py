@@ -8,6 +8,7 @@ import torch
 from accelerate import skip_first_batches
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import DataLoader, RandomSampler, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -333,3 +334,23 @@ def test_joined_rows_of_sft_say_where_each_starts_and_mask_its_first_token(tmp_p
     assert (starts[0], starts[-1]) == (0, batch["input_ids"].shape[1])
     assert batch["labels"].shape == batch["input_ids"].shape
     assert (batch["labels"][0, starts[:-1].long()] == -100).all()
+
+
+def test_peft_only_warns_of_an_adapter_that_does_not_arrive_but_tells_when_loading_it_again(tmp_path):
+    get_peft_model(make_chat_model().model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="missing adapter keys"):
+        adapted = PeftModel.from_pretrained(make_chat_model(), tmp_path)
+    report = adapted.load_adapter(tmp_path, "default")
+    assert report.missing_keys
+    assert report.unexpected_keys
+
+
+def test_peft_merges_into_shared_weights_without_an_error():
+    model = make_chat_model()
+    tied = type(model)(type(model.config)(**{**model.config.to_dict(), "tie_word_embeddings": True}))
+    adapted = get_peft_model(tied, LoraConfig(target_modules=["embed_tokens"], init_lora_weights=False))
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        trained = adapted(ids).logits
+        assert not torch.allclose(adapted.merge_and_unload()(ids).logits, trained, atol=1e-3)
+    assert not any(weight.requires_grad for weight in tied.parameters())

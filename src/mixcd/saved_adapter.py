@@ -131,6 +131,7 @@ def merge_saved(model: PreTrainedModel, folder: Path, name: str) -> PreTrainedMo
     Raises:
         SettingError: Whatever `put_adapter` raises; or if merging would change what the model says.
     """
+    trainable = {key: weight.requires_grad for key, weight in model.named_parameters()}
     adapted = put_adapter(model, folder, name)
     if not hasattr(adapted, "merge_and_unload"):
         kind = adapted.peft_config[_NAME].peft_type.value
@@ -144,7 +145,9 @@ def merge_saved(model: PreTrainedModel, folder: Path, name: str) -> PreTrainedMo
             "place too: merged, it would change both. Give each place weights of its own (`tie_word_embeddings=False` "
             "in the model's config), merge and save it, and name that whole model."
         )
-    merged: PreTrainedModel = adapted.merge_and_unload().requires_grad_(True)  # which PEFT had frozen
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    for key, weight in merged.named_parameters():
+        weight.requires_grad_(trainable[key])  # PEFT froze them
     merged.name_or_path = merged.config._name_or_path = str(folder)  # an adapter on top must name this as its base
     return merged
 
@@ -208,5 +211,5 @@ def _without_shared(adapted: Any, missing: Sequence[str]) -> list[str]:
 def _refuse(folder: Path, name: str, reason: str) -> SettingError:
     return SettingError(
         f"`{name}` is the adapter `{folder}`, which does not go on the base model: {reason} Name the base model that "
-        "it was made for."
+        "it was made for, or restore the folder as PEFT's `save_pretrained` wrote it."
     )

@@ -283,6 +283,13 @@ def rename(path, new_names):
     write_json_rows(path, [{new_names.get(name, name): value for name, value in row.items()} for row in rows])
 
 
+def test_the_dtype_is_named_wherever_the_comparison_is_shown(folders, call):
+    printed = call("base", "tuned", "--data", "held.csv", "--output", "out.json", "--report", "report.html").out
+    assert "\nweights  float32\n" in printed
+    assert json.loads((folders / "out.json").read_text("utf-8"))["dtype"] == "float32"
+    assert "weights held in" in (folders / "report.html").read_text("utf-8")
+
+
 def test_questions_are_read_from_columns_of_other_names(task_workspace, call):
     folder = task_workspace("question-answering")
     expected = json.loads(call("base", "base", "--data", "prior.jsonl", "--format", "json").out)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 import mixcd
 from mixcd.comparison import compared_models
@@ -251,6 +251,58 @@ def test_an_adapter_for_another_model_is_refused(folders, base_model):
         match="`tuned` is the adapter `adapter`, which does not go on the base model: .* Name the base model",
     ):
         mixcd.compare("base", "adapter", "held.csv")
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_the_base_model_predicts(folders, base_model, rows):
+    get_peft_model(copy.deepcopy(base_model).bert, LoraConfig(r=4, target_modules=["query"])).save_pretrained("adapter")
+    calls = count_forwards(base_model)
+    with pytest.raises(
+        SettingError, match="`tuned` is the adapter `adapter`, which does not go on the base model: the mo"
+    ):
+        mixcd.compare(base_model, "adapter", rows, collate_fn=collate)
+    assert not calls
+
+
+def test_an_adapter_can_be_the_base_model(folders, base_model):
+    model = AutoModelForSequenceClassification.from_pretrained("base")
+    adapt(model).save_pretrained(folders / "adapter")
+    save_named(open_model("adapter", "base"), folders / "merged")
+    merged = mixcd.compare("merged", "tuned", "held.csv")
+    assert mixcd.compare("adapter", "tuned", "held.csv").change == merged.change
+    assert mixcd.compare("adapter", "merged", "held.csv").change.damaged_count == 0
+
+
+def test_of_two_adapters_each_goes_on_the_model_that_it_was_made_for(folders):
+    for name, seed in (("first", 1), ("second", 2)):
+        adapt(AutoModelForSequenceClassification.from_pretrained("base"), seed).save_pretrained(folders / name)
+        save_named(open_model(name, "base"), folders / f"{name}-merged")
+    assert (
+        mixcd.compare("first", "second", "held.csv").change
+        == mixcd.compare("first-merged", "second-merged", "held.csv").change
+    )
+
+
+def test_models_stored_in_two_dtypes_are_compared_in_the_wider_one(folders, tuned_model):
+    save_named(tuned_model.to(torch.bfloat16), folders / "short")
+    save_named(copy.deepcopy(tuned_model).float(), folders / "wide")  # equal values
+    for pair in (("short", "wide"), ("wide", "short")):
+        comparison = mixcd.compare(*pair, "held.csv")
+        assert comparison.dtype == "float32"
+        assert comparison.most_damaged == ()
+        assert comparison.change.score_before == mixcd.compare("wide", "wide", "held.csv").change.score_before
+    losses = [one.change for one in mixcd.compare("short", "wide", "held.csv").partitions[0].bins]
+    assert losses == [one.change for one in mixcd.compare("wide", "wide", "held.csv").partitions[0].bins]
+    assert mixcd.compare("short", "short", "held.csv").dtype == "bfloat16"
+
+
+def test_loaded_models_of_two_dtypes_stay_as_they_are_and_are_told(base_model, rows):
+    short = copy.deepcopy(base_model).to(torch.bfloat16)
+    comparison = mixcd.compare(short, base_model, rows, collate_fn=collate)
+    assert comparison.dtype == "bfloat16 before, float32 after"
+    assert "The weights were held in bfloat16 before, float32 after, so rounding alone turns some samples" in str(
+        comparison.notes
+    )
+    assert short.dtype == torch.bfloat16
 
 
 def test_a_cache_serves_the_base_model(base_model, tuned_model, rows, tmp_path):

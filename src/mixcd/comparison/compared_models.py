@@ -44,7 +44,10 @@ class ModelPair:
     @property
     def dtype(self) -> str:
         """What the weights are held in while they predict."""
-        held = [str(_dtype_of(one)).removeprefix("torch.") for one in (self.base, self.tuned or self.base)]
+        held = [
+            str(_dtype_of(one)).removeprefix("torch.")
+            for one in (self.base, self.base if self.tuned is None else self.tuned)
+        ]
         return held[0] if held[0] == held[1] else f"{held[0]} before, {held[1]} after"
 
     def match_labels(self) -> Ids | None:
@@ -102,6 +105,9 @@ def open_models(base: Model, tuned: Model, tokenizer: Any = None) -> ModelPair:
         tokenizer = found[0] or found[1]
     given = {"base": base} if adapter else {"base": base, "tuned": tuned}
     models = _open_alike(given)
+    if adapter is not None:  # refused now, not when the base model has predicted
+        with _restored(models["base"]):
+            put_adapter(models["base"], adapter, "tuned")
     return ModelPair(
         base=models["base"],
         tuned=models.get("tuned"),
