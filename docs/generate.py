@@ -57,7 +57,12 @@ held in memory. Rows with `input_ids` count as tokenised.
 `bf16`, which TRL turns on, is off by default on a machine without a GPU that has it. Weights to be trained are held in single precision, whatever they are stored in; under an adapter they are held as stored.
 
 **An adapter.** With a table `[adapter]` a fresh LoRA adapter is trained instead of the model's weights (`pip install peft`), and the task's head, if it has one, whole. Checkpoints hold the adapter; `model/` holds the
-base model with the adapter merged, which is what is evaluated.
+base model with the adapter merged, which is what is evaluated. Where merging would change what the model says, as in weights that the model uses twice (`embed_tokens` with tied embeddings), `model/` holds the adapter
+instead, and a line says so: a few prior samples are predicted before and after. Every whole `model/` is read back once it is written, which takes its size in memory, and refused unless all weights are equal.
+
+**An adapter as the base model.** `model.path` may be the folder (or hub name) of an adapter, such as a checkpoint: it is merged into the model that its `adapter_config.json` names, which is opened likewise, and the result
+is trained whole, or under a new `[adapter]`. A head that the adapter brings is taken; a tokenizer that it lacks is its base model's. Refused are an adapter whose weights do not all fit, one that cannot be merged, and a
+folder that holds a whole model as well. `mixcd compare` opens models in the same way; there an adapter as the fine-tuned model goes on the base model, unless that is an adapter, too.
 
 **Stages.** The `model/` of one run can be the `model.path` of the next. `run.json` then lists the runs before it under `lineage`, oldest first: folder, start, base model, new and prior data. With several prior sets
 `evaluation.json` has the scores of each under `prior_sets`, so `mixcd ledger` reads the score on every task after every stage off the records, given the same seed throughout: a share that is held out
