@@ -10,6 +10,8 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
 
+from example_table import show_examples  # noqa: E402
+
 from mixcd.replace_file import replace_file  # noqa: E402
 from mixcd.testing import CheckResult, check_trainer  # noqa: E402
 from supported_trainers import KNOWN_FAULTS, TRAINERS  # noqa: E402
@@ -68,7 +70,7 @@ def main() -> None:
         sys.stdout.write(f"{rows[-1]}\n")
     head = [f"| trainer and task | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     faults = [f"*{trainer}*, {check}: {reason}." for (trainer, check), reason in KNOWN_FAULTS.items()]
-    page = INTRODUCTION + "\n".join([*head, *rows, "", *faults]) + "\n" + REFUSED
+    page = INTRODUCTION + "\n".join([*head, *rows, "", *faults]) + "\n" + show_examples() + REFUSED
     replace_file(DOCS / "support.md", lambda unfinished: unfinished.write_text(page, "utf-8"))
 
 
