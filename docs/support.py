@@ -48,7 +48,6 @@ REFUSED = """
 | the trainers of sentence-transformers and setfit | their samples are texts that a loss compares or scores itself |
 | masks drawn at random (`DataCollatorForLanguageModeling(mlm=True)`) | each pass would have other targets |
 | token classification without a rule | say `correctness=mixcd.RightTokens(is_shifted=False)` |
-| trainers of sentence-transformers and setfit | their samples have no target that a model gets right or wrong |
 | `restore_callback_states_from_checkpoint=True` | replaces rehearsal's callback |
 
 Not run, and warned of once: FSDP, DeepSpeed. Not run at all: several GPUs, 4-bit base models, Triton kernels.
