@@ -1,13 +1,22 @@
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 
 import mixcd
 from mixcd.batched_inference import evaluating
-from mixcd.errors import CacheError
+from mixcd.correctness_rule import choose_rule
+from mixcd.errors import CacheError, UnsupportedTrainerError
 from mixcd.fingerprint import fingerprint_model
-from mixcd.fresh_adapter import has_fresh_adapter
+from mixcd.fresh_adapter import has_fresh_adapter, without_adapter
 from tiny import make_model, make_rows, make_trainer
+from tiny_tasks import FAMILIES
 
 BATCH = {
     "input_ids": torch.tensor([[3, 4], [5, 6]]),
@@ -182,3 +191,28 @@ def test_quantised_weights_are_warned_of(base_weights, new_data, prior_data, tmp
     model.is_quantized = True
     mixcd.attach(trainer, make_rows(50, seed=1, task="prior"), mix_ratio=0.25)
     assert "Rehearsal with quantised weights is untested" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig])
+def test_prompts_that_are_learnt_are_followed_in_classification(base_weights, new_data, prior_data, tmp_path, kind):
+    model = make_model(dropout=0.0)
+    model.load_state_dict(base_weights)
+    model = get_peft_model(model, kind(task_type="SEQ_CLS", num_virtual_tokens=2))
+    trainer = make_trainer(model, new_data, tmp_path, learning_rate=0.0)
+    rehearsal = mixcd.attach(trainer, prior_data, mix_ratio=0.25, held_out=prior_data)
+    trainer.train()
+    assert rehearsal.counts.observed_count.sum() == 20
+    assert rehearsal.counts.damaged_count.sum() == 0
+    with pytest.raises(UnsupportedTrainerError, match="cannot be switched off"), without_adapter(model):
+        pass
+
+
+def test_a_prompt_before_the_input_of_a_language_model_is_refused_by_name():
+    family = FAMILIES["causal language model"]
+    settings = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 2}
+    batch = {"labels": torch.tensor([[1, 2]])}
+    prompted = get_peft_model(family.make_model(), PromptTuningConfig(**settings))
+    with pytest.raises(UnsupportedTrainerError, match="virtual tokens before the input .* Use prefix tuning or LoRA"):
+        choose_rule(None, prompted, batch, "prior_data")
+    prefixed = get_peft_model(family.make_model(), PrefixTuningConfig(**settings))
+    assert choose_rule(None, prefixed, batch, "prior_data").is_shifted

@@ -4,10 +4,12 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch.utils.data import IterableDataset
 
+import mixcd
 from mixcd.errors import DataError
 from mixcd.partition_strategy import ByColumn
 from mixcd.prior_dataset import PriorDataset, column_names_of
 from mixcd.vocabulary import PriorTable
+from tiny import make_trainer
 
 ROWS = [{"x": number, "name": f"row {number}"} for number in range(6)]
 
@@ -81,3 +83,18 @@ def test_sets_with_other_columns_are_refused():
 def test_the_kept_column_name_is_refused():
     with pytest.raises(DataError, match="has a column `prior_set`.*Rename the column"):
         PriorDataset({"a": [{"prior_set": 1}]})
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, ["a"]])
+def test_a_column_of_several_values_a_sample_is_no_bin(value):
+    for data in ([{"x": value}] * 3, Dataset.from_list([{"x": value}] * 3)):
+        with pytest.raises(DataError, match="The column `x` of `prior_data` holds a (dict|list) a sample, but a part"):
+            PriorDataset(data).require_plain_column("x")
+    PriorDataset({"one": [{"x": "a"}]}).require_plain_column("prior_set")
+
+
+def test_a_partition_reads_a_column_that_the_format_hides(new_data, prior_data, base_model, tmp_path):
+    hiding = prior_data.with_format(columns=["input_ids", "attention_mask", "label"])
+    trainer = make_trainer(base_model, new_data, tmp_path)
+    rehearsal = mixcd.attach(trainer, hiding, mix_ratio=0.25, partition=mixcd.ByColumn("topic"))
+    assert "topic=topic 0" in rehearsal.partition.bin_names

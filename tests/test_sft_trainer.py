@@ -329,3 +329,12 @@ def test_ligers_fused_loss_is_refused_and_its_other_kernels_are_not(build, tmp_p
         mixcd.attach(trainer, make_rows(20, "prior"), mix_ratio=0.25)
     trainer.args.liger_kernel_config = {"fused_linear_cross_entropy": False}
     require_alike(trainer, PriorDataset(trainer.train_dataset), None)
+
+
+@pytest.mark.parametrize("rows", [[{"conversation": "x"}], [{"messages": [{"rol": "user", "content": "a"}]}]])
+def test_rows_that_trl_cannot_prepare_are_refused_in_its_words(rows, tmp_path):
+    trainer = make_sft_trainer(make_model(), make_rows(60, "new"), tmp_path, assistant_only_loss=True)
+    with pytest.raises(
+        DataError, match=r"^TRL cannot prepare `prior_data`, whose columns are `.*`: KeyError: 'text'. It"
+    ):
+        mixcd.attach(trainer, rows * 20, mix_ratio=0.25, correctness=RULE)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from mixcd.errors import UnsupportedTrainerError
+
 _WRAPPED = ("base_layer", "original_module")
 """How PEFT calls the module of the base model under an adapted layer, and beside a copy that is trained whole."""
 _FACTORS = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"))
@@ -32,7 +34,15 @@ def without_adapter(model: torch.nn.Module) -> Iterator[None]:
 
     Args:
         model: PEFT's wrapper of a model.
+
+    Raises:
+        UnsupportedTrainerError: If the adapter is a prompt, which PEFT cannot switch off in every model.
     """
+    if is_prompt(model):
+        raise UnsupportedTrainerError(
+            "The model's adapter is a prompt of PEFT, such as prompt or prefix tuning, which cannot be switched off to "
+            "let the model under it predict. Load the base model a second time."
+        )
     trainable = {weight: weight.requires_grad for weight in model.parameters()}
     adapted: Any = model
     try:
@@ -41,6 +51,25 @@ def without_adapter(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for weight, was_trainable in trainable.items():
             weight.requires_grad_(was_trainable)
+
+
+def is_prompt(model: torch.nn.Module) -> bool:
+    """Whether a model's adapter is a prompt that is learnt: virtual tokens before the input, or states of them.
+
+    Args:
+        model: Any model; PEFT need not be installed.
+    """
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
+
+
+def prepends_tokens(model: torch.nn.Module) -> bool:
+    """Whether a model's adapter puts virtual tokens before the input, so that it has outputs for them, too.
+
+    Args:
+        model: Any model; PEFT need not be installed.
+    """
+    adapted: Any = model
+    return is_prompt(model) and "PREFIX" not in str(adapted.active_peft_config.peft_type)
 
 
 def has_fresh_adapter(model: torch.nn.Module, predict: Callable[[], Any]) -> bool:
@@ -53,7 +82,8 @@ def has_fresh_adapter(model: torch.nn.Module, predict: Callable[[], Any]) -> boo
         predict: Returns the model's output on some rows.
     """
     layers = [module for _, module, _ in _adapted_layers(model)]
-    if not layers or not hasattr(model, "disable_adapter") or not all(map(_may_be_fresh, layers)):
+    can_be_off = hasattr(model, "disable_adapter") and not is_prompt(model)
+    if not layers or not can_be_off or not all(map(_may_be_fresh, layers)):
         return False
     adapted = predict()
     with without_adapter(model):

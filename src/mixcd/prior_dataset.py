@@ -161,6 +161,26 @@ class PriorDataset(Dataset[Any]):
             return np.asarray(self.set_names)[np.searchsorted(self._starts, sample_ids, side="right") - 1]
         return np.asarray([row.get(name) for row in rows])
 
+    def require_plain_column(self, name: str) -> None:
+        """Refuse a column that is not there, or holds more than one value a sample: no bin follows from that.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            DataError: If there is no such column, or its values are lists or mappings.
+        """
+        self.require_column(name)
+        if name == SOURCE_COLUMN and self.set_names:
+            return
+        first = self._parts[0]
+        value = (first.with_format(None) if hasattr(first, "select_columns") else first)[0][name]
+        if isinstance(value, Mapping | list | tuple) or np.ndim(value) > 0:
+            raise DataError(
+                f"The column `{name}` of `{self.name}` holds a {type(value).__name__} a sample, but a partition needs "
+                "a single value: a text, a number or a truth value. Add a column of such values, and name that one."
+            )
+
     def require_column(self, name: str) -> None:
         """Refuse a column that is not there.
 

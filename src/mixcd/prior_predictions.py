@@ -244,7 +244,7 @@ def cache_predictions(
     _require_settings(share, prior_pass.batch_size)
     prior = prior_pass.prior
     for name in columns:
-        prior.require_column(name)
+        prior.require_plain_column(name)
     first = range(len(prior))[:PREPROCESSING_ROWS]
 
     def make_batch() -> Mapping[str, Any]:

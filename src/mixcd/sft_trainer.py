@@ -105,9 +105,17 @@ def _prepare_one(trainer: Any, data: Any, name: str) -> Any:
             "give `attach` what `trainer.eval_dataset.pop('prior')` returns; or give it with `input_ids` and `labels`."
         )
     numbered = rows.add_column(_ROW, range(len(rows)))
-    prepared = trainer._prepare_dataset(
-        numbered, trainer.processing_class, trainer.args, False, trainer._formatting_func, name
-    )
+    try:
+        prepared = trainer._prepare_dataset(
+            numbered, trainer.processing_class, trainer.args, False, trainer._formatting_func, name
+        )
+    except Exception as error:  # of a template, of the rows' format: TRL raises what comes
+        told = " ".join(str(error).split()).rstrip(".")
+        raise DataError(
+            f"TRL cannot prepare `{name}`, whose columns are {shorten((f'`{one}`' for one in rows.column_names), 20)}: "
+            f"{type(error).__name__}: {told}. It reads `messages`, `prompt` with `completion`, or `text`. Give rows in "
+            "the format of the trainer's own data."
+        ) from error
     kept = np.asarray(prepared[_ROW][:])
     _warn_of_dropped(np.setdiff1d(np.arange(len(rows)), kept), len(rows), name)
     in_order = prepared.select(np.argsort(kept)) if (np.diff(kept) < 0).any() else prepared

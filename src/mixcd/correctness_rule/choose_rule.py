@@ -14,7 +14,7 @@ from mixcd.correctness_rule.right_labels import RightLabels, is_label_set
 from mixcd.correctness_rule.right_span import SPAN_KEYS, RightSpan
 from mixcd.correctness_rule.right_tokens import RightTokens
 from mixcd.errors import DataError, SettingError, UnsupportedTrainerError, shorten
-from mixcd.fresh_adapter import bare_model
+from mixcd.fresh_adapter import bare_model, prepends_tokens
 
 _RULES = (RightClass, RightLabels, RightSpan, RightTokens, NearTarget)
 
@@ -122,6 +122,12 @@ def _output_count(model: torch.nn.Module) -> int | None:
 
 def _settle_shift(rule: RightTokens, model: torch.nn.Module) -> RightTokens:
     """Return the rule with the shift that the model has; refused where they differ, or neither is known."""
+    if prepends_tokens(model) and not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise UnsupportedTrainerError(
+            "The model's adapter puts virtual tokens before the input (prompt tuning, P-tuning), so the model has more "
+            "outputs than the batch has labels, and which of them predicts which label is not known. Use prefix tuning "
+            "or LoRA, which keep the input as it is."
+        )
     known, name = find_shift(model), type(bare_model(model)).__name__
     if rule.is_shifted is None and known is None:
         raise UnsupportedTrainerError(
