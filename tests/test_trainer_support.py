@@ -101,3 +101,9 @@ def test_other_code_on_the_same_methods_is_refused(base_model, new_data, prior_d
     trainer.training_step = SimpleNamespace()
     with pytest.raises(mixcd.RehearsalError, match="`training_step` is already replaced on the instance"):
         mixcd.attach(trainer, prior_data, mix_ratio=0.25)
+
+
+def test_noise_on_embeddings_is_warned_of(base_model, new_data, prior_data, tmp_path, caplog):
+    trainer = make_trainer(base_model, new_data, tmp_path, neftune_noise_alpha=5.0)
+    mixcd.attach(trainer, prior_data, mix_ratio=0.25)
+    assert "`neftune_noise_alpha` adds noise to embeddings in training" in caplog.text

@@ -36,7 +36,13 @@ from mixcd.split_choice import choose_rehearsed
 from mixcd.step_record import StepRecord
 from mixcd.trainer_predictions import predict_with_trainer
 from mixcd.trainer_seam import TrainerSeam
-from mixcd.trainer_support import require_alike, require_supported, warn_if_untested, warn_of_generation
+from mixcd.trainer_support import (
+    require_alike,
+    require_supported,
+    warn_if_untested,
+    warn_of_embedding_noise,
+    warn_of_generation,
+)
 from mixcd.vocabulary import DamageCounts, Partition, PartitionStrategy
 
 logger = logging.getLogger(__name__)
@@ -122,6 +128,7 @@ def attach(
     strategy = partition if partition is not None else ByPriorLoss()
     require_supported(trainer)
     warn_if_untested(trainer)
+    warn_of_embedding_noise(trainer)
     prior = PriorDataset(prepare_raw(trainer, choose_rehearsed(prior_data, "prior_data"), "prior_data"))
     rule = require_alike(trainer, prior, correctness)
     warn_of_generation(trainer, rule)

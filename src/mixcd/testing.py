@@ -251,15 +251,34 @@ def _find_remains(make_trainer: MakeTrainer, prior_data: Any, folder: Path, corr
     return f"`{left[0]}` is left on the trainer" if left else ""
 
 
+def measure_false_damage(
+    make_trainer: MakeTrainer,
+    prior_data: Any,
+    folder: Path,
+    *,
+    correctness: CorrectnessRule | None = None,
+    dropout: float = 0.1,
+) -> float:
+    """Train at learning rate 0 with dropout: what is damaged then, no training has damaged.
+
+    Args:
+        make_trainer: As in `check_trainer`, like the following.
+        prior_data: The prior data.
+        folder: A folder for the trainer's output.
+        correctness: When a prediction is right.
+        dropout: The share that every dropout of the model drops.
+
+    Returns:
+        The share of the rehearsed samples that looks damaged.
+    """
+    _, rehearsal = _train_still(make_trainer, prior_data, folder / "noisy", correctness, dropout)
+    return float(rehearsal.counts.damaged_count.sum() / rehearsal.counts.observed_count.sum())
+
+
 def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: CorrectnessRule | None) -> str:
     """The null check: a model that does not change loses nothing, and is judged as its trainer judges it."""
     try:
-        trainer = make_trainer(folder / "still", {"max_steps": STEPS, "learning_rate": 0.0})
-        _drop_nothing(cast(torch.nn.Module, trainer.model))
-        rehearsal = attach(
-            trainer, prior_data, mix_ratio=MIX_RATIO, correctness=correctness, lag=_LAG, seed=0, held_out=prior_data
-        )
-        trainer.train()
+        trainer, rehearsal = _train_still(make_trainer, prior_data, folder / "still", correctness, 0.0)
         change = rehearsal.evaluate().prior
         held_out = rehearsal._held_out["prior"]
         own = _read_alone(OwnStep(trainer, held_out.data, rehearsal._rule), range(_NULL_ROWS))
@@ -277,14 +296,27 @@ def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correc
     return ""
 
 
+def _train_still(
+    make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: CorrectnessRule | None, dropout: float
+) -> tuple[Trainer, Rehearsal]:
+    """Train at learning rate 0."""
+    trainer = make_trainer(folder, {"max_steps": STEPS, "learning_rate": 0.0})
+    _set_dropout(cast(torch.nn.Module, trainer.model), dropout)
+    rehearsal = attach(
+        trainer, prior_data, mix_ratio=MIX_RATIO, correctness=correctness, lag=_LAG, seed=0, held_out=prior_data
+    )
+    trainer.train()
+    return trainer, rehearsal
+
+
 def _read_alone(step: OwnStep, rows: range) -> list[tuple[float, bool]]:
     with evaluating(step.model):
         return [step.predict_by_trainer(step.data[row])[0] for row in rows]
 
 
-def _drop_nothing(model: torch.nn.Module) -> None:
-    """Turn all dropout off: modules of it, and probabilities that modules hold."""
+def _set_dropout(model: torch.nn.Module, share: float) -> None:
+    """Set all dropout: of modules made for it, and the shares that other modules hold."""
     for module in model.modules():
-        held = [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]
+        held = [name for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
         for name in [*held, *(["p"] if isinstance(module, torch.nn.Dropout) else [])]:
-            setattr(module, name, 0.0)
+            setattr(module, name, share)

@@ -92,6 +92,20 @@ def warn_if_untested(trainer: Trainer) -> None:
         )
 
 
+def warn_of_embedding_noise(trainer: Trainer) -> None:
+    """Say when training adds noise to embeddings: what it shows is damaged, then, part of it is not.
+
+    Args:
+        trainer: The trainer.
+    """
+    if getattr(trainer.args, "neftune_noise_alpha", None) and trainer.is_world_process_zero():
+        logger.warning(
+            "`neftune_noise_alpha` adds noise to embeddings in training, so up to a third of the rehearsed samples can "
+            "look damaged that are not (`benchmarks/noise.py`). `evaluate()` is made without it. Leave it out while "
+            "damage rates are to be read, or measure them by `probe=mixcd.Probe(64)`."
+        )
+
+
 def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
     """Say when evaluation decodes otherwise than the rule supposes: it judges by what greedy decoding would give.
 
