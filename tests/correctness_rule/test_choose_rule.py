@@ -19,6 +19,7 @@ from transformers import (
 
 from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, choose_rule, is_causal
 from mixcd.errors import DataError, SettingError, UnsupportedTrainerError
+from tiny_tasks import FAMILIES
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
 TOKENS = {"labels": torch.ones(1, 4, dtype=torch.int64)}
@@ -148,3 +149,9 @@ def test_what_is_no_rule_and_a_batch_without_labels_are_refused():
         choose_rule("exact", llama(), TOKENS, "prior_data")
     with pytest.raises(DataError, match="`prior_data` has no labels"):
         choose_rule(None, llama(), {"input_ids": torch.ones(1, 1)}, "prior_data")
+
+
+def test_label_sets_of_whole_numbers_are_refused_with_what_to_cast():
+    model = FAMILIES["multi-label"].make_model()
+    with pytest.raises(DataError, match="whole numbers, but a classifier of several labels .* Cast the column"):
+        choose_rule(None, model, {"labels": torch.tensor([[0, 1], [1, 1]])}, "prior_data")

@@ -58,6 +58,12 @@ def choose_rule(
             "to say. Pass `correctness=mixcd.NearTarget(tolerance)`, to `mixcd compare` `--near`, in the unit of the "
             "labels."
         )
+    if labels.ndim == 2 and _wants_label_sets(model):
+        raise DataError(
+            f"The labels of `{data_name}` are of shape {tuple(labels.shape)} and whole numbers, but a classifier of "
+            "several labels a sample is trained on floats: 1.0 where a label holds, 0.0 where not. Cast the column, "
+            'such as by `data.cast_column("labels", datasets.Sequence(datasets.Value("float32")))`.'
+        )
     if labels.ndim == 2:
         _require_default(model)
         return _settle_shift(RightTokens(), model)
@@ -118,6 +124,12 @@ def _require_tokens(batch: Mapping[str, Any], data_name: str) -> None:
 def _output_count(model: torch.nn.Module) -> int | None:
     count: int | None = getattr(getattr(model, "config", None), "num_labels", None)
     return count
+
+
+def _wants_label_sets(model: torch.nn.Module) -> bool:
+    """Whether a model is a classifier of texts or images, so that a row of labels can only be a set of them."""
+    names = [kind.__name__ for kind in type(bare_model(model)).__mro__]
+    return any(name.endswith(("ForSequenceClassification", "ForImageClassification")) for name in names)
 
 
 def _settle_shift(rule: RightTokens, model: torch.nn.Module) -> RightTokens:
