@@ -1,17 +1,24 @@
 """Every trainer and task that mixcd says it follows, as the conformance suite wants them made."""
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
+from transformers import DataCollatorWithFlattening
 
 import mixcd
 from tiny_sft import make_model as make_chat_model
 from tiny_sft import make_rows as make_chats
 from tiny_sft import make_sft_trainer
 from tiny_tasks import FAMILIES
+
+LORA = LoraConfig(target_modules="all-linear", r=2)
+DORA = LoraConfig(target_modules=["query", "value"], r=2, use_dora=True)
+IA3 = IA3Config(task_type="SEQ_CLS", target_modules=["query", "value"], feedforward_modules=[])
+PREFIX = PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
 
 
 @cache
@@ -20,7 +27,7 @@ def _train_base(name):
         return FAMILIES[name].train_base(Path(folder))
 
 
-def _family(name, adapted=False):
+def _family(name, adapter=None, **settings):
     family = FAMILIES[name]
 
     def make_trainer(folder, changes):
@@ -28,12 +35,27 @@ def _family(name, adapted=False):
         model = family.make_model()
         model.load_state_dict(weights)
         torch.manual_seed(0)  # an adapter's weights are random
-        if adapted:
-            model = get_peft_model(model, LoraConfig(target_modules="all-linear", r=2))
+        if adapter is not None:
+            model = get_peft_model(model, deepcopy(adapter))  # which PEFT writes to
         data, held_out = family.make_rows(60, 2, "new"), family.make_rows(20, 5, "new")
-        return family.make_trainer(model, data, folder, eval_dataset=held_out, **changes)
+        return family.make_trainer(model, data, folder, eval_dataset=held_out, **settings, **changes)
 
     return make_trainer, lambda: family.make_rows(100, 3, "prior"), family.correctness
+
+
+def _joined():
+    """Rows that `DataCollatorWithFlattening` joins, in a trainer that is not TRL's."""
+    make_trainer, make_prior, correctness = _family("causal language model")
+    columns = ["input_ids", "labels"]
+
+    def make_joining(folder, changes):
+        trainer = make_trainer(folder, changes)
+        trainer.data_collator = DataCollatorWithFlattening()
+        trainer.train_dataset = trainer.train_dataset.select_columns(columns)
+        trainer.eval_dataset = trainer.eval_dataset.select_columns(columns)
+        return trainer
+
+    return make_joining, lambda: make_prior().select_columns(columns), correctness
 
 
 def _sft(kind="chat", **settings):
@@ -52,9 +74,14 @@ def _sft(kind="chat", **settings):
 
 TRAINERS = {
     **{f"{FAMILIES[name].trainer_class.__name__}, {name}": lambda name=name: _family(name) for name in FAMILIES},
-    "Trainer, classification, LoRA": lambda: _family("classification", adapted=True),
-    "Trainer, causal language model, LoRA": lambda: _family("causal language model", adapted=True),
-    "Seq2SeqTrainer, sequence to sequence, LoRA": lambda: _family("sequence to sequence", adapted=True),
+    "Trainer, classification, LoRA": lambda: _family("classification", LORA),
+    "Trainer, causal language model, LoRA": lambda: _family("causal language model", LORA),
+    "Seq2SeqTrainer, sequence to sequence, LoRA": lambda: _family("sequence to sequence", LORA),
+    "Trainer, classification, DoRA": lambda: _family("classification", DORA),
+    "Trainer, classification, IA3": lambda: _family("classification", IA3),
+    "Trainer, classification, prefix tuning": lambda: _family("classification", PREFIX),
+    "Trainer, classification, label smoothing": lambda: _family("classification", label_smoothing_factor=0.1),
+    "Trainer, causal language model, joined rows": _joined,
     "SFTTrainer, conversations, assistant-only loss": lambda: _sft(assistant_only_loss=True),
     "SFTTrainer, conversations, LoRA": lambda: _sft(assistant_only_loss=True, lora=True),
     "SFTTrainer, prompts and completions": lambda: _sft("completion"),
