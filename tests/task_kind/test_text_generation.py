@@ -185,9 +185,15 @@ def test_a_base_model_that_is_right_on_too_little_is_told_which_share_would_do(f
     assert "In a config: `rehearsal.least_share = 0." in line
 
 
-@pytest.mark.parametrize(("file", "what"), [("new", "build a Trainer"), ("prior", "prepare the data")])
-def test_conversations_that_are_none_are_refused(folder, capfd, file, what):
+@pytest.mark.parametrize(
+    ("file", "start", "end"),
+    [
+        ("new", "TRL refuses to build a Trainer: ", " Correct the config's `training`, or the data."),
+        ("prior", "TRL cannot prepare `prior.0.path`, whose columns are", "in the format of the trainer's own data."),
+    ],
+)
+def test_conversations_that_are_none_are_refused(folder, capfd, file, start, end):
     write_rows(folder / f"{file}.jsonl", [{"prompt": [{"who": "a"}], "completion": [{"who": "b"}]}] * 10)
     line = refuse(capfd, "prior.0.held_out=0.0", "new.held_out=0.0")
-    assert line.startswith(f"TRL refuses to {what}: ")
-    assert line.endswith(" Correct the config's `training`, or the data.")
+    assert line.startswith(start)
+    assert line.endswith(end)
