@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-from mixcd.audit import Audit
-from mixcd.probe import Probe
-from mixcd.rehearsal import attach
-from mixcd.replace_file import replace_file
-from mixcd.sweep.find_task import load_function
-from mixcd.sweep.sweep_run import make_plain_trainer, trainer_arguments
+from mixcd.edge.bench.sweep.find_task import load_function
+from mixcd.edge.bench.sweep.sweep_run import make_plain_trainer, trainer_arguments
+from mixcd.ideas.probe import Probe
+from mixcd.run.rehearsal_loop.audit import Audit
+from mixcd.run.trainer.attach import attach
+from mixcd.words.files import replace_file
 
 HERE = Path(__file__).parent
 MIX_RATIO = 1 / 8

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixcd.replace_file import replace_file
-from mixcd.sweep.sweep_results import read_results
+from mixcd.edge.bench.sweep.sweep_results import read_results
+from mixcd.words.files import replace_file
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "tasks"))

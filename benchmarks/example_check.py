@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from mixcd.rehearsal import Rehearsal
+from mixcd.run.trainer.attach import Rehearsal
 
 
 class Watch(TrainerCallback):

@@ -44,7 +44,7 @@ from trl import SFTConfig, SFTTrainer
 
 import mixcd
 from lockstep import train_in_lockstep
-from mixcd.estimator_choice import EstimatorName
+from mixcd.run.rehearsal_loop.estimator_choice import EstimatorName
 from side_by_side import Spread, describe_machine, make_parser, publish, read_status, say_machine
 
 MIX_RATIO = 0.25

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trl import SFTConfig, SFTTrainer
 
-from mixcd.correctness_rule import RightTokens
-from mixcd.prior_predictions import predict_prior
-from mixcd.trainer_support import collator_of
+from mixcd.matter.base_model.prior_predictions import predict_prior
+from mixcd.matter.correctness import RightTokens
+from mixcd.run.trainer.trainer_support import collator_of
 
 sys.path.insert(0, str(Path(__file__).parent / "tasks"))
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mixcd.lift import Lift, LiftSums, estimate_lift, sum_window
-from mixcd.rehearsal_health import WINDOW
-from mixcd.vocabulary import DamageCounts, Floats
+from mixcd.ideas.lift import Lift, LiftSums, estimate_lift, sum_window
+from mixcd.run.rehearsal_loop.rehearsal_health import WINDOW
+from mixcd.words.vocabulary import DamageCounts, Floats
 
 BINS = 10
 STEPS = 300

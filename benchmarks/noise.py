@@ -39,10 +39,10 @@ from transformers import (
 )
 
 import mixcd
-from mixcd.correctness_rule import CorrectnessRule
-from mixcd.replace_file import replace_file
-from mixcd.seed_interval import estimate_mean
-from mixcd.vocabulary import Ids
+from mixcd.edge.bench.frontier.seed_interval import estimate_mean
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.words.files import replace_file
+from mixcd.words.vocabulary import Ids
 
 DROPOUT = 0.1
 NEFTUNE_ALPHA = 5.0

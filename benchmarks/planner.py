@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from mixcd.batch_plan import BatchPlan
-from mixcd.collateral_damage_estimator import CountEstimator
-from mixcd.rehearsal_loop import RehearsalLoop
-from mixcd.vocabulary import Ids, Observation, Partition
+from mixcd.ideas.batch_plan import BatchPlan
+from mixcd.ideas.collateral_damage_estimator import CountEstimator
+from mixcd.run.rehearsal_loop.rehearsal_loop import RehearsalLoop
+from mixcd.words.vocabulary import Ids, Observation, Partition
 from side_by_side import Spread, describe_machine, make_parser, publish, run_pairs, say_machine
 
 BIN_COUNT = 10

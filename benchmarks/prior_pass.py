@@ -34,7 +34,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 import mixcd
-from mixcd.demo.demo_data import find_minilm
+from mixcd.edge.demo.demo_data import find_minilm
 from side_by_side import Spread, describe_machine, make_parser, publish, run_pairs, say_machine
 
 LAYER_COUNT = 3

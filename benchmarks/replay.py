@@ -28,22 +28,22 @@ from scipy.special import softmax
 from scipy.stats import t as student
 from transformers import TrainerCallback
 
-from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator
-from mixcd.correctness_rule import CorrectnessRule
-from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.partition_strategy import ByFeatures, ByPriorLoss
-from mixcd.prior_dataset import PriorDataset
-from mixcd.prior_predictions import PriorPredictions
-from mixcd.rehearsal import attach
-from mixcd.replace_file import replace_file
-from mixcd.rival_estimators import FixedWeights, NothingLearnt
-from mixcd.sampling_scheduler import FLOOR, mix_with_floor
-from mixcd.sft_trainer import prepare_raw
-from mixcd.sweep.find_task import load_function
-from mixcd.sweep.sweep_run import make_plain_trainer, trainer_arguments
-from mixcd.trainer_predictions import observe_now
-from mixcd.trainer_support import rule_of
-from mixcd.vocabulary import Belief, Floats, Ids, Observation, Partition, PriorTable
+from mixcd.edge.bench.rival_estimators import FixedWeights, NothingLearnt
+from mixcd.edge.bench.sweep.find_task import load_function
+from mixcd.edge.bench.sweep.sweep_run import make_plain_trainer, trainer_arguments
+from mixcd.ideas.collateral_damage_estimator import CountEstimator, DriftEstimator
+from mixcd.ideas.partition_strategy import ByFeatures, ByPriorLoss
+from mixcd.ideas.sampling_scheduler import FLOOR, mix_with_floor
+from mixcd.matter.base_model.prior_predictions import PriorPredictions
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.attach import attach
+from mixcd.run.trainer.sft_trainer import prepare_raw
+from mixcd.run.trainer.trainer_predictions import observe_now
+from mixcd.run.trainer.trainer_support import rule_of
+from mixcd.words.files import replace_file
+from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.vocabulary import Belief, Floats, Ids, Observation, Partition, PriorTable
 
 HERE = Path(__file__).parent
 MIX_RATIO = 1 / 8

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from mixcd.frontier.frontier_report import FrontierReport, PointReport, report_frontier
-from mixcd.frontier.frontier_runs import join_results, judge_by
-from mixcd.replace_file import replace_file
-from mixcd.seed_interval import Estimate
-from mixcd.sweep.sweep_results import read_results
+from mixcd.edge.bench.frontier.frontier_report import FrontierReport, PointReport, report_frontier
+from mixcd.edge.bench.frontier.frontier_runs import join_results, judge_by
+from mixcd.edge.bench.frontier.seed_interval import Estimate
+from mixcd.edge.bench.sweep.sweep_results import read_results
+from mixcd.words.files import replace_file
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -10,13 +10,13 @@ import torch
 from torch.nn import functional
 from transformers import Trainer
 
-from mixcd.batched_inference import collate
-from mixcd.errors import SettingError
-from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.prior_dataset import PriorDataset
-from mixcd.rehearsal import Rehearsal
-from mixcd.sweep.sweep_task import SweepTask
-from mixcd.trainer_support import collator_of
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
+from mixcd.matter.base_model.batched_inference import collate
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.attach import Rehearsal
+from mixcd.run.trainer.trainer_support import collator_of
+from mixcd.words.errors import SettingError
+from mixcd.words.keyed_random import Stream, keyed_generator
 
 Weights = dict[str, torch.Tensor]
 

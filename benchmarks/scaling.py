@@ -24,12 +24,12 @@ import pyarrow as pa
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from mixcd.collateral_damage_estimator import DriftEstimator
-from mixcd.flat_array import create_array, open_array
-from mixcd.prediction_cache import Manifest, array_path, read_parts, seal, write_manifest, write_part
-from mixcd.prior_pass import choose_part_size
-from mixcd.sampling_scheduler import draw
-from mixcd.vocabulary import Observation
+from mixcd.ideas.collateral_damage_estimator import DriftEstimator
+from mixcd.ideas.sampling_scheduler import draw
+from mixcd.matter.base_model.flat_array import create_array, open_array
+from mixcd.matter.base_model.prediction_cache import Manifest, array_path, read_parts, seal, write_manifest, write_part
+from mixcd.matter.base_model.prior_pass import choose_part_size
+from mixcd.words.vocabulary import Observation
 from side_by_side import Spread, describe_machine, make_parser, publish, run_pairs, say_machine
 
 FEATURES, CLASSES = 64, 3

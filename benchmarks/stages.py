@@ -23,16 +23,16 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, DataCollatorWithPadding
 
-from mixcd.config import Config
-from mixcd.correctness_rule import RightSpan
-from mixcd.data_preparation.span_preparation import SpanColumns, prepare_spans
-from mixcd.demo.demo_data import find_minilm
-from mixcd.ledger import Ledger, make_ledger
-from mixcd.prior_dataset import PriorDataset
-from mixcd.run_setup import set_up
-from mixcd.trainer_predictions import predict_now
-from mixcd.training_arguments import make_arguments
-from mixcd.training_run import run_training
+from mixcd.edge.config.config import Config
+from mixcd.edge.demo.demo_data import find_minilm
+from mixcd.edge.stages.ledger import Ledger, make_ledger
+from mixcd.edge.train.arguments import make_arguments
+from mixcd.edge.train.setup import set_up
+from mixcd.edge.train.training_run import run_training
+from mixcd.matter.correctness import RightSpan
+from mixcd.matter.prior_and_new_data.preparation.spans import SpanColumns, prepare_spans
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.trainer_predictions import predict_now
 from side_by_side import make_parser, publish
 
 sys.path.insert(0, str(Path(__file__).parent / "tasks"))

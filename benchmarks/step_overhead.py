@@ -34,8 +34,8 @@ from transformers import BertConfig, BertForSequenceClassification, PrinterCallb
 
 import mixcd
 from lockstep import Steps, train_in_lockstep
-from mixcd.estimator_choice import EstimatorName
-from mixcd.rehearsal import Rehearsal
+from mixcd.run.rehearsal_loop.estimator_choice import EstimatorName
+from mixcd.run.trainer.attach import Rehearsal
 from side_by_side import Spread, describe_machine, make_parser, publish, say_machine
 
 MIX_RATIO = 0.25

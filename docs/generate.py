@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mixcd.config import Config
-from mixcd.data_source import KINDS
+from mixcd.edge.config.config import Config
+from mixcd.matter.prior_and_new_data.data_source import KINDS
 
 DOCS = Path(__file__).parent
 COMMANDS = (

@@ -12,8 +12,8 @@ sys.path.insert(0, str(DOCS.parent / "tests"))
 
 from example_table import show_examples  # noqa: E402
 
-from mixcd.replace_file import replace_file  # noqa: E402
 from mixcd.testing import CheckResult, check_trainer, measure_false_damage  # noqa: E402
+from mixcd.words.files import replace_file  # noqa: E402
 from supported_trainers import KNOWN_FAULTS, TRAINERS  # noqa: E402
 
 INTRODUCTION = """\

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 from transformers import TrainerCallback
 
-from mixcd import training_run
-from mixcd.cli import run
+from mixcd.edge.cli import run
+from mixcd.edge.train import training_run
 
 
 def call(*arguments):

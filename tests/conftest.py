@@ -2,7 +2,7 @@ import datasets
 import pytest
 import torch
 
-from mixcd import prior_pass
+from mixcd.matter.base_model import prior_pass
 from task_workspace import TASK_WORKSPACES
 from tiny import make_model, make_rows, make_trainer, train_base_model
 from workspace import make_workspace, save_named, write_csv

@@ -1,6 +1,6 @@
 """Rows of a sweep's results, made up."""
 
-from mixcd.sweep.sweep_results import NO_MEASURES, RESULTS_SCHEMA
+from mixcd.edge.bench.sweep.sweep_results import NO_MEASURES, RESULTS_SCHEMA
 
 
 def make_row(method="uniform", mix_ratio=0.25, seed=0, *, new=0.8, prior=0.7, **others):

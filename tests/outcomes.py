@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mixcd.vocabulary import Partition
+from mixcd.words.vocabulary import Partition
 
 
 def make_uneven(count=20_000, seed=0):

@@ -23,9 +23,9 @@ from transformers import (
 )
 
 import tiny_sft
-from mixcd.config import read_config
-from mixcd.run_setup import set_up
-from mixcd.training_arguments import make_arguments
+from mixcd.edge.config.config import read_config
+from mixcd.edge.train.arguments import make_arguments
+from mixcd.edge.train.setup import set_up
 from tiny_tasks import SMALL, STILL, WORDS, shift_of, words
 
 CONFIG = """\

@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import tiny_sft
 from command import at_step, call, contents, record, send
-from mixcd import adapter, training_run
-from mixcd.adapter import add_adapter
-from mixcd.config import AdapterConfig
-from mixcd.lineage import trace_lineage
-from mixcd.task_kind import Classification
+from mixcd.edge.config.config import AdapterConfig
+from mixcd.edge.model import adapter
+from mixcd.edge.model.adapter import add_adapter
+from mixcd.edge.stages.lineage import trace_lineage
+from mixcd.edge.task_kind import Classification
+from mixcd.edge.train import training_run
 from task_workspace import TASK_WORKSPACES
 from tiny import make_model
 

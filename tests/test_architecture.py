@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,115 +13,28 @@ import pytest
 import mixcd
 
 SOURCE = Path(mixcd.__file__).parent
-
-LAYERS = {
-    "words": {"errors", "keyed_random", "replace_file", "small_matrices", "vocabulary"},
-    "ideas": {
-        "batch_plan",
-        "collateral_damage_estimator",
-        "correctness",
-        "ledger",
-        "lift",
-        "pareto_frontier",
-        "partition_strategy",
-        "probe",
-        "rival_estimators",
-        "sampling_scheduler",
-        "seed_interval",
-    },
-    "matter": {
-        "batched_inference",
-        "correctness_rule",
-        "data_preparation",
-        "data_source",
-        "fingerprint",
-        "fixed_random_numbers",
-        "flat_array",
-        "fresh_adapter",
-        "head_features",
-        "prediction_cache",
-        "prediction_observer",
-        "joined_rows",
-        "lock_folder",
-        "label_names",
-        "model_limits",
-        "prior_dataset",
-        "prior_pass",
-        "prior_predictions",
-        "reading_noise",
-        "split_choice",
-        "require_apart",
-        "wise_ft",
-    },
-    "run": {
-        "audit",
-        "estimator_choice",
-        "evaluation",
-        "followed_trainers",
-        "hand_rehearsal",
-        "held_out",
-        "mixed_data",
-        "rehearsal",
-        "rehearsal_health",
-        "same_as_training",
-        "loop_state",
-        "rehearsal_loop",
-        "sft_trainer",
-        "shared_arrays",
-        "report",
-        "run_folder",
-        "run_findings",
-        "run_page",
-        "state_json",
-        "step_record",
-        "provenance",
-        "testing",
-        "trainer_predictions",
-        "trainer_seam",
-        "trainer_support",
-    },
-    "edge": {
-        "__init__",
-        "__main__",
-        "adapter",
-        "cli",
-        "comparison",
-        "config",
-        "data_config",
-        "demo",
-        "frontier",
-        "lineage",
-        "model_loading",
-        "model_place",
-        "run_data",
-        "run_ledger",
-        "run_setup",
-        "saved_adapter",
-        "stop_signals",
-        "sweep",
-        "task_kind",
-        "toml_file",
-        "training_arguments",
-        "training_run",
-        "tuned_model",
-    },
-}
-HEIGHT = {module: height for height, modules in enumerate(LAYERS.values()) for module in modules}
+LAYERS = ("words", "ideas", "matter", "run", "edge")
+ABOVE = ("__init__", "__main__", "testing")
+"""What stands at the top beside the layers: public names, the command, the conformance suite."""
 OUTSIDE = {  # what each layer may import besides the standard library
-    "words": {"numpy", "threadpoolctl"},
-    "ideas": {"numpy", "scipy"},
-    "matter": {"numpy", "scipy", "torch", "datasets", "pyarrow", "safetensors", "sklearn", "tqdm", "filelock"},
+    "words": {"numpy", "filelock"},
+    "ideas": {"numpy", "scipy", "threadpoolctl"},
+    "matter": {"numpy", "scipy", "torch", "datasets", "pyarrow", "safetensors", "sklearn", "tqdm"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
+MODULES = {
+    ".".join(("mixcd", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__") for path in FILES
+}
 
 
-def room_of(path):
-    """The top-level module a file belongs to: a folder counts as one."""
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def parts_of(path):
+    """Where a file stands: its layer, its room, its name."""
+    return path.relative_to(SOURCE).with_suffix("").parts
 
 
-def imports_of(path):
-    tree = ast.parse(path.read_text("utf-8"))
+def imports_of(path, tree=None):
+    """The modules that a file imports, inside functions, too; not what only the type checker sees."""
+    tree = tree or ast.parse(path.read_text("utf-8"))
     guarded = {
         inner
         for node in ast.walk(tree)
@@ -134,43 +48,79 @@ def imports_of(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            yield node.module
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
 
 
-def test_every_file_has_a_layer():
-    assert {room_of(path) for path in FILES} == set(HEIGHT)
+def own_imports_of(path):
+    """Where the modules of ours stand that a file imports."""
+    return [tuple(name.split(".")[1:]) for name in imports_of(path) if name.startswith("mixcd.")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_only_fall(path):
-    room = room_of(path)
-    for name in imports_of(path):
-        if not name.startswith("mixcd."):
-            continue
-        other = name.split(".")[1]
-        if other != room:
-            assert HEIGHT[other] <= HEIGHT[room], f"{room} imports {other} from a higher layer"
-            if room in LAYERS["ideas"]:
-                assert other in LAYERS["words"], f"the idea {room} imports the idea {other}"
+    layer = parts_of(path)[0]
+    for other in own_imports_of(path):
+        assert layer in ABOVE or LAYERS.index(other[0]) <= LAYERS.index(layer), f"{other} is in a higher layer"
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "ideas").rglob("*.py")), ids=lambda path: path.stem)
+def test_no_idea_imports_another(path):
+    for other in own_imports_of(path):
+        assert other[0] == "words" or other[1] == parts_of(path)[1]
+
+
+def test_no_folder_has_a_circle():
+    graphs = {}
+    for path in FILES:
+        for other in own_imports_of(path):
+            own = parts_of(path)
+            depth = next((i for i, (one, two) in enumerate(zip(own, other, strict=False)) if one != two), None)
+            if depth is not None and own[depth] != "__init__":
+                graphs.setdefault(own[:depth], {}).setdefault(own[depth], set()).add(other[depth])
+    assert len(graphs) > 10
+    for graph in graphs.values():
+        tuple(TopologicalSorter(graph).static_order())  # raises on a circle, and names it
+
+
+def test_the_house_has_few_rooms_and_each_layer_says_its_rule():
+    rooms = {parts_of(path)[0] for path in FILES}
+    assert rooms == {*LAYERS, *ABOVE}
+    for folder in {path.parent for path in FILES}:
+        text = (folder / "__init__.py").read_text("utf-8")
+        assert ast.get_docstring(ast.parse(text)), folder
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_each_layer_keeps_to_its_libraries(path):
-    layer = next(layer for layer, rooms in LAYERS.items() if room_of(path) in rooms)
+    layer = parts_of(path)[0]
     if layer not in OUTSIDE:
         return
     found = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names) - {"mixcd"}
     assert found <= OUTSIDE[layer]
 
 
+def test_only_two_commands_reach_the_bench_and_only_when_they_are_called():
+    commands = {SOURCE / "edge" / "cli" / f"{name}.py" for name in ("sweep", "frontier")}
+    for path in FILES:
+        if "bench" in parts_of(path):
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        inside = {name for name in imports_of(path, tree) if name.startswith("mixcd.edge.bench")}
+        tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert not inside or path in commands, path
+        assert not [name for name in imports_of(path, tree) if name.startswith("mixcd.edge.bench")], path
+
+
 def test_ideas_run_without_torch():
-    rooms = sorted(LAYERS["words"] | LAYERS["ideas"])
-    code = f"import sys\nfor room in {rooms!r}: __import__('mixcd.' + room)\nassert 'torch' not in sys.modules"
+    names = sorted(name for name in MODULES if name.split(".")[1:2] in (["words"], ["ideas"]))
+    code = f"import sys\nfor name in {names!r}: __import__(name)\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_package_and_its_help_import_no_torch():
-    code = "import sys, mixcd, mixcd.cli\nassert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    code = "import sys, mixcd, mixcd.edge.cli\nassert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -182,7 +132,7 @@ def test_every_public_name_is_there_and_documented():
         mixcd.nothing  # noqa: B018
 
 
-def test_every_public_callable_documents_its_arguments():
+def test_every_public_callable_is_documented():
     for info in pkgutil.walk_packages([str(SOURCE)], "mixcd."):
         if info.name.endswith("__main__"):
             continue

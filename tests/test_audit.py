@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.audit import compare_rates
-from mixcd.lift import DrawSums
-from mixcd.rehearsal_health import WINDOW, Seen, add_step, empty_history
-from mixcd.vocabulary import DamageCounts
+from mixcd.ideas.lift import DrawSums
+from mixcd.run.rehearsal_loop.audit import compare_rates
+from mixcd.run.rehearsal_loop.rehearsal_health import WINDOW, Seen, add_step, empty_history
+from mixcd.words.vocabulary import DamageCounts
 
 FEW = settings(deadline=None, max_examples=60)
 SIZES = np.array([100, 200, 300, 400])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mixcd.batch_plan import BatchPlan, require_mix_ratio
-from mixcd.errors import SettingError
+from mixcd.ideas.batch_plan import BatchPlan, require_mix_ratio
+from mixcd.words.errors import SettingError
 
 PRIOR_COUNT = 50
 FEW = settings(deadline=None, max_examples=80)

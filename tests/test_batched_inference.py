@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.modeling_outputs import CausalLMOutput, ImageClassifierOutput
 
-from mixcd.batched_inference import GROUP_ROWS, GROUP_TOKENS, predict_rows, read_groups
-from mixcd.correctness_rule.right_tokens import RightTokens
-from mixcd.errors import DataError
-from mixcd.prior_dataset import PriorDataset
-from mixcd.prior_predictions import predict_prior
+from mixcd.matter.base_model.batched_inference import GROUP_ROWS, GROUP_TOKENS, predict_rows, read_groups
+from mixcd.matter.base_model.prior_predictions import predict_prior
+from mixcd.matter.correctness.right_tokens import RightTokens
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.errors import DataError
 
 STATUS, FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 ROWS, TOKENS, VOCABULARY, BATCH_SIZE = 1600, 32, 8000, 8  # 8 MiB of logits a batch, which glibc takes from the heap

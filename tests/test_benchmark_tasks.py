@@ -19,10 +19,10 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 import mixcd
 import tiny_sft
-from mixcd.errors import DataError
-from mixcd.partition_strategy import ByColumn
-from mixcd.sweep.sweep_method import BUILT_IN
-from mixcd.sweep.sweep_run import Judge, RunSpec, run_once
+from mixcd.edge.bench.sweep.sweep_method import BUILT_IN
+from mixcd.edge.bench.sweep.sweep_run import Judge, RunSpec, run_once
+from mixcd.ideas.partition_strategy import ByColumn
+from mixcd.words.errors import DataError
 from task_workspace import make_pair_tokenizer
 from tiny import make_model
 from workspace import make_tokenizer
@@ -375,7 +375,7 @@ def test_other_bodies_make_their_base_model_once_and_rehearse(load, make_slow_ta
         data_collator=task.collate_fn,
         processing_class=task.processing_class,
     )
-    monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
+    monkeypatch.setattr("mixcd.run.trainer.attach.LEAST_SHARE_RIGHT", 0.0)
     rehearsal = mixcd.attach(trainer, task.prior, mix_ratio=0.25)
     trainer.train()
     assert rehearsal.counts.observed_count.sum() == 2 * 8
@@ -451,7 +451,7 @@ def test_the_vision_task_keeps_rows_apart_makes_its_base_model_once_and_rehearse
         assert torch.equal(value, again.model.state_dict()[name])
     args = TrainingArguments(str(tmp_path / "out"), **{**task.training, "max_steps": 3, "use_cpu": True})
     trainer = Trainer(model=task.model, args=args, train_dataset=task.new)
-    monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
+    monkeypatch.setattr("mixcd.run.trainer.attach.LEAST_SHARE_RIGHT", 0.0)
     rehearsal = mixcd.attach(trainer, task.prior, mix_ratio=0.25)
     trainer.train()
     assert rehearsal.counts.observed_count.sum() == 3 * 8
@@ -514,7 +514,7 @@ def test_the_task_of_answers_holds_passages_out_whole_and_rehearses(load, packag
     assert task.measure(task.model).keys() == {"prior_em", "prior_f1", "new_em", "new_f1"}
     args = TrainingArguments(str(tmp_path / "out"), **{**task.training, "max_steps": 2, "use_cpu": True})
     trainer = Trainer(model=task.model, args=args, train_dataset=task.new, data_collator=task.collate_fn)
-    monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
+    monkeypatch.setattr("mixcd.run.trainer.attach.LEAST_SHARE_RIGHT", 0.0)
     rehearsal = mixcd.attach(trainer, task.prior, mix_ratio=0.25)
     trainer.train()
     assert rehearsal.predictions.sources["rule"] == mixcd.RightSpan().name
@@ -628,7 +628,7 @@ def test_instructions_are_split_by_task_and_tuned_with_an_adapter(
     first = task.new[0]
     assert first["prompt"][0]["content"].startswith("Write a word that both sentences share.\ntask ")
     assert first["completion"][0]["content"] == first["prompt"][0]["content"].rpartition(" ")[2] + "."
-    monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
+    monkeypatch.setattr("mixcd.run.trainer.attach.LEAST_SHARE_RIGHT", 0.0)
     spec = RunSpec(BUILT_IN["uniform"], 0.25, 3, 0)
     quick = replace(task, training={**task.training, "max_steps": 2, "use_cpu": True})
     row = run_once(quick, spec, tmp_path, Judge(quick, tmp_path), task.make_trainer)[0]

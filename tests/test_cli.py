@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 from forked import COMMAND, run_forked
-from mixcd.demo import demo
+from mixcd.edge.demo import demo
 
 
 def run(*arguments):

@@ -17,8 +17,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from mixcd.cli import run
-from mixcd.prediction_cache import read_manifest
+from mixcd.edge.cli import run
+from mixcd.matter.base_model.prediction_cache import read_manifest
 from workspace import make_workspace
 
 QUIET = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
@@ -677,14 +677,16 @@ def test_model_folders_that_lack_something(workspace, refuse, command, change, p
 @pytest.mark.parametrize("key", ["model.path", "model.tokenizer"])
 def test_models_that_are_no_folder(refuse_training, monkeypatch, path, part, key):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("mixcd.model_place.reach_hub", lambda: pytest.fail("the hub was asked for a local path"))
+    monkeypatch.setattr(
+        "mixcd.edge.model.model_place.reach_hub", lambda: pytest.fail("the hub was asked for a local path")
+    )
     has(refuse_training(f"{key}={path}"), f"`{key}` is {part}")
 
 
 @pytest.mark.parametrize("name", ["nope", "nobody/nope"])
 def test_hub_names_without_a_hub(refuse_training, monkeypatch, name):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("mixcd.model_place.reach_hub", lambda: False)
+    monkeypatch.setattr("mixcd.edge.model.model_place.reach_hub", lambda: False)
     monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", lambda *_, **__: pytest.fail("asked"))
     has(
         refuse_training(f"model.path={name}"),
@@ -1099,7 +1101,7 @@ def fault(monkeypatch):
     def boom(*_arguments, **_options):
         raise RuntimeError("boom\nand more")
 
-    monkeypatch.setattr("mixcd.config.read_config", boom)
+    monkeypatch.setattr("mixcd.edge.config.config.read_config", boom)
 
 
 def test_an_internal_fault_is_one_line_with_a_hint(workspace, fault, capfd):

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixcd.config import Config, list_values, parse_partition, read_config, render
-from mixcd.data_config import COLUMNS, ColumnsConfig
-from mixcd.errors import SettingError
-from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
-from mixcd.partition_strategy.combined import Combined
+from mixcd.edge.config.config import Config, list_values, parse_partition, read_config, render
+from mixcd.edge.config.data_config import COLUMNS, ColumnsConfig
+from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
+from mixcd.ideas.partition_strategy.combined import Combined
+from mixcd.words.errors import SettingError
 
 LEAST = """\
 run = "runs/a"

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from mixcd.data_source import make_rows, open_data
-from mixcd.errors import DataError
+from mixcd.matter.prior_and_new_data.data_source import make_rows, open_data
+from mixcd.words.errors import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -403,7 +403,7 @@ def test_a_hub_name_that_is_not_to_be_had_offline_is_named(path):
 def test_an_unreachable_hub_is_said_at_once(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("mixcd.data_source.getproxies", dict)
+    monkeypatch.setattr("mixcd.matter.prior_and_new_data.data_source.getproxies", dict)
     refuse("nobody/nothing", "neither a file nor a folder here, and the Hugging Face hub cannot be reached. Correct")
 
 
@@ -416,7 +416,9 @@ def test_a_hub_that_can_be_reached_is_asked(monkeypatch, proxied):
         port = 9 if proxied else server.getsockname()[1]
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"http://127.0.0.1:{port}")
-        monkeypatch.setattr("mixcd.data_source.getproxies", lambda: {"https": "x"} if proxied else {"no": "x"})
+        monkeypatch.setattr(
+            "mixcd.matter.prior_and_new_data.data_source.getproxies", lambda: {"https": "x"} if proxied else {"no": "x"}
+        )
         monkeypatch.setattr(datasets, "get_dataset_split_names", find_nothing)
         refuse("nobody/nothing", "not to be had from the Hugging Face hub: it doesn't exist. Correct the path")
 

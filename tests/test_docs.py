@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mixcd.cli import app
+from mixcd.edge.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

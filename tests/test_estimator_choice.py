@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 import mixcd
-from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
-from mixcd.errors import SettingError
-from mixcd.estimator_choice import (
+from mixcd.edge.bench.sweep.sweep_method import Method, choose_estimator
+from mixcd.ideas.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
+from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
+from mixcd.ideas.sampling_scheduler import FLOOR
+from mixcd.matter.base_model.prior_predictions import PriorPredictions
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.rehearsal_loop.estimator_choice import (
     FEATURES,
     EstimatorName,
     choose_feature_count,
@@ -15,12 +19,8 @@ from mixcd.estimator_choice import (
     make_estimator,
     require_estimator,
 )
-from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
-from mixcd.prior_dataset import PriorDataset
-from mixcd.prior_predictions import PriorPredictions
-from mixcd.sampling_scheduler import FLOOR
-from mixcd.sweep.sweep_method import Method, choose_estimator
-from mixcd.vocabulary import Partition
+from mixcd.words.errors import SettingError
+from mixcd.words.vocabulary import Partition
 from tiny import collate, make_trainer
 
 COUNT = 60

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.evaluation import DamagedSample, Evaluation, TaskChange, compare_correctness
+from mixcd.run.outcome.evaluation import DamagedSample, Evaluation, TaskChange, compare_correctness
 
 FLIPS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 CHANGE = TaskChange(sample_count=200, right_before=150, damaged_count=8, gained_count=1)

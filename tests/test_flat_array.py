@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from mixcd.flat_array import create_array, open_array, read_rows, write_rows
+from mixcd.matter.base_model.flat_array import create_array, open_array, read_rows, write_rows
 
 
 @given(

@@ -6,7 +6,7 @@ import trl
 from transformers import Trainer
 
 import mixcd
-from mixcd.errors import UnsupportedTrainerError
+from mixcd.words.errors import UnsupportedTrainerError
 
 UNTOLD = (
     " instead of inputs with `labels`, so rehearsal cannot tell what the model gets right about a prior sample. It "

@@ -10,11 +10,11 @@ from peft import (
 )
 
 import mixcd
-from mixcd.batched_inference import evaluating
-from mixcd.correctness_rule import choose_rule
-from mixcd.errors import CacheError, UnsupportedTrainerError
-from mixcd.fingerprint import fingerprint_model
-from mixcd.fresh_adapter import has_fresh_adapter, without_adapter
+from mixcd.matter.base_model.batched_inference import evaluating
+from mixcd.matter.base_model.model_fingerprint import fingerprint_model
+from mixcd.matter.correctness import choose_rule
+from mixcd.matter.model_shape.fresh_adapter import has_fresh_adapter, without_adapter
+from mixcd.words.errors import CacheError, UnsupportedTrainerError
 from tiny import make_model, make_rows, make_trainer
 from tiny_tasks import FAMILIES
 

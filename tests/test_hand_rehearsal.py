@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import mixcd
-from mixcd.errors import DataError, PlanError, ResumeError, SettingError
-from mixcd.hand_rehearsal import rehearse
+from mixcd.run.own_loop.rehearse import rehearse
+from mixcd.words.errors import DataError, PlanError, ResumeError, SettingError
 from test_two_processes import launch
 from tiny import assert_same_weights, collate, make_model, make_rows, make_trainer, record_blocks
 

@@ -9,12 +9,12 @@ from transformers import DataCollatorWithFlattening, OPTConfig, OPTForCausalLM, 
 
 import mixcd
 from device import USE_CPU
-from mixcd.batched_inference import collate, predict_rows, put_results
-from mixcd.correctness_rule import RightClass
-from mixcd.errors import UnsupportedTrainerError
-from mixcd.joined_rows import find_own, require_known_starts
-from mixcd.prior_dataset import PriorDataset
-from mixcd.trainer_predictions import predict_now
+from mixcd.matter.base_model.batched_inference import collate, predict_rows, put_results
+from mixcd.matter.correctness import RightClass
+from mixcd.matter.model_shape.joined_rows import find_own, require_known_starts
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.trainer_predictions import predict_now
+from mixcd.words.errors import UnsupportedTrainerError
 from tiny_tasks import FAMILIES, SMALL, causal_row
 
 FAMILY = FAMILIES["causal language model"]

@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.words.keyed_random import Stream, keyed_generator
 
 
 def test_the_same_key_gives_the_same_numbers():

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mixcd.errors import DataError
-from mixcd.label_names import match_labels, number_labels
+from mixcd.matter.prior_and_new_data.label_names import match_labels, number_labels
+from mixcd.words.errors import DataError
 
 
 def make_model(*names):

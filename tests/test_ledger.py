@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mixcd.errors import DataError
-from mixcd.ledger import make_ledger
+from mixcd.edge.stages.ledger import make_ledger
+from mixcd.words.errors import DataError
 
 MATRICES = st.integers(1, 6).flatmap(lambda count: arrays(np.float64, (count, count), elements=st.floats(0, 1)))
 CHAIN = [[0.9, np.nan, 0.1], [0.6, 0.8, 0.2], [0.7, 0.75, 0.9]]

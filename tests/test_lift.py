@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.lift import DrawSums, LiftSums, estimate_lift, permute_bins, sum_draws, sum_window
-from mixcd.sampling_scheduler import draw
-from mixcd.vocabulary import UNCACHED_BIN, DamageCounts, Observation, Partition, count_damage
+from mixcd.ideas.lift import DrawSums, LiftSums, estimate_lift, permute_bins, sum_draws, sum_window
+from mixcd.ideas.sampling_scheduler import draw
+from mixcd.words.vocabulary import UNCACHED_BIN, DamageCounts, Observation, Partition, count_damage
 
 EVEN = np.full(10, 100)
 RATES = np.array([0.05, 0.1, 0.2, 0.4])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from command import call, record
-from mixcd import run_ledger
-from mixcd.lineage import trace_lineage
-from mixcd.run_ledger import read_ledger
+from mixcd.edge.stages import run_ledger
+from mixcd.edge.stages.lineage import trace_lineage
+from mixcd.edge.stages.run_ledger import read_ledger
 from task_workspace import make_questions, write_rows
 
 STAGE = """\

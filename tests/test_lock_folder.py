@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from mixcd.errors import FolderInUseError
-from mixcd.lock_folder import lock_folder
+from mixcd.words.errors import FolderInUseError
+from mixcd.words.files import lock_folder
 
 HOLD = """import sys, pathlib, time
 from mixcd.lock_folder import lock_folder

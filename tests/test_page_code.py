@@ -12,9 +12,9 @@ import torch
 import typer
 from pydantic import TypeAdapter
 
-from mixcd.cli import app
-from mixcd.config import Config
-from mixcd.sweep.sweep_config import read_sweep
+from mixcd.edge.bench.sweep.sweep_config import read_sweep
+from mixcd.edge.cli import app
+from mixcd.edge.config.config import Config
 from page_code import PAGES, ROOT, list_blocks, list_commands, mask, name_of, run_page
 from supported_trainers import TRAINERS
 from tiny import collate, make_model, make_rows, make_trainer

@@ -3,7 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixcd.pareto_frontier import find_pareto, gain_at_matched_score, match_prior_score, measure_hypervolume
+from mixcd.edge.bench.frontier.pareto_frontier import (
+    find_pareto,
+    gain_at_matched_score,
+    match_prior_score,
+    measure_hypervolume,
+)
 
 SCORES = st.tuples(st.integers(0, 12), st.integers(0, 12))
 POINTS = st.lists(SCORES, min_size=1, max_size=8).map(lambda points: np.array(points, dtype=np.float64))

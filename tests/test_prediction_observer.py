@@ -8,9 +8,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 
 import mixcd
-from mixcd.correctness_rule import RightClass
-from mixcd.errors import DataError, PlanError, UnsupportedTrainerError
-from mixcd.prediction_observer import NEW_SAMPLE, PredictionObserver, read_rehearsed, read_rows
+from mixcd.matter.correctness import RightClass
+from mixcd.matter.fine_tuned_model.prediction_observer import NEW_SAMPLE, PredictionObserver, read_rehearsed, read_rows
+from mixcd.words.errors import DataError, PlanError, UnsupportedTrainerError
 from tiny import make_model, make_rows, make_trainer
 
 

@@ -5,10 +5,10 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import IterableDataset
 
 import mixcd
-from mixcd.errors import DataError
-from mixcd.partition_strategy import ByColumn
-from mixcd.prior_dataset import PriorDataset, column_names_of
-from mixcd.vocabulary import PriorTable
+from mixcd.ideas.partition_strategy import ByColumn
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset, column_names_of
+from mixcd.words.errors import DataError
+from mixcd.words.vocabulary import PriorTable
 from tiny import make_trainer
 
 ROWS = [{"x": number, "name": f"row {number}"} for number in range(6)]

@@ -6,15 +6,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mixcd.correctness_rule import NearTarget
-from mixcd.errors import CacheError, DataError, FolderInUseError, SettingError, UnsupportedTrainerError
-from mixcd.head_features import pool_head_input
-from mixcd.lock_folder import lock_folder
-from mixcd.partition_strategy import ByFeatures
-from mixcd.prior_dataset import PriorDataset
-from mixcd.prior_pass import Processes
-from mixcd.prior_predictions import assign_bins, predict_prior
-from mixcd.vocabulary import UNCACHED_BIN, PriorTable
+from mixcd.ideas.partition_strategy import ByFeatures
+from mixcd.matter.base_model.head_features import pool_head_input
+from mixcd.matter.base_model.prior_pass import Processes
+from mixcd.matter.base_model.prior_predictions import assign_bins, predict_prior
+from mixcd.matter.correctness import NearTarget
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.errors import CacheError, DataError, FolderInUseError, SettingError, UnsupportedTrainerError
+from mixcd.words.files import lock_folder
+from mixcd.words.vocabulary import UNCACHED_BIN, PriorTable
 from tiny import collate, make_model, make_rows, make_trainer
 
 
@@ -144,7 +144,7 @@ def test_a_cache_made_from_something_else_is_refused_and_kept(predict, prior_dat
         "rule": {},
     }[what]
     if what == "rule":
-        monkeypatch.setattr("mixcd.correctness_rule.RightClass.name", "another rule")
+        monkeypatch.setattr("mixcd.matter.correctness.RightClass.name", "another rule")
     with pytest.raises(CacheError, match=f"was made from another {what}.*{cure}"):
         predict(**settings)
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before

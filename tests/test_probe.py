@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from mixcd.errors import SettingError
-from mixcd.probe import Probe, choose_probed, probe_cost
+from mixcd.ideas.probe import Probe, choose_probed, probe_cost
+from mixcd.words.errors import SettingError
 
 FEW = settings(deadline=None, max_examples=60)
 SEEDS = st.integers(0, 2**62)

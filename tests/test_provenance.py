@@ -3,8 +3,8 @@ from pathlib import Path
 
 import torch
 
-from mixcd import provenance
-from mixcd.provenance import describe_software
+from mixcd.run.outcome import provenance
+from mixcd.run.outcome.provenance import describe_software
 
 
 def git(folder, *command):

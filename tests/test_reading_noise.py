@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import mixcd
-from mixcd.fingerprint import fingerprint_rows
-from mixcd.prediction_cache import read_manifest
-from mixcd.prior_dataset import PriorDataset
-from mixcd.reading_noise import reads_at_random
+from mixcd.matter.base_model.prediction_cache import read_manifest
+from mixcd.matter.base_model.reading_noise import reads_at_random
+from mixcd.matter.prior_and_new_data.fingerprint import fingerprint_rows
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from tiny_tasks import FAMILIES, collate
 
 FAMILY = FAMILIES["images"]

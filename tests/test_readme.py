@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from mixcd.demo.demo_result import HEADINGS
+from mixcd.edge.demo.demo_result import HEADINGS
 from page_code import ROOT, list_blocks
 from tiny import collate, make_rows
 

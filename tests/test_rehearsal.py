@@ -14,9 +14,17 @@ from torch.utils.data import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, Trainer, TrainerCallback
 
 import mixcd
-from mixcd.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
-from mixcd.correctness_rule import RightClass
-from mixcd.errors import (
+from mixcd.edge.bench.rival_estimators import ScoredSamples
+from mixcd.ideas.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
+from mixcd.ideas.lift import permute_bins
+from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
+from mixcd.ideas.probe import Probe, choose_probed
+from mixcd.ideas.sampling_scheduler import Draw
+from mixcd.matter.correctness import RightClass
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.trainer_predictions import predict_now, prior_pass_of
+from mixcd.run.trainer.trainer_seam import TrainerSeam
+from mixcd.words.errors import (
     AlreadyAttachedError,
     CacheError,
     DataError,
@@ -25,15 +33,7 @@ from mixcd.errors import (
     SettingError,
     UnsupportedTrainerError,
 )
-from mixcd.lift import permute_bins
-from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
-from mixcd.prior_dataset import PriorDataset
-from mixcd.probe import Probe, choose_probed
-from mixcd.rival_estimators import ScoredSamples
-from mixcd.sampling_scheduler import Draw
-from mixcd.trainer_predictions import predict_now, prior_pass_of
-from mixcd.trainer_seam import TrainerSeam
-from mixcd.vocabulary import Partition
+from mixcd.words.vocabulary import Partition
 from tiny import StopAt, assert_same_weights, make_model, make_rows, make_trainer, record_blocks, weights_of
 
 MIX_RATIO = 0.25

@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.lift import DrawSums, LiftSums, sum_draws, sum_window
-from mixcd.rehearsal_health import Seen, Vitals, add_step, empty_history, find_failure_signs, measure_vitals
-from mixcd.vocabulary import UNCACHED_BIN, DamageCounts, Partition
+from mixcd.ideas.lift import DrawSums, LiftSums, sum_draws, sum_window
+from mixcd.run.rehearsal_loop.rehearsal_health import (
+    Seen,
+    Vitals,
+    add_step,
+    empty_history,
+    find_failure_signs,
+    measure_vitals,
+)
+from mixcd.words.vocabulary import UNCACHED_BIN, DamageCounts, Partition
 
 SIZES = np.array([100, 100, 100])
 HEALTHY = Vitals(damage_rate=0.1, yield_rate=0.2, lift=1.5, lift_high=2.0, effective_bins=2.8, top_share=0.02)

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.batch_plan import BatchPlan
-from mixcd.collateral_damage_estimator import CountEstimator
-from mixcd.errors import PlanError, ResumeError, SettingError
-from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.probe import Probe
-from mixcd.rehearsal_health import measure_vitals
-from mixcd.rehearsal_loop import LEAST_LAG, RehearsalLoop
-from mixcd.sampling_scheduler import draw, weigh_candidates
-from mixcd.state_json import encode
-from mixcd.vocabulary import Observation, Partition
+from mixcd.ideas.batch_plan import BatchPlan
+from mixcd.ideas.collateral_damage_estimator import CountEstimator
+from mixcd.ideas.probe import Probe
+from mixcd.ideas.sampling_scheduler import draw, weigh_candidates
+from mixcd.run.rehearsal_loop.rehearsal_health import measure_vitals
+from mixcd.run.rehearsal_loop.rehearsal_loop import LEAST_LAG, RehearsalLoop
+from mixcd.run.rehearsal_loop.state_json import encode
+from mixcd.words.errors import PlanError, ResumeError, SettingError
+from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.vocabulary import Observation, Partition
 
 NEW_COUNT, PRIOR_COUNT = 30, 40
 PARTITION = Partition(np.arange(PRIOR_COUNT) % 4, ("a", "b", "c", "d"))

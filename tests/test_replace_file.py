@@ -1,6 +1,6 @@
 import pytest
 
-from mixcd.replace_file import replace_file
+from mixcd.words.files import replace_file
 
 
 def test_a_file_appears_whole(tmp_path):

@@ -3,15 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.rival_estimators import (
-    Exp3Estimator,
-    FixedWeights,
-    ScoredSamples,
-    keep_highest_loss,
-    stratify,
-)
-from mixcd.sampling_scheduler import draw
-from mixcd.vocabulary import UNCACHED_BIN, Observation, Partition
+from mixcd.edge.bench.rival_estimators import Exp3Estimator, FixedWeights, ScoredSamples, keep_highest_loss, stratify
+from mixcd.ideas.sampling_scheduler import draw
+from mixcd.words.vocabulary import UNCACHED_BIN, Observation, Partition
 
 FEW = settings(deadline=None, max_examples=60)
 BIN_IDS = st.lists(st.integers(0, 4), min_size=1, max_size=60)

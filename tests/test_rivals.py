@@ -13,10 +13,10 @@ from torch.nn import functional
 from transformers import Trainer
 
 import mixcd
-from mixcd.errors import SettingError
-from mixcd.sweep.find_task import load_function
-from mixcd.sweep.sweep_method import BUILT_IN
-from mixcd.sweep.sweep_run import Judge, RunSpec, run_once, trainer_arguments
+from mixcd.edge.bench.sweep.find_task import load_function
+from mixcd.edge.bench.sweep.sweep_method import BUILT_IN
+from mixcd.edge.bench.sweep.sweep_run import Judge, RunSpec, run_once, trainer_arguments
+from mixcd.words.errors import SettingError
 from tiny import assert_same_weights, weights_of
 from toy_sweep import write_toy
 

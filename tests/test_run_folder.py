@@ -4,9 +4,18 @@ import zipfile
 import pyarrow.parquet as pq
 import pytest
 
-from mixcd.errors import RunFolderError
-from mixcd.evaluation import DamagedSample, Evaluation, TaskChange
-from mixcd.run_folder import _RECORDED, EVALUATING, FINISHED, PRIOR_PASS, TRAINING, RunFolder, step_of, write_evaluation
+from mixcd.run.outcome.evaluation import DamagedSample, Evaluation, TaskChange
+from mixcd.run.outcome.run_folder import (
+    _RECORDED,
+    EVALUATING,
+    FINISHED,
+    PRIOR_PASS,
+    TRAINING,
+    RunFolder,
+    step_of,
+    write_evaluation,
+)
+from mixcd.words.errors import RunFolderError
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 
 import mixcd
 from command import call, record
-from mixcd.errors import RunFolderError, SettingError
-from mixcd.report.change_tables import MOST_ROWS
-from mixcd.run_findings import read_findings
-from mixcd.run_folder import RunFolder
-from mixcd.run_page import make_run_page
+from mixcd.run.outcome.evaluation import MOST_ROWS
+from mixcd.run.outcome.run_folder import RunFolder
+from mixcd.run.report.run_findings import read_findings
+from mixcd.run.report.run_page import make_run_page
+from mixcd.words.errors import RunFolderError, SettingError
 from tiny import make_rows, make_trainer
 
 

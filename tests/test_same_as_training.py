@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification, Trainer
 
 import mixcd
-from mixcd.errors import CacheError, UnsupportedTrainerError
+from mixcd.words.errors import CacheError, UnsupportedTrainerError
 from tiny import CLASSES, WORDS, collate, make_rows, make_trainer
 from tiny_sft import make_model as make_chat_model
 from tiny_sft import make_rows as make_chats

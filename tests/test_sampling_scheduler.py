@@ -4,9 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
-from mixcd.collateral_damage_estimator import CountEstimator
-from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.sampling_scheduler import (
+from mixcd.ideas.collateral_damage_estimator import CountEstimator
+from mixcd.ideas.sampling_scheduler import (
     CANDIDATE_COUNT,
     FLOOR,
     draw,
@@ -14,7 +13,8 @@ from mixcd.sampling_scheduler import (
     mix_with_floor,
     weigh_candidates,
 )
-from mixcd.vocabulary import Partition
+from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.vocabulary import Partition
 
 LARGE = 20_000  # more samples than candidates
 FEW = settings(deadline=None, max_examples=60)

@@ -17,9 +17,9 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mixcd.errors import SettingError
-from mixcd.model_loading import open_model
-from mixcd.saved_adapter import find_adapter, find_base, find_shared, put_adapter
+from mixcd.edge.model.loading import open_model
+from mixcd.edge.model.saved_adapter import find_adapter, find_base, find_shared, put_adapter
+from mixcd.words.errors import SettingError
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 LAYERS = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}

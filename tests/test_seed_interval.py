@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import brentq
 from scipy.stats import norm, t, ttest_rel
 
-from mixcd.seed_interval import bound_ratio, capture_headroom, estimate, estimate_mean
+from mixcd.edge.bench.frontier.seed_interval import bound_ratio, capture_headroom, estimate, estimate_mean
 
 SEEDS = st.integers(2, 9)
 

@@ -11,13 +11,13 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 import mixcd
-from mixcd.data_source import open_data
-from mixcd.errors import DataError, UnsupportedTrainerError
-from mixcd.prediction_cache import read_basis, read_manifest
-from mixcd.prior_dataset import PriorDataset
-from mixcd.sft_trainer import prepare_raw
-from mixcd.trainer_predictions import predict_now
-from mixcd.trainer_support import require_alike
+from mixcd.matter.base_model.prediction_cache import read_basis, read_manifest
+from mixcd.matter.prior_and_new_data.data_source import open_data
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.sft_trainer import prepare_raw
+from mixcd.run.trainer.trainer_predictions import predict_now
+from mixcd.run.trainer.trainer_support import require_alike
+from mixcd.words.errors import DataError, UnsupportedTrainerError
 from tiny_sft import make_model, make_rows, make_sft_trainer
 
 PRIOR_COUNT = 100

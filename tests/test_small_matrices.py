@@ -1,7 +1,7 @@
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from mixcd.small_matrices import SmallMatrices
+from mixcd.ideas.collateral_damage_estimator.small_matrices import SmallMatrices
 
 
 def threads():

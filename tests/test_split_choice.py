@@ -2,9 +2,9 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 
 import mixcd
-from mixcd.errors import DataError
-from mixcd.prior_dataset import PriorDataset
-from mixcd.split_choice import choose_held_out, choose_rehearsed
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.matter.prior_and_new_data.split_choice import choose_held_out, choose_rehearsed
+from mixcd.words.errors import DataError
 from tiny import collate, make_rows, make_trainer
 
 ROWS = Dataset.from_dict({"x": [1]})

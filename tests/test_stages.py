@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from transformers import BertConfig, BertForQuestionAnswering
 
-from mixcd.run_folder import RunFolder
-from mixcd.run_ledger import read_ledger
+from mixcd.edge.stages.run_ledger import read_ledger
+from mixcd.run.outcome.run_folder import RunFolder
 from task_workspace import make_span_tokenizer
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -27,7 +27,7 @@ def stages(tmp_path, monkeypatch):
     BertForQuestionAnswering(BertConfig(vocab_size=60, **sizes)).save_pretrained(tmp_path / "pretrained")
     make_span_tokenizer().save_pretrained(tmp_path / "pretrained")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-datasets")
-    monkeypatch.setattr("mixcd.rehearsal.LEAST_SHARE_RIGHT", 0.0)
+    monkeypatch.setattr("mixcd.run.trainer.attach.LEAST_SHARE_RIGHT", 0.0)
     for name, value in {"HERE": tmp_path, "HELD_OUT": 10, "MOST_TOKENS": 16, "LAYERS": 1}.items():
         monkeypatch.setattr(made, name, value)
     monkeypatch.setattr(made, "find_minilm", lambda: tmp_path / "pretrained")

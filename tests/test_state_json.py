@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mixcd.lift import DrawSums, LiftSums
-from mixcd.rehearsal_health import DamageHistory, Seen, empty_history
-from mixcd.state_json import decode, encode
-from mixcd.vocabulary import DamageCounts
+from mixcd.ideas.lift import DrawSums, LiftSums
+from mixcd.run.rehearsal_loop.rehearsal_health import DamageHistory, Seen, empty_history
+from mixcd.run.rehearsal_loop.state_json import decode, encode
+from mixcd.words.vocabulary import DamageCounts
 
 FEW = settings(deadline=None, max_examples=80)
 # every bit pattern: NaN with any payload, infinities, -0.0, subnormal numbers

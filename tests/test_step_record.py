@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from transformers import TrainerState
 
-from mixcd.prediction_observer import NEW_SAMPLE
-from mixcd.rehearsal_health import Vitals
-from mixcd.step_record import StepRecord, StepRecorder, read_steps, summarise_step, write_steps
-from mixcd.vocabulary import DamageCounts, Observation
+from mixcd.matter.fine_tuned_model.prediction_observer import NEW_SAMPLE
+from mixcd.run.outcome.step_record import StepRecord, StepRecorder, read_steps, summarise_step, write_steps
+from mixcd.run.rehearsal_loop.rehearsal_health import Vitals
+from mixcd.words.vocabulary import DamageCounts, Observation
 
 COUNTS = DamageCounts(np.array([1.0, 1.0]), np.array([0.0, 1.0]))
 VITALS = Vitals(0.1, 0.2, float("nan"), float("inf"), 2.0, 0.3)

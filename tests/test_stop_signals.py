@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from mixcd.stop_signals import Stopped, StopSignals
+from mixcd.edge.train.stop_signals import Stopped, StopSignals
 
 
 @pytest.fixture

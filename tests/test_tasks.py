@@ -18,9 +18,9 @@ from transformers import (
 )
 
 import mixcd
-from mixcd.errors import DataError, SettingError, UnsupportedTrainerError
-from mixcd.prior_dataset import PriorDataset
-from mixcd.trainer_predictions import predict_now
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.trainer_predictions import predict_now
+from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError
 from tiny_tasks import FAMILIES, SMALL, STILL, WORDS, collate
 
 PRIOR_COUNT = 200

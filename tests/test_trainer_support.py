@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
 from transformers import Trainer
 
 import mixcd
-from mixcd.errors import UnsupportedTrainerError
+from mixcd.words.errors import UnsupportedTrainerError
 from tiny import collate, make_rows, make_trainer
 
 

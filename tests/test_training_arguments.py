@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 from transformers import TrainingArguments
 
-from mixcd.config import Config
-from mixcd.errors import SettingError
-from mixcd.training_arguments import check_arguments, make_arguments, resolve_arguments
+from mixcd.edge.config.config import Config
+from mixcd.edge.train.arguments import check_arguments, make_arguments, resolve_arguments
+from mixcd.words.errors import SettingError
 
 
 def make_config(training, **changes):

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from command import at_step, call, contents, record, send
-from mixcd import prior_pass, training_run
-from mixcd.config import read_config
-from mixcd.data_source import open_data
-from mixcd.rehearsal import Rehearsal
+from mixcd.edge.config.config import read_config
+from mixcd.edge.train import training_run
+from mixcd.matter.base_model import prior_pass
+from mixcd.matter.prior_and_new_data.data_source import open_data
+from mixcd.run.trainer.attach import Rehearsal
 from tiny import make_rows
 from workspace import write_csv, write_jsonl
 

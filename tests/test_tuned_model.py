@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mixcd.errors import RunFolderError
-from mixcd.tuned_model import save_tuned
+from mixcd.edge.model.tuned import save_tuned
+from mixcd.words.errors import RunFolderError
 from tiny import make_model
 from workspace import make_tokenizer
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.errors import DataError, RehearsalError, UnknownSampleError
-from mixcd.vocabulary import (
+from mixcd.words.errors import DataError, RehearsalError, UnknownSampleError
+from mixcd.words.vocabulary import (
     UNCACHED_BIN,
     DamageCounts,
     Observation,
@@ -31,7 +31,7 @@ def test_bin_sizes_count_every_bin_and_leave_uncached_samples_out():
 
 
 def test_bin_sizes_are_those_of_all_chunks(monkeypatch):
-    monkeypatch.setattr("mixcd.vocabulary._CHUNK", 3)
+    monkeypatch.setattr("mixcd.words.vocabulary._CHUNK", 3)
     assert Partition(np.array([0, 1, UNCACHED_BIN, 1, 1, 0, UNCACHED_BIN]), ("a", "b")).bin_sizes.tolist() == [2, 3]
 
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.wise_ft import average_weights
+from mixcd.edge.bench.sweep.wise_ft import average_weights
 from tiny import assert_same_weights, make_model
 
 

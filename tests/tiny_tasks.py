@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from device import USE_CPU
-from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens
+from mixcd.matter.correctness import NearTarget, RightClass, RightLabels, RightSpan, RightTokens
 
 WORDS = 40
 SMALL = {

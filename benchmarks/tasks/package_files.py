@@ -14,8 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mixcd.errors import DataError
-from mixcd.replace_file import replace_file
+from mixcd.words.errors import DataError
+from mixcd.words.files import replace_file
 
 CACHE_VARIABLE = "MIXCD_BENCHMARK_DATA"
 """The environment variable that names the cache folder."""

@@ -13,7 +13,7 @@ import fast_lane
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from mixcd.sweep.sweep_task import SweepTask
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
 
 FROM_LABEL, TO_LABEL = 2, 1
 

@@ -25,9 +25,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mixcd.demo.demo_data import find_minilm
-from mixcd.sweep.sweep_task import SweepTask
-from mixcd.vocabulary import Ids
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
+from mixcd.edge.demo.demo_data import find_minilm
+from mixcd.words.vocabulary import Ids
 
 LAYERS = 3
 TRAINING: Mapping[str, Any] = MappingProxyType(

@@ -44,8 +44,8 @@ from package_files import Package, read_member
 from questions import pair_questions, read_passages
 from text_pool import TextPool
 
-from mixcd.demo.demo_data import load_tweets
-from mixcd.keyed_random import Stream, keyed_generator
+from mixcd.edge.demo.demo_data import load_tweets
+from mixcd.words.keyed_random import Stream, keyed_generator
 
 MOST_HELD_OUT = 6000
 """Held-out rows of a task, at most."""

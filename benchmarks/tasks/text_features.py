@@ -13,9 +13,9 @@ from text_pool import TextPool
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from mixcd.batched_inference import batch_by_tokens
-from mixcd.demo.demo_data import find_minilm
-from mixcd.replace_file import replace_file
+from mixcd.edge.demo.demo_data import find_minilm
+from mixcd.matter.base_model.batched_inference import batch_by_tokens
+from mixcd.words.files import replace_file
 
 MAX_TOKENS = 64
 _BATCH_SIZE = 32

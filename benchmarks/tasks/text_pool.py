@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.vocabulary import Ids
+from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.vocabulary import Ids
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from text_pool import TextPool
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from mixcd.correctness_rule import RightTokens
-from mixcd.replace_file import replace_file
-from mixcd.sweep.sweep_task import SweepTask
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
+from mixcd.matter.correctness import RightTokens
+from mixcd.words.files import replace_file
 
 VERSIONS = {
     "en": "94909bac5e64e02325a35ce1e634366a",

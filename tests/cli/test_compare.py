@@ -8,10 +8,10 @@ import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM
 
-from mixcd.cli import run
-from mixcd.cli.comparison_tables import make_tables, print_comparison
-from mixcd.comparison.comparison import Comparison, SampleDamage, compare_outcomes
-from mixcd.evaluation import TaskChange
+from mixcd.edge.cli import run
+from mixcd.edge.cli.comparison_tables import make_tables, print_comparison
+from mixcd.edge.compare.comparison import Comparison, SampleDamage, compare_outcomes
+from mixcd.run.outcome.evaluation import TaskChange
 from outcomes import make_uneven
 from task_workspace import write_rows as write_json_rows
 from tiny import make_rows

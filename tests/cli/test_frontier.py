@@ -6,8 +6,8 @@ import re
 import pytest
 
 from frontier_rows import make_row, make_sweep
-from mixcd.cli import run
-from mixcd.sweep.sweep_results import write_results
+from mixcd.edge.bench.sweep.sweep_results import write_results
+from mixcd.edge.cli import run
 
 ALL = ("uniform", "drift", "none", "oracle-hard")
 

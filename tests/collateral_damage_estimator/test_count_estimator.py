@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from mixcd.collateral_damage_estimator import CountEstimator, damage_intervals
-from mixcd.errors import SettingError, UnknownSampleError
-from mixcd.vocabulary import UNCACHED_BIN, DamageCounts, Observation, Partition
+from mixcd.ideas.collateral_damage_estimator import CountEstimator, damage_intervals
+from mixcd.words.errors import SettingError, UnknownSampleError
+from mixcd.words.vocabulary import UNCACHED_BIN, DamageCounts, Observation, Partition
 
 PARTITION = Partition(np.array([0, 0, 0, 1, 1, 2, UNCACHED_BIN]), ("easy", "hard", "rare"))
 RIGHT = np.ones(7, dtype=bool)

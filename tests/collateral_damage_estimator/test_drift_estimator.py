@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from mixcd.collateral_damage_estimator import DriftEstimator, drift_estimator
-from mixcd.collateral_damage_estimator.drift_estimator import DriftState
-from mixcd.errors import DataError, SettingError, UnknownSampleError
-from mixcd.vocabulary import Observation
+from mixcd.ideas.collateral_damage_estimator import DriftEstimator, drift_estimator
+from mixcd.ideas.collateral_damage_estimator.drift_estimator import DriftState
+from mixcd.words.errors import DataError, SettingError, UnknownSampleError
+from mixcd.words.vocabulary import Observation
 
 SAMPLES, FEATURES, CLASSES = 400, 6, 3
 

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from mixcd.collateral_damage_estimator import CountEstimator, FactoredEstimator
-from mixcd.errors import DataError, SettingError, UnknownSampleError
-from mixcd.sampling_scheduler import draw
-from mixcd.state_json import decode, encode
-from mixcd.vocabulary import UNCACHED_BIN, Observation, Partition
+from mixcd.ideas.collateral_damage_estimator import CountEstimator, FactoredEstimator
+from mixcd.ideas.sampling_scheduler import draw
+from mixcd.run.rehearsal_loop.state_json import decode, encode
+from mixcd.words.errors import DataError, SettingError, UnknownSampleError
+from mixcd.words.vocabulary import UNCACHED_BIN, Observation, Partition
 
 BY_LOSS = Partition(np.array([0, 0, 0, 1, 1, 2, UNCACHED_BIN]), ("easy", "hard", "rare"))
 BY_LABEL = Partition(np.array([0, 1, 1, 0, 1, 1, UNCACHED_BIN]), ("no", "yes"))

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 import mixcd
 import tiny_sft
-from mixcd.data_config import ColumnsConfig
-from mixcd.errors import DataError, SettingError
+from mixcd.edge.config.data_config import ColumnsConfig
+from mixcd.words.errors import DataError, SettingError
 from task_workspace import write_rows
 
 

@@ -5,17 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.comparison.comparison import (
-    Comparison,
-    compare_outcomes,
-    expect_lost_guesses,
-    rank_damaged,
-)
-from mixcd.comparison.partition_damage import measure_damage, rank_partitions
-from mixcd.errors import SettingError
-from mixcd.evaluation import LEAST_SAMPLES, TaskChange
-from mixcd.lift import permute_bins
-from mixcd.vocabulary import Partition
+from mixcd.edge.compare.comparison import Comparison, compare_outcomes, expect_lost_guesses, rank_damaged
+from mixcd.edge.compare.partition_damage import measure_damage, rank_partitions
+from mixcd.ideas.lift import permute_bins
+from mixcd.run.outcome.evaluation import LEAST_SAMPLES, TaskChange
+from mixcd.words.errors import SettingError
+from mixcd.words.vocabulary import Partition
 from outcomes import make_uneven
 
 ROWS = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=120)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from mixcd.comparison.comparison import PRIOR_LOSS, Comparison, compare_outcomes
-from mixcd.comparison.comparison_verdict import judge_damage, judge_rehearsal, list_hardest
-from mixcd.evaluation import TaskChange
-from mixcd.vocabulary import Partition
+from mixcd.edge.compare.comparison import PRIOR_LOSS, Comparison, compare_outcomes
+from mixcd.edge.compare.verdict import judge_damage, judge_rehearsal, list_hardest
+from mixcd.run.outcome.evaluation import TaskChange
+from mixcd.words.vocabulary import Partition
 from outcomes import make_uneven
 
 

@@ -11,14 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 import mixcd
-from mixcd.comparison import compared_models
-from mixcd.comparison.compared_samples import renumber_labels
-from mixcd.comparison.comparison import PRIOR_LOSS
-from mixcd.comparison.comparison_verdict import judge_damage
-from mixcd.data_config import ColumnsConfig
-from mixcd.errors import CacheError, DataError, SettingError
-from mixcd.model_loading import open_model
-from mixcd.prior_predictions import predict_prior
+from mixcd.edge.compare import models as compared_models
+from mixcd.edge.compare.comparison import PRIOR_LOSS
+from mixcd.edge.compare.samples import renumber_labels
+from mixcd.edge.compare.verdict import judge_damage
+from mixcd.edge.config.data_config import ColumnsConfig
+from mixcd.edge.model.loading import open_model
+from mixcd.matter.base_model.prior_predictions import predict_prior
+from mixcd.words.errors import CacheError, DataError, SettingError
 from tiny import CLASSES, collate, make_rows
 from tiny_tasks import FAMILIES, SMALL
 from tiny_tasks import collate as collate_task
@@ -329,7 +329,7 @@ def test_the_cache_of_a_run_is_one_of_its_held_out_data(folders):
     text = (folders / "config.toml").read_text()
     text = text.replace('path = "prior.csv"', 'path = "prior.csv"\nheld_out = { path = "held.csv" }')
     (folders / "config.toml").write_text(text)
-    from mixcd.cli import run
+    from mixcd.edge.cli import run
 
     with pytest.raises(SystemExit):
         run(("train", "config.toml"))

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 import tiny_sft
-from mixcd.comparison.sample_texts import read_gold, read_text
-from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens
-from mixcd.data_config import ColumnsConfig
-from mixcd.held_out import TEXT_START
+from mixcd.edge.compare.texts import read_gold, read_text
+from mixcd.edge.config.data_config import ColumnsConfig
+from mixcd.matter.correctness import NearTarget, RightClass, RightLabels, RightSpan, RightTokens
+from mixcd.run.trainer.held_out import TEXT_START
 
 TOKENIZER = tiny_sft.make_tokenizer()
 ADD, TAKE, EOS, THREE = 5, 6, 1, 10

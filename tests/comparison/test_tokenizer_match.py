@@ -2,8 +2,8 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mixcd.comparison.tokenizer_match import require_same_tokens
-from mixcd.errors import DataError
+from mixcd.edge.compare.tokenizer_match import require_same_tokens
+from mixcd.words.errors import DataError
 
 
 def make_tokenizer(words=("[PAD]", "[UNK]", "a", "b"), normalizer=None):

@@ -17,8 +17,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, choose_rule, is_causal
-from mixcd.errors import DataError, SettingError, UnsupportedTrainerError
+from mixcd.matter.correctness import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, choose_rule
+from mixcd.matter.model_shape.model_kind import is_causal
+from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError
 from tiny_tasks import FAMILIES
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}

@@ -12,9 +12,9 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
 )
 
-from mixcd.correctness_rule import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, right_tokens
-from mixcd.correctness_rule.reading import apply_tolerance
-from mixcd.errors import DataError, SettingError, UnsupportedTrainerError
+from mixcd.matter.correctness import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, right_tokens
+from mixcd.matter.correctness.reading import apply_tolerance
+from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError
 
 IDS = np.array([10, 11, 12])
 CAUSAL, PAIRED = RightTokens(is_shifted=True), RightTokens(is_shifted=False)

@@ -4,8 +4,8 @@ from datasets import ClassLabel, Dataset, Features, Json, List, Value, load_from
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mixcd.data_preparation.class_preparation import ColumnNames, prepare_classes
-from mixcd.errors import DataError
+from mixcd.matter.prior_and_new_data.preparation.classes import ColumnNames, prepare_classes
+from mixcd.words.errors import DataError
 
 LABEL_IDS = {"neg": 0, "pos": 1}
 WORDS = ["[UNK]", "[PAD]", "[SEP]", "good", "bad", "film"]

@@ -4,8 +4,8 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.data_preparation.data_preparation import split_held_out
-from mixcd.errors import DataError, SettingError
+from mixcd.matter.prior_and_new_data.preparation.preparation import split_held_out
+from mixcd.words.errors import DataError, SettingError
 
 
 def hold_out(count, share, seed=0, text="a"):

@@ -2,8 +2,8 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from mixcd.data_preparation.pair_preparation import PairColumns, prepare_pairs
-from mixcd.errors import DataError
+from mixcd.matter.prior_and_new_data.preparation.pairs import PairColumns, prepare_pairs
+from mixcd.words.errors import DataError
 from task_workspace import make_pair_tokenizer
 
 

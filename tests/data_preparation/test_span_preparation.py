@@ -5,8 +5,8 @@ import pytest
 from datasets import Dataset
 from transformers import BertTokenizer
 
-from mixcd.data_preparation.span_preparation import SpanColumns, prepare_spans
-from mixcd.errors import DataError
+from mixcd.matter.prior_and_new_data.preparation.spans import SpanColumns, prepare_spans
+from mixcd.words.errors import DataError
 from task_workspace import make_span_tokenizer
 
 

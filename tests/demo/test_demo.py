@@ -9,9 +9,9 @@ import pytest
 from transformers.utils import logging as transformers_logging
 
 from command import call
-from mixcd.demo.demo import BASE, MIX_CD, PRIOR, WITHOUT_REHEARSAL, DemoSize, name_comparison, run_demo
-from mixcd.demo.demo_data import LABELS, PRIOR_TOPICS
-from mixcd.errors import SettingError
+from mixcd.edge.demo.demo import BASE, MIX_CD, PRIOR, WITHOUT_REHEARSAL, DemoSize, name_comparison, run_demo
+from mixcd.edge.demo.demo_data import LABELS, PRIOR_TOPICS
+from mixcd.words.errors import SettingError
 
 SIZE = DemoSize(base_steps=6, steps=4, test_count=60, prior_count=160)
 
@@ -78,7 +78,7 @@ def test_only_what_an_earlier_demo_wrote_is_replaced(tmp_path, monkeypatch):
     def stop(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mixcd.demo.demo.load_tweets", stop)
+    monkeypatch.setattr("mixcd.edge.demo.demo.load_tweets", stop)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "made-by-mixcd-demo.txt", "mine.html"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixcd.demo.demo_result import (
+from mixcd.edge.demo.demo_result import (
     HEADINGS,
     CorrectFlags,
     DemoResult,
@@ -12,7 +12,7 @@ from mixcd.demo.demo_result import (
     make_table,
     to_markdown,
 )
-from mixcd.evaluation import TaskChange
+from mixcd.run.outcome.evaluation import TaskChange
 
 COUNT = 1000
 CHANGE = TaskChange(sample_count=COUNT, right_before=750, damaged_count=260, gained_count=60)

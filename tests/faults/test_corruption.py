@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mixcd import prediction_cache, prior_pass
-from mixcd.errors import CacheError
-from mixcd.prior_predictions import PriorPredictions, predict_prior
+from mixcd.matter.base_model import prediction_cache, prior_pass
+from mixcd.matter.base_model.prior_predictions import PriorPredictions, predict_prior
+from mixcd.words.errors import CacheError
 from tiny import collate, make_model, make_rows
 
 CORRUPTIONS = int(os.environ.get("MIXCD_FAULT_CORRUPTIONS", "60"))

@@ -14,11 +14,11 @@ import pytest
 import real_run
 import transformers
 
-from mixcd import cli
-from mixcd.errors import PlanError
-from mixcd.lock_folder import lock_folder
-from mixcd.rehearsal_loop import RehearsalLoop
-from mixcd.run_folder import RunFolder
+from mixcd.edge import cli
+from mixcd.run.outcome.run_folder import RunFolder
+from mixcd.run.rehearsal_loop.rehearsal_loop import RehearsalLoop
+from mixcd.words.errors import PlanError
+from mixcd.words.files import lock_folder
 
 STUBBED = "MIXCD_FAULT_STUB" in os.environ
 

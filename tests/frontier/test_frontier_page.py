@@ -1,9 +1,9 @@
 from pathlib import Path
 
 from frontier_rows import make_row, make_sweep
-from mixcd.frontier.frontier_page import judge_frontier, make_frontier_page
-from mixcd.frontier.frontier_report import report_frontier
-from mixcd.report.page import render_page
+from mixcd.edge.bench.frontier.frontier_page import judge_frontier, make_frontier_page
+from mixcd.edge.bench.frontier.frontier_report import report_frontier
+from mixcd.run.report.page import render_page
 
 ALL = ("uniform", "drift", "none", "oracle-hard")
 

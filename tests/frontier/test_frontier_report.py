@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from frontier_rows import make_row, make_sweep
-from mixcd.errors import DataError, SettingError
-from mixcd.frontier.frontier_comparison import match_gain, measure_volumes
-from mixcd.frontier.frontier_report import report_frontier
-from mixcd.frontier.frontier_runs import gather_runs, join_results, judge_by, require_half
-from mixcd.seed_interval import estimate_mean
+from mixcd.edge.bench.frontier.frontier_comparison import match_gain, measure_volumes
+from mixcd.edge.bench.frontier.frontier_report import report_frontier
+from mixcd.edge.bench.frontier.frontier_runs import gather_runs, join_results, judge_by, require_half
+from mixcd.edge.bench.frontier.seed_interval import estimate_mean
+from mixcd.words.errors import DataError, SettingError
 
 
 def find_method(report, name):

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.errors import DataError
-from mixcd.partition_strategy import ByColumn
-from mixcd.vocabulary import PriorTable
+from mixcd.ideas.partition_strategy import ByColumn
+from mixcd.words.errors import DataError
+from mixcd.words.vocabulary import PriorTable
 
 
 def assign(name, **columns):

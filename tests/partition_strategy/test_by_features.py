@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mixcd.errors import DataError, SettingError
-from mixcd.partition_strategy import ByColumn, ByFeatures, ByPriorLoss, Combined
-from mixcd.partition_strategy.by_features import FITTED_ROWS
-from mixcd.vocabulary import PriorTable
+from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss, Combined
+from mixcd.ideas.partition_strategy.by_features import FITTED_ROWS
+from mixcd.words.errors import DataError, SettingError
+from mixcd.words.vocabulary import PriorTable
 
 FEW = settings(deadline=None, max_examples=60)
 FEATURES = hnp.arrays(
@@ -90,7 +90,7 @@ def test_another_seed_may_start_elsewhere():
 def test_rows_that_were_not_fitted_get_the_nearest_centre_chunk_by_chunk(monkeypatch):
     features, truth = make_blobs(samples=FITTED_ROWS + 3000, clusters=3)
     whole = assign(features, 6)
-    monkeypatch.setattr("mixcd.partition_strategy.by_features._CHUNK", 1000)
+    monkeypatch.setattr("mixcd.ideas.partition_strategy.by_features._CHUNK", 1000)
     assert assign(features, 6).bin_ids.tolist() == whole.bin_ids.tolist()
     assert all(len(set(truth[whole.bin_ids == bin_id])) == 1 for bin_id in range(whole.bin_count))
 

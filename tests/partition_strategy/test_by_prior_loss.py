@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mixcd.errors import DataError, SettingError
-from mixcd.partition_strategy import ByPriorLoss
-from mixcd.vocabulary import PriorTable
+from mixcd.ideas.partition_strategy import ByPriorLoss
+from mixcd.words.errors import DataError, SettingError
+from mixcd.words.vocabulary import PriorTable
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 TIED = st.sampled_from([0.0, 0.5, 1.0, 2.5, 4.0, 8.0])

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.errors import DataError, SettingError
-from mixcd.partition_strategy import ByColumn, ByPriorLoss, Combined
-from mixcd.vocabulary import PriorTable
+from mixcd.ideas.partition_strategy import ByColumn, ByPriorLoss, Combined
+from mixcd.words.errors import DataError, SettingError
+from mixcd.words.vocabulary import PriorTable
 
 ROW = st.tuples(st.floats(0, 9, allow_nan=False), st.integers(0, 3), st.sampled_from(["en", "fr", "de"]))
 ROWS = st.lists(ROW, min_size=1, max_size=50)

@@ -1,5 +1,5 @@
-from mixcd.evaluation import TaskChange
-from mixcd.report.change_tables import list_bins, list_damaged, tell_scores
+from mixcd.run.outcome.evaluation import TaskChange
+from mixcd.run.report.change_tables import list_bins, list_damaged, tell_scores
 
 
 def test_scores_have_intervals_and_flips_both_ways():

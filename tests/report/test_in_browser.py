@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from mixcd.comparison.comparison import SampleDamage, compare_outcomes
-from mixcd.comparison.comparison_page import write_report
-from mixcd.report.page import write_page
-from mixcd.run_findings import RunFindings
-from mixcd.run_page import make_run_page
-from mixcd.vocabulary import Partition
+from mixcd.edge.compare.comparison import SampleDamage, compare_outcomes
+from mixcd.edge.compare.page import write_report
+from mixcd.run.report.page import write_page
+from mixcd.run.report.run_findings import RunFindings
+from mixcd.run.report.run_page import make_run_page
+from mixcd.words.vocabulary import Partition
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [

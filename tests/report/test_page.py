@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from mixcd.errors import SettingError
-from mixcd.report.page import Page, Section, Share, Table, render_page, write_page
-from mixcd.report.svg_picture import INK, SERIES, draw_svg
+from mixcd.run.report.page import Page, Section, Share, Table, render_page, write_page
+from mixcd.run.report.svg_picture import INK, SERIES, draw_svg
+from mixcd.words.errors import SettingError
 
 HOSTILE = "<script>alert(1)</script> \u202e \x00 \ud800 \"' & " + "w" * 10_000
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixcd.report.shown_text import MOST_SHOWN, show_text
+from mixcd.run.report.shown_text import MOST_SHOWN, show_text
 
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
 

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mixcd.errors import DataError, FolderInUseError, SettingError
-from mixcd.lock_folder import lock_file, lock_folder
-from mixcd.sweep import sweep as sweep_module
-from mixcd.sweep.sweep import SweepProgress, run_sweep
-from mixcd.sweep.sweep_config import read_sweep
-from mixcd.sweep.sweep_results import RESULTS_SCHEMA, read_results, run_key, write_results
+from mixcd.edge.bench.sweep import sweep as sweep_module
+from mixcd.edge.bench.sweep.sweep import SweepProgress, run_sweep
+from mixcd.edge.bench.sweep.sweep_config import read_sweep
+from mixcd.edge.bench.sweep.sweep_results import RESULTS_SCHEMA, read_results, run_key, write_results
+from mixcd.words.errors import DataError, FolderInUseError, SettingError
+from mixcd.words.files import lock_file, lock_folder
 from toy_sweep import without_times, write_toy
 
 ALL = [(name, ratio, seed) for seed in (0, 1) for name, ratio in [("none", 0.0), ("uniform", 0.25), ("uniform", 0.5)]]
@@ -24,7 +24,9 @@ ALL = [(name, ratio, seed) for seed in (0, 1) for name, ratio in [("none", 0.0),
 def quick_start():
     """Workers forked from a clean process that has imported everything: they start in no time."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mixcd.sweep.sweep", "mixcd.sweep.sweep_run", "mixcd.cli.calm"])
+    context.set_forkserver_preload(
+        ["mixcd.edge.bench.sweep.sweep", "mixcd.edge.bench.sweep.sweep_run", "mixcd.edge.quiet"]
+    )
     return context
 
 

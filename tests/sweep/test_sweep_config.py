@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixcd.errors import DataError, SettingError
-from mixcd.partition_strategy import ByColumn, ByPriorLoss
-from mixcd.prior_dataset import PriorDataset
-from mixcd.sweep.find_task import find_task, load_function
-from mixcd.sweep.sweep_config import (
+from mixcd.edge.bench.sweep.find_task import find_task, load_function
+from mixcd.edge.bench.sweep.sweep_config import (
     SweepConfig,
     describe_method,
     list_runs,
@@ -19,9 +16,12 @@ from mixcd.sweep.sweep_config import (
     read_sweep,
     resolve_method,
 )
-from mixcd.sweep.sweep_method import BUILT_IN, ESTIMATORS, ProbeSettings, choose_estimator
-from mixcd.sweep.sweep_run import Judge, make_plain_trainer, require_task, run_once
-from mixcd.vocabulary import Partition
+from mixcd.edge.bench.sweep.sweep_method import BUILT_IN, ESTIMATORS, ProbeSettings, choose_estimator
+from mixcd.edge.bench.sweep.sweep_run import Judge, make_plain_trainer, require_task, run_once
+from mixcd.ideas.partition_strategy import ByColumn, ByPriorLoss
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.errors import DataError, SettingError
+from mixcd.words.vocabulary import Partition
 from toy_sweep import write_toy
 
 

@@ -5,14 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from frontier_rows import make_row, make_sweep
-from mixcd.errors import DataError
-from mixcd.sweep.sweep_results import (
-    RESULTS_FORMAT,
-    RESULTS_SCHEMA,
-    read_results,
-    run_key,
-    write_results,
-)
+from mixcd.edge.bench.sweep.sweep_results import RESULTS_FORMAT, RESULTS_SCHEMA, read_results, run_key, write_results
+from mixcd.words.errors import DataError
 
 
 def refusal(path):

@@ -7,15 +7,22 @@ import pytest
 import torch
 from transformers import Trainer
 
-from mixcd.correctness_rule import RightClass
-from mixcd.errors import DataError, SettingError
-from mixcd.partition_strategy import ByPriorLoss
-from mixcd.prior_dataset import PriorDataset
-from mixcd.sweep.find_task import load_function
-from mixcd.sweep.sweep_method import BUILT_IN, Method, ProbeSettings
-from mixcd.sweep.sweep_results import RESULTS_SCHEMA
-from mixcd.sweep.sweep_run import Judge, RunSpec, make_plain_trainer, require_task, run_once, trainer_arguments
-from mixcd.trainer_predictions import predict_now
+from mixcd.edge.bench.sweep.find_task import load_function
+from mixcd.edge.bench.sweep.sweep_method import BUILT_IN, Method, ProbeSettings
+from mixcd.edge.bench.sweep.sweep_results import RESULTS_SCHEMA
+from mixcd.edge.bench.sweep.sweep_run import (
+    Judge,
+    RunSpec,
+    make_plain_trainer,
+    require_task,
+    run_once,
+    trainer_arguments,
+)
+from mixcd.ideas.partition_strategy import ByPriorLoss
+from mixcd.matter.correctness import RightClass
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.trainer_predictions import predict_now
+from mixcd.words.errors import DataError, SettingError
 from toy_sweep import without_times, write_toy
 
 NAMED = {"task": "toy", "method": "x", "settings": "{}"}
@@ -235,7 +242,7 @@ def test_the_lag_floor_and_partition_are_the_methods(run, monkeypatch):
         seen.update(settings)
         raise SettingError("enough")
 
-    monkeypatch.setattr("mixcd.sweep.sweep_run.attach", spy)
+    monkeypatch.setattr("mixcd.edge.bench.sweep.sweep_run.attach", spy)
     with pytest.raises(SettingError, match="enough"):
         run(Method("counts", partition=ByPriorLoss(3), floor=0.2, lag=4), seed=5)
     assert (seen["partition"], seen["floor"], seen["lag"], seen["seed"]) == (ByPriorLoss(3), 0.2, 4, 5)

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM
 
 from command import at_step, call, contents, record, send
-from mixcd.sweep.find_task import find_task
-from mixcd.sweep.sweep_config import make_spec, read_sweep
-from mixcd.sweep.sweep_run import Judge, make_plain_trainer, require_task, run_once
+from mixcd.edge.bench.sweep.find_task import find_task
+from mixcd.edge.bench.sweep.sweep_config import make_spec, read_sweep
+from mixcd.edge.bench.sweep.sweep_run import Judge, make_plain_trainer, require_task, run_once
 from task_workspace import TASK_WORKSPACES
 
 TRAIN = ("train", "config.toml")

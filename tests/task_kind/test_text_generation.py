@@ -6,11 +6,11 @@ from datasets import load_from_disk
 
 import tiny_sft
 from command import call
-from mixcd.config import Config
-from mixcd.data_source import open_data
-from mixcd.run_setup import set_up
-from mixcd.task_kind import TextGeneration
-from mixcd.training_arguments import make_arguments
+from mixcd.edge.config.config import Config
+from mixcd.edge.task_kind import TextGeneration
+from mixcd.edge.train.arguments import make_arguments
+from mixcd.edge.train.setup import set_up
+from mixcd.matter.prior_and_new_data.data_source import open_data
 from task_workspace import write_rows
 
 TRAIN = ("train", "config.toml")

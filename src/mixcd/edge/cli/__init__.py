@@ -1,0 +1,374 @@
+"""The command line's commands."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from mixcd.edge.train.stop_signals import Stopped
+from mixcd.words.errors import WRONG_PLACE, RehearsalError, SweepError
+from mixcd.words.version import __version__
+
+FAILED, WRONG_REQUEST, TOO_DAMAGED, INTERRUPTED = 1, 2, 3, 130
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+app = typer.Typer(
+    name="mixcd",
+    help="Fine-tune a model on a new task without losing what it already knows.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML config; `mixcd init` writes one.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value, such as training.learning_rate=1e-4; repeatable."),
+]
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, and exit.
+
+    A wrong request is one line on stderr and exit code 2; a run that failed, 1; one that a signal stopped,
+    128 and the signal's number.
+
+    Args:
+        arguments: The command's arguments; those of the process by default.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        code = app([argument for argument in given if argument != "--debug"], prog_name="mixcd", standalone_mode=False)
+    except Stopped as stopped:
+        _exit(128 + stopped.signal_number, str(stopped))
+    except TyperException as error:
+        message = error.format_message().rstrip(".") or "No command is named"  # Typer showed the help
+        _exit(WRONG_REQUEST, f"{message}{'' if message.endswith('?') else '.'} See `mixcd --help`.")
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _exit(*_explain(error))
+    if code == INTERRUPTED:
+        _exit(INTERRUPTED, "Stopped.")
+    raise SystemExit(code)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the line that tell of an error."""
+    if isinstance(error, RehearsalError):
+        return FAILED if isinstance(error, SweepError) else WRONG_REQUEST, str(error)
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return FAILED, (
+            f"{_name_of(error)} cannot be written: {error.strerror}. What was written before is kept. Free some space, "
+            "and go on with `--resume`."
+        )
+    if isinstance(error, OSError) and error.errno in WRONG_PLACE:
+        return WRONG_REQUEST, (
+            f"{_name_of(error)} cannot be used: {error.strerror}. Choose a place that can be read and written."
+        )
+    what = f"{type(error).__name__}: {error}".rstrip(".")
+    return FAILED, f"Internal fault, {what}. Run the command again with `--debug` for the traceback, and report it."
+
+
+def _name_of(error: OSError) -> str:
+    return f"`{error.filename}`" if error.filename else "A file"
+
+
+def _exit(code: int, line: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    line = " ".join("".join(one if one.isprintable() else " " for one in line).split())  # names may hold anything
+    sys.stderr.write(f"{line}\n" if rank == "0" else f"[process {rank}] {line}\n")
+    raise SystemExit(code)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; also after a command.")
+    ] = False,
+) -> None:
+    """Fine-tune a model on a new task without losing what it already knows."""
+    del debug  # `run` reads it, so that it may stand anywhere
+    if version:
+        sys.stdout.write(f"mixcd {__version__}\n")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    model: Annotated[str, typer.Option(help="The base model: a folder or a hub name.")],
+    new: Annotated[str, typer.Option(help="The new task's data: a file, a folder or a hub name.")],
+    prior: Annotated[list[str], typer.Option(help="The prior task's data; repeatable.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The file to write.")] = Path("mixcd.toml"),
+    run: Annotated[str, typer.Option(help="The folder of the run.")] = "runs/first",
+) -> None:
+    """Write a commented starter config for your files."""
+    from mixcd.edge.cli.init import write_starter_config
+    from mixcd.edge.quiet import calm_libraries
+
+    with calm_libraries():
+        write_starter_config(config, model=model, new=new, prior=prior, run=run)
+    Console().print(f"Wrote `{config}`. Look it over, then: mixcd train {config}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    setting: Settings = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved config, no more.")] = False,
+) -> None:
+    """Fine-tune the base model on new data, rehearsing the prior data that it is losing."""
+    from mixcd.edge.config.config import read_config, render
+
+    resolved = read_config(config, setting or [])
+    if dry_run:
+        from mixcd.edge.train.arguments import resolve_arguments
+
+        resolve_arguments(resolved)
+        sys.stdout.write(render(resolved))
+        return
+    from mixcd.edge.quiet import calm_libraries
+    from mixcd.edge.train.training_run import run_training
+
+    with calm_libraries():
+        run_training(resolved, resume=resume, overwrite=overwrite, say=_say)
+
+
+@app.command()
+def predict(
+    config: ConfigPath,
+    setting: Settings = None,
+    share: Annotated[float | None, typer.Option(help="Predict only this share of the prior samples.")] = None,
+) -> None:
+    """Make the prior pass alone: cache what the base model predicts for the prior data."""
+    from mixcd.edge.cli.predict import predict_prior_data
+    from mixcd.edge.config.config import read_config
+    from mixcd.edge.quiet import calm_libraries
+
+    with calm_libraries():
+        predict_prior_data(read_config(config, setting or []), share, _say)
+
+
+@app.command()
+def partition(
+    cache: Annotated[Path, typer.Argument(help="A prediction cache: the folder `cache` of a run.")],
+    by: Annotated[list[str], typer.Option(help='"loss:10" or "column:NAME"; repeat to combine.')] = ["loss:10"],  # noqa: B006
+) -> None:
+    """Show what a partition makes of a prediction cache: sizes, mean loss, share right."""
+    from mixcd.edge.cli.partition import make_partition_table
+
+    Console().print(make_partition_table(cache, by))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    model: Annotated[Path | None, typer.Option(help="The model to judge; the run's own by default.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A new folder for evaluation.json and damaged.parquet.")] = None,
+) -> None:
+    """Compare a fine-tuned model with its base model on the run's held-out data."""
+    from mixcd.edge.cli.evaluate import evaluate_run
+    from mixcd.edge.quiet import calm_libraries
+
+    with calm_libraries():
+        _say(str(evaluate_run(run, model, output)))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="The file; report.html there by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write a run's report, one HTML file, from its folder alone; `mixcd train` does so at its end."""
+    from mixcd.run.outcome.run_folder import RunFolder
+    from mixcd.run.report.page import write_page
+    from mixcd.run.report.run_findings import read_findings
+    from mixcd.run.report.run_page import make_run_page
+
+    folder = RunFolder(run)
+    page = make_run_page(read_findings(folder))
+    write_page(page, output or folder.report, overwrite=overwrite)
+    _say(f"Wrote `{output or folder.report}`.")
+
+
+@app.command()
+def compare(
+    base: Annotated[str, typer.Argument(help="The base model: a folder or a hub name.")],
+    tuned: Annotated[str, typer.Argument(help="The fine-tuned model, likewise; or a folder with a LoRA adapter.")],
+    data: Annotated[
+        list[str], typer.Option(help="Samples of the prior task: a file, a folder, a hub name; repeatable.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Which split of a folder or hub data set.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Which subset of it.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help='The texts; by default "text".')] = None,
+    text_pair: Annotated[str | None, typer.Option(metavar="COLUMN", help="The second texts of pairs.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help='The labels; by default "label".')] = None,
+    question: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help='The questions; by default "question".')
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help='Where their answers are; by default "context".')
+    ] = None,
+    answers: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help='The answers, as in SQuAD; by default "answers".')
+    ] = None,
+    source: Annotated[str | None, typer.Option(metavar="COLUMN", help='The source texts; by default "source".')] = None,
+    target: Annotated[str | None, typer.Option(metavar="COLUMN", help='The target texts; by default "target".')] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Tell damage apart by this column; repeatable. By default by all.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="The base model's prediction cache of these samples.")] = None,
+    tolerance: Annotated[float, typer.Option(help="The damaged share that is put up with.")] = 0.01,
+    choices: Annotated[
+        int | None, typer.Option(help="Samples are multiple-choice questions of so many options: allow for guessing.")
+    ] = None,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="Exit 3 if the damaged share, at its lower bound, is above.", min=0, max=1),
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="The most tokens of a sample.", min=1)] = None,
+    assistant_only_loss: Annotated[
+        bool, typer.Option("--assistant-only-loss", help="In conversations judge only what the assistant says.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Rows a batch at the longest length.", min=1)] = 32,
+    least_share: Annotated[
+        float | None, typer.Option(help="τ, the share of its target tokens that a sample needs right; all by default.")
+    ] = None,
+    loss_tolerance: Annotated[
+        float | None,
+        typer.Option(help="δ: right is, instead, a loss of at most the base model's plus this, in nats a token."),
+    ] = None,
+    near: Annotated[
+        float | None, typer.Option(help="Of predicted numbers: how far off is right, in the labels' unit.", min=0)
+    ] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON, too.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report: one HTML file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """See what a fine-tune broke: both models over the same prior samples, nothing trained."""
+    from mixcd.edge.cli.compare import Judging, Samples, Showing, compare_and_show
+    from mixcd.edge.config.data_config import ColumnsConfig
+
+    names = ColumnsConfig(
+        text=text,
+        text_pair=text_pair,
+        label=label,
+        question=question,
+        context=context,
+        answers=answers,
+        source=source,
+        target=target,
+    )
+    comparison = compare_and_show(
+        base,
+        tuned,
+        Samples(data, split, subset, names, max_length, assistant_only_loss),
+        Judging(column or (), tolerance, choices, cache, batch_size, least_share, loss_tolerance, near),
+        Showing(output_format, output, report, overwrite),
+    )
+    if fail_above is not None and comparison.exceeds(fail_above):
+        sys.stderr.write(f"The damaged share is above {fail_above:.3g}, at its lower bound.\n")
+        raise typer.Exit(TOO_DAMAGED)
+
+
+@app.command()
+def ledger(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of the last run of a chain.")],
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """See what a chain of runs kept of each task: scores, average, backward transfer, forgetting."""
+    from mixcd.edge.cli.ledger import show_ledger
+
+    show_ledger(run, output_format)
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(metavar="SWEEP", help="A TOML file: task, methods, mix ratios, seeds.")],
+    setting: Settings = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.", min=1)] = None,
+) -> None:
+    """Compare methods over mix ratios and seeds; goes on where an earlier call stopped."""
+    from mixcd.edge.cli.sweep import sweep_and_show
+
+    sweep_and_show(config, setting or [], workers)
+
+
+@app.command()
+def frontier(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Results of `mixcd sweep`, of one task.")],
+    half: Annotated[str, typer.Option(help="The half of the held-out data: test or validation.")] = "test",
+    measure: Annotated[
+        str | None, typer.Option(help="Judge by what else the task measures, such as f1; by default by accuracy.")
+    ] = None,
+    against: Annotated[str, typer.Option(help="The method to compare with.")] = "uniform",
+    oracle: Annotated[str | None, typer.Option(help="The oracle; oracle-hard by default, if it was run.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="METHOD", help="Show only this method; repeatable.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw an interactive page.")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report: one HTML file.")] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """Compare the methods of a sweep: prior against new score, seed by seed, with 95 % intervals."""
+    from mixcd.edge.cli.frontier import Pictures, show_frontier
+
+    pictures = Pictures(png, html, report, overwrite)
+    show_frontier(results, half, against, oracle, only or [], pictures, output_format, measure)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the config, for editors."""
+    import json
+
+    from mixcd.edge.config.config import Config
+
+    sys.stdout.write(json.dumps(Config.model_json_schema(), indent=1) + "\n")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for models, held-out tweets, cache and picture.")] = Path(
+        "mixcd-demo"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under 2 minutes on 2 cores.")] = False,
+    seed: Annotated[int, typer.Option(help="The seed of everything.", min=0)] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier demo wrote to the folder.")
+    ] = False,
+) -> None:
+    """Show forgetting, uniform rehearsal and mix-cd on real tweets, in 7 to 11 minutes on 2 cores."""
+    from mixcd.edge.demo.demo import FULL, QUICK, name_comparison, run_demo
+    from mixcd.edge.demo.demo_result import make_table
+
+    console = Console()
+    result = run_demo(output, QUICK if quick else FULL, seed, overwrite, console.print)
+    console.print(make_table(result))
+    console.print(
+        f"The one prior pass, shared by uniform and mix-cd, took {result.prior_pass_forward_count} forward passes "
+        f"more. Picture: {output / 'demo.png'}"
+    )
+    console.print(result.verdict)
+    console.print("See what fine-tuning without rehearsal broke:")
+    console.print(f"  {name_comparison(output)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()

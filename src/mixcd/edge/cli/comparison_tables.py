@@ -1,0 +1,138 @@
+"""A comparison for the terminal: scores, damage by bins, the most damaged samples, the verdict."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mixcd.edge.compare.comparison import MOST_SHOWN, Comparison
+from mixcd.edge.compare.partition_damage import PartitionDamage
+from mixcd.edge.compare.verdict import judge_damage, judge_rehearsal
+
+_MOST_BINS = 8
+"""Bins of a partition that are printed; the JSON has all."""
+_NAME_START, _CLASS_START, _TEXT_START = 40, 20, 60
+_LEFT = ("bin", "label", "now", "text")
+"""The columns of words."""
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print a comparison; the verdict comes last, where it is read first.
+
+    Args:
+        comparison: What was found.
+        console: Where to.
+    """
+    for line in make_summary(comparison):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for table in make_tables(comparison):
+        console.print()
+        console.print(table)
+    console.print()
+    for line in (*comparison.notes, judge_damage(comparison), judge_rehearsal(comparison)):
+        console.print(make_plain(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def make_summary(comparison: Comparison) -> Iterator[str]:
+    """Put score, damage, flips, the weights' dtype and net change in a line each.
+
+    Args:
+        comparison: What was found.
+    """
+    change, interval = comparison.change, comparison.damaged_interval
+    bounds = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
+    yield f"score    {change.score_before:.3f} → {change.score_after:.3f} on {change.sample_count:,} samples"
+    yield f"damaged  {comparison.damaged_share:.1%}{bounds}"
+    if comparison.choices is not None:
+        chance = f"{comparison.damaged_by_chance:.1%} that guessing among {comparison.choices} choices explains"
+        yield f"         less {chance}"
+    yield f"flips    {change.damaged_count:,} right→wrong, {change.gained_count:,} wrong→right"
+    if comparison.dtype is not None:
+        yield f"weights  {comparison.dtype}"
+    yield f"net      {change.net_change:+.1%} (McNemar p = {change.mcnemar_p:.2g})"
+
+
+def make_tables(comparison: Comparison) -> Iterator[Table]:
+    """Lay out damage by bins, a table a partition, and the most damaged samples; nothing where nothing is damaged.
+
+    Args:
+        comparison: What was found.
+    """
+    if comparison.change.damaged_count:
+        yield from (_make_partition_table(one) for one in comparison.partitions)
+    if comparison.most_damaged:
+        yield _make_sample_table(comparison)
+
+
+def make_plain(text: str, most: int | None = None) -> str:
+    r"""Return a text on one line, without characters that a terminal would obey.
+
+    Args:
+        text: Any text.
+        most: Where to cut it; None for nowhere.
+
+    Example:
+        >>> make_plain("red: \x1b[31m", most=6)
+        'red: …'
+    """
+    plain = "".join(one if one.isprintable() else " " for one in text)
+    return plain if most is None or len(plain) <= most else f"{plain[: most - 1]}…"
+
+
+def _make_partition_table(partition: PartitionDamage) -> Table:
+    lift = partition.lift
+    told = f"lift {lift.value:.2f} ({lift.low:.2f} to {lift.high:.2f})" if lift.high < float("inf") else "lift unknown"
+    more = len(partition.bins) - _MOST_BINS
+    table = _make_table(
+        f"By {make_plain(partition.name, _NAME_START)}: {told}",
+        ("bin", "samples", "before", "after", "damaged (95 %)"),
+        f"and {more:,} bins more" if more > 0 else None,
+    )
+    for one in partition.bins[:_MOST_BINS]:
+        change, (low, high) = one.change, one.change.damaged_interval
+        table.add_row(
+            Text(make_plain(one.name, _NAME_START)),
+            f"{change.sample_count:,}",
+            f"{change.score_before:.3f}",
+            f"{change.score_after:.3f}",
+            f"{change.damaged_share:.1%} ({low:.1%} to {high:.1%})",
+        )
+    return table
+
+
+def _make_sample_table(comparison: Comparison) -> Table:
+    samples = comparison.most_damaged[:MOST_SHOWN]
+    told = [name for name in ("label", "prediction") if any(getattr(sample, name) is not None for sample in samples)]
+    table = _make_table(
+        f"The {len(samples)} most damaged of {comparison.change.damaged_count:,} samples",
+        ("sample", *({"label": "label", "prediction": "now"}[name] for name in told), "loss", "text"),
+    )
+    for sample in samples:
+        classes = [Text(make_plain(getattr(sample, name) or "–", _CLASS_START)) for name in told]
+        table.add_row(
+            str(sample.sample_id),
+            *classes,
+            f"{sample.loss_before:.2f} → {sample.loss_after:.2f}",
+            Text(make_plain(sample.text, _TEXT_START), no_wrap=True, overflow="ellipsis"),
+        )
+    return table
+
+
+def _make_table(title: str, headings: Sequence[str], caption: str | None = None) -> Table:
+    table = Table(
+        title=Text(title),
+        caption=Text(caption) if caption else None,
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        padding=(0, 0, 0, 1),
+    )
+    for heading in headings:
+        table.add_column(
+            heading,
+            justify="left" if heading in _LEFT else "right",
+            overflow="fold",
+            no_wrap=heading not in ("bin", "text"),
+        )
+    return table

@@ -1,0 +1,118 @@
+"""The partitions of a comparison: by the base model's loss, and by columns of the data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mixcd.edge.compare.column_bins import bin_column, is_flat, is_nearly_unique
+from mixcd.edge.compare.label_sets import name_label_sets
+from mixcd.ideas.partition_strategy import ByPriorLoss
+from mixcd.matter.correctness.right_class import LABEL_KEYS
+from mixcd.matter.correctness.right_span import SPAN_KEYS
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.errors import DataError, end_sentence, nearest_name, shorten
+from mixcd.words.vocabulary import Floats, Ids, Partition, PriorTable
+
+_LOSS_BINS = 10
+
+
+def choose_columns(
+    samples: PriorDataset,
+    wanted: Sequence[str] | None,
+    label: str | None,
+    set_names: Sequence[str] | None = None,
+) -> tuple[list[tuple[str, pa.ChunkedArray]], list[str]]:
+    """Choose the columns by which damage is told apart.
+
+    Args:
+        samples: The samples.
+        wanted: The columns that are named; None for all that hold one value a sample, but for those in which nearly
+            every value is its own.
+        label: The column of labels, where it is named: `label`, the class numbers made of it, says the same.
+        set_names: The names of the labels where a sample has a set of them, which then is a value; else None.
+
+    Returns:
+        Names and values, and a note on columns that were left out.
+
+    Raises:
+        DataError: If a column is not there, or holds lists.
+    """
+    if wanted is not None:
+        return [(name, _read_named(samples, name, set_names)) for name in dict.fromkeys(wanted)], []
+    hidden = {*SPAN_KEYS} if label in (None, *LABEL_KEYS) else {*SPAN_KEYS, *LABEL_KEYS}
+    row = samples[0]
+    plain = [name for name in samples.column_names if name not in hidden and not _is_nested(row.get(name))]
+    read = ((name, samples.arrow_column(name)) for name in plain)
+    flat = [(name, column) for name, column in read if is_flat(column)]
+    if set_names is not None:
+        flat += [(name, _read_sets(samples, name, set_names)) for name in LABEL_KEYS if name in samples.column_names]
+    unique = [name for name, column in flat if is_nearly_unique(column)]
+    note = f"Left out, for nearly every value is its own: {shorten((f'`{name}`' for name in unique), 20)}."
+    return [(name, column) for name, column in flat if name not in unique], [note] if unique else []
+
+
+def bin_losses(loss: Floats) -> Partition:
+    """Cut samples into ten bins of equal size by the base model's loss; fewer where there are fewer losses.
+
+    Args:
+        loss: Shape (samples,).
+
+    Returns:
+        The bins.
+    """
+    return ByPriorLoss(min(_LOSS_BINS, np.unique(loss).size)).assign(PriorTable(loss))
+
+
+def bin_samples(
+    samples: PriorDataset, name: str, column: pa.ChunkedArray, sample_ids: Ids, class_names: Mapping[int, str]
+) -> Partition:
+    """Give samples the bins of a column's values, under the names of classes where they are known.
+
+    Args:
+        samples: All samples.
+        name: The column.
+        column: Its values, shape (all samples,).
+        sample_ids: The samples that are compared, ascending, shape (samples,).
+        class_names: The model's names of classes by number; empty where predictions are no class.
+
+    Returns:
+        The bins of the compared samples.
+    """
+    if len(sample_ids) < len(samples):
+        column = column.take(pa.array(sample_ids))
+    listed = next((features[name] for _, features in samples.features() if name in features), None)
+    value_names = dict(enumerate(getattr(listed, "names", None) or ()))
+    return bin_column(name, column, class_names if name in LABEL_KEYS and class_names else value_names)
+
+
+def _read_sets(samples: PriorDataset, name: str, set_names: Sequence[str]) -> pa.ChunkedArray:
+    column = samples.arrow_column(name)
+    lengths = column.combine_chunks().value_lengths().fill_null(0).to_numpy()
+    other = np.flatnonzero(lengths != lengths[0])
+    if other.size:
+        raise DataError(
+            f"`{samples.name}` has {lengths[0]} labels on sample 0, but another number in `{name}` on sample "
+            f"{shorten(other)}. Every sample needs a 1.0 or 0.0 for each label."
+        )
+    return name_label_sets(column, set_names)
+
+
+def _read_named(samples: PriorDataset, name: str, set_names: Sequence[str] | None) -> pa.ChunkedArray:
+    if name not in samples.column_names:
+        told = f"`columns` names `{name}`, which `data` does not have{nearest_name(name, samples.column_names)}"
+        raise DataError(end_sentence(told))
+    if set_names is not None and name in LABEL_KEYS:
+        return _read_sets(samples, name, set_names)
+    column = samples.arrow_column(name)
+    if not is_flat(column):
+        raise DataError(
+            f"`columns` names `{name}`, which holds lists or the like, but bins need one value a sample. Name another "
+            "column."
+        )
+    return column
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list | tuple | Mapping) or getattr(value, "ndim", 0) > 0

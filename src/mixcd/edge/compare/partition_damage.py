@@ -1,0 +1,85 @@
+"""How damage falls on the bins of a partition."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixcd.ideas.lift import Lift, estimate_lift
+from mixcd.run.outcome.evaluation import TaskChange
+from mixcd.words.vocabulary import DamageCounts, Flags, Partition
+
+
+@dataclass(frozen=True)
+class BinDamage:
+    """What became of one bin.
+
+    Args:
+        name: The bin.
+        change: Its samples before and after.
+    """
+
+    name: str
+    change: TaskChange
+
+
+@dataclass(frozen=True)
+class PartitionDamage:
+    """How damage falls on the bins of one partition.
+
+    Args:
+        name: `PRIOR_LOSS`, or a column.
+        lift: How much likelier a sample is damaged that is drawn in proportion to its bin's damage rate than one drawn
+            uniformly, corrected for noise: 1 where damage is even.
+        bins: The bins, hardest hit first: by the lower bound of their damaged share.
+    """
+
+    name: str
+    lift: Lift
+    bins: tuple[BinDamage, ...]
+
+
+def measure_damage(name: str, partition: Partition, before: Flags, after: Flags) -> PartitionDamage:
+    """Measure how damage falls on the bins of a partition.
+
+    Args:
+        name: What the partition is called.
+        partition: Every sample's bin.
+        before: Whether the base model got each sample right, shape (samples,).
+        after: The same for the fine-tuned model.
+
+    Returns:
+        Lift, and the change of every bin that has samples.
+
+    Example:
+        >>> partition = Partition(np.array([0, 0, 1, 1]), ("easy", "hard"))
+        >>> right = np.array([True, True, True, True])
+        >>> measure_damage("kind", partition, right, np.array([True, True, True, False])).bins[0].name
+        'hard'
+    """
+    sizes, right, damaged, gained = (
+        np.bincount(partition.bin_ids[chosen], minlength=partition.bin_count)
+        for chosen in (slice(None), before, before & ~after, ~before & after)
+    )
+    bins = [
+        BinDamage(partition.bin_names[k], TaskChange(int(sizes[k]), int(right[k]), int(damaged[k]), int(gained[k])))
+        for k in np.flatnonzero(sizes)
+    ]
+    counts = DamageCounts(sizes.astype(np.float64), damaged.astype(np.float64))
+    return PartitionDamage(name, estimate_lift(counts, sizes), tuple(sorted(bins, key=_hardness)))
+
+
+def rank_partitions(partitions: Iterable[PartitionDamage]) -> tuple[PartitionDamage, ...]:
+    """Rank partitions by their lift, the most uneven first; those of unknown lift come last.
+
+    Args:
+        partitions: In any order.
+
+    Returns:
+        The same, ranked; equal ones by their names.
+    """
+    return tuple(sorted(partitions, key=lambda one: (-np.nan_to_num(one.lift.value, nan=-1.0), one.name)))
+
+
+def _hardness(one: BinDamage) -> tuple[float, str]:
+    return -one.change.damaged_interval[0], one.name

@@ -1,0 +1,149 @@
+"""A pass of a comparison: what one model gets right, row by row; read from a prediction cache where there is one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from mixcd.matter.base_model.batched_inference import Collate, evaluating, predict_rows, put_results, read_groups
+from mixcd.matter.base_model.prior_predictions import predict_prior
+from mixcd.matter.base_model.require_apart import require_apart
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.vocabulary import Flags, Floats, Ids, require_finite_losses
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What one model made of the samples.
+
+    Args:
+        sample_ids: The samples, ascending, shape (samples,).
+        correct: Whether it got each right, shape (samples,).
+        loss: Its loss on each, shape (samples,).
+        prediction: The class it predicted, shape (samples,); None where predictions are no class.
+        share_right: The share of each one's target tokens that it predicted, NaN without any, shape (samples,); None
+            where there are no target tokens.
+        has_target: Whether each has a target that a model could predict, shape (samples,); None where all have.
+        forward_count: Forward passes made.
+    """
+
+    sample_ids: Ids
+    correct: Flags
+    loss: Floats
+    prediction: Ids | None
+    share_right: Floats | None
+    has_target: Flags | None
+    forward_count: int
+
+    @property
+    def untargeted_count(self) -> int:
+        """Samples without a target that a model could predict, which nobody gets right."""
+        return 0 if self.has_target is None else int((~self.has_target).sum())
+
+
+@dataclass(frozen=True)
+class ComparisonPass:
+    """How both models are run.
+
+    Args:
+        data: The prepared samples.
+        rule: Says which are right.
+        batch_size: Rows a batch at the length of the longest row.
+        progress: Whether to show progress bars.
+    """
+
+    data: PriorDataset
+    rule: CorrectnessRule
+    batch_size: int
+    progress: bool
+
+    def predict(self, model: torch.nn.Module, sample_ids: Ids, collate_fn: Collate, owner: str) -> Outcomes:
+        """Run a model over some samples; nothing is written.
+
+        Args:
+            model: The model.
+            sample_ids: The samples, ascending, shape (samples,).
+            collate_fn: Makes a batch of a list of rows.
+            owner: What messages call the model.
+
+        Returns:
+            What it made of them.
+
+        Raises:
+            DataError: If rows have no labels, labels that the model cannot predict, or losses that are not finite.
+            UnsupportedTrainerError: If the model's output shows no predictions.
+        """
+        require_apart(model, self.data, self.rule, collate_fn)
+        found: dict[str, NDArray[Any]] = {}
+        first = forward_count = 0
+        hidden = not self.progress or None
+        with (
+            evaluating(model),
+            tqdm(total=len(sample_ids), desc=owner.lower(), disable=hidden) as bar,
+        ):
+            for ids, rows in read_groups(self.data, sample_ids, self.batch_size):
+                part, count = predict_rows(
+                    model,
+                    rows,
+                    ids,
+                    rule=self.rule,
+                    collate_fn=collate_fn,
+                    batch_size=self.batch_size,
+                    data_name=self.data.name,
+                    advance=bar.update,
+                )
+                require_finite_losses(ids, part["loss"], owner)
+                put_results(found, slice(first, first + len(ids)), part, len(sample_ids))
+                first, forward_count = first + len(ids), forward_count + count
+        return Outcomes(
+            sample_ids,
+            found["correct"],
+            found["loss"].astype(np.float64),
+            found.get("prediction"),
+            found.get("share_right"),
+            found.get("has_target"),
+            forward_count,
+        )
+
+    def read_or_predict(
+        self, model: torch.nn.Module, cache_dir: str | Path, collate_fn: Collate, tokenizer: Any
+    ) -> Outcomes:
+        """Read what the base model predicted from its cache, and predict what the cache lacks.
+
+        Args:
+            model: The base model.
+            cache_dir: The cache's folder, made if it is missing.
+            collate_fn: Makes a batch of a list of rows.
+            tokenizer: Fingerprinted, so that a cache made with another one is refused.
+
+        Returns:
+            What it made of the samples that the cache covers.
+
+        Raises:
+            RehearsalError: Whatever `predict_prior` raises.
+        """
+        found = predict_prior(
+            model,
+            self.data,
+            cache_dir,
+            collate_fn=collate_fn,
+            correctness=self.rule,
+            tokenizer=tokenizer,
+            batch_size=self.batch_size,
+            progress=self.progress,
+            least_share_right=0.0,
+        )
+        return Outcomes(
+            found.sample_ids,
+            found.correct,
+            found.loss,
+            found.prediction,
+            found.share_right,
+            found.has_target,
+            found.forward_count,
+        )

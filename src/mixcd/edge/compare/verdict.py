@@ -1,0 +1,122 @@
+"""The verdict of a comparison, in sentences: what broke, and what rehearsing would be worth."""
+
+from mixcd.edge.compare.comparison import PRIOR_LOSS, Comparison
+from mixcd.edge.compare.partition_damage import BinDamage, PartitionDamage
+from mixcd.run.outcome.evaluation import LEAST_SAMPLES
+
+WORTHWHILE_LIFT = 1.2
+"""Below this lift a partition finds hardly more damaged samples than uniform draws do."""
+_MOST_NAMED = 4
+_NAME_START = 60
+
+
+def judge_damage(comparison: Comparison) -> str:
+    """Say whether the fine-tune broke anything, and what.
+
+    Args:
+        comparison: Two models on the same samples.
+
+    Returns:
+        One or more sentences.
+
+    Example:
+        >>> from mixcd.run.outcome.evaluation import TaskChange
+        >>> judge_damage(Comparison(TaskChange(1000, 900, 50, 10), ()))
+        'Damage: 5.0% of the samples went from right to wrong (3.8% to 6.5%), beyond the tolerance of 1.0%.'
+    """
+    count, interval = comparison.change.sample_count, comparison.damaged_interval
+    if interval is None:
+        return f"Too few samples to tell: there are {count}, and an interval needs at least {LEAST_SAMPLES}."
+    share = f"{_percent(comparison.damaged_share)} of the samples went from right to wrong"
+    share += " beyond what guessing explains" if comparison.choices else ""
+    bounds = f"{_percent(interval[0])} to {_percent(interval[1])}"
+    tolerance = f"the tolerance of {_percent(comparison.tolerance)}"
+    if comparison.change.damaged_count == 0:
+        return (
+            f"Nothing broke: none of the {count:,} samples went from right to wrong. (With so many, up to "
+            f"{_percent(interval[1])} could and still not show.)"
+        )
+    if comparison.is_damaged:
+        return f"Damage: {share} ({bounds}), beyond {tolerance}.{_name_hardest(comparison)}"
+    if interval[1] <= comparison.tolerance:
+        return f"No damage to speak of: {share} ({bounds}), within {tolerance}."
+    return (
+        f"No damage is shown, nor excluded: {share} ({bounds}), and {tolerance} lies "
+        "within these bounds. More samples would tell."
+    )
+
+
+def judge_rehearsal(comparison: Comparison) -> str:
+    """Say what rehearsing prior samples would be worth.
+
+    Args:
+        comparison: Two models on the same samples.
+
+    Returns:
+        One or more sentences.
+
+    Example:
+        >>> from mixcd.run.outcome.evaluation import TaskChange
+        >>> judge_rehearsal(Comparison(TaskChange(1000, 900, 0, 10), ()))
+        'Rehearsal: there is no damage shown that it would mend.'
+    """
+    if not comparison.is_damaged:
+        return "Rehearsal: there is no damage shown that it would mend."
+    known = [one for one in comparison.partitions if one.lift.high < float("inf")]
+    uneven = list_uneven(comparison)
+    if uneven:
+        best, share = uneven[0], comparison.change.damaged_share
+        return (
+            f"Rehearsal: damage is uneven. Drawn by {_quote(best.name)}, rehearsed samples are damaged {_lift(best)} "
+            f"times as often as drawn uniformly: {_percent(min(1.0, share * best.lift.value))} of them instead of "
+            f"{_percent(share)}, to begin with."
+        )
+    if known and all(one.lift.high < WORTHWHILE_LIFT for one in known):
+        return "Rehearsal: damage is even over these bins, so uniform rehearsal will do."
+    told = f": the lift by {_quote(known[0].name)} is {_lift(known[0])}" if known else ""
+    return f"Rehearsal: these samples do not tell whether damage is uneven{told}. Uniform rehearsal is a safe start."
+
+
+def list_uneven(comparison: Comparison) -> list[PartitionDamage]:
+    """List the partitions on which damage falls unevenly: their lift is worth having, and its lower bound above 1.
+
+    Args:
+        comparison: Two models on the same samples.
+
+    Returns:
+        The partitions, the most uneven first.
+    """
+    return [one for one in comparison.partitions if one.lift.low > 1 and one.lift.value >= WORTHWHILE_LIFT]
+
+
+def list_hardest(comparison: Comparison) -> list[BinDamage]:
+    """List the bins of columns that were hit harder than the samples as a whole, where that is more than noise.
+
+    Args:
+        comparison: Two models on the same samples.
+
+    Returns:
+        The bins, hardest hit first: by the lower bound of their damaged share, which lies above the whole's share.
+    """
+    share = comparison.change.damaged_share
+    columns = [one for one in comparison.partitions if one.name != PRIOR_LOSS and one.lift.low > 1]
+    bins = [one for column in columns for one in column.bins if one.change.damaged_interval[0] > share]
+    return sorted(bins, key=lambda one: (-one.change.damaged_interval[0], one.name))
+
+
+def _name_hardest(comparison: Comparison) -> str:
+    hardest = list_hardest(comparison)[:_MOST_NAMED]
+    named = ", ".join(f"{_quote(one.name)} {_percent(one.change.damaged_share)}" for one in hardest)
+    return f" Hardest hit: {named}." if named else ""
+
+
+def _lift(one: PartitionDamage) -> str:
+    return f"{one.lift.value:.2f} ({one.lift.low:.2f} to {one.lift.high:.2f})"
+
+
+def _quote(name: str) -> str:
+    return f"`{name if len(name) <= _NAME_START else name[:_NAME_START] + '…'}`"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"

@@ -1,0 +1,1 @@
+"""The config file: its sections, and how faults in it are told."""

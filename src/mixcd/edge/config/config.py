@@ -1,0 +1,237 @@
+"""`Config`: what `mixcd train` is asked to do, checked as a whole before anything runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mixcd.edge.config.data_config import DataConfig, PriorConfig, Task, find_foreign_columns
+from mixcd.edge.config.toml_file import Section, apply_setting, read_toml, validate
+from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
+from mixcd.words.errors import SettingError
+from mixcd.words.vocabulary import PartitionStrategy
+
+FORMAT = 1
+_JUDGED_BY_TOKENS = ("sequence-to-sequence", "text-generation")
+
+
+class ModelConfig(Section):
+    """The base model, of the config's task: it knows the prior data's samples already."""
+
+    path: str = Field(
+        min_length=1, description="A folder written by save_pretrained, or a name on the Hugging Face hub."
+    )
+    tokenizer: str | None = Field(
+        None, min_length=1, description="Folder or name of the tokenizer; the model's own by default."
+    )
+    max_length: int | None = Field(
+        None, ge=1, description="Longest input in tokens; what model and tokenizer allow by default."
+    )
+    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
+
+
+class AdapterConfig(Section):
+    """A fresh LoRA adapter on the base model, trained in its place; the model that is saved has it merged."""
+
+    rank: int = Field(8, ge=1, description="Rank of the adapter's matrices.")
+    alpha: float = Field(16, gt=0, description="Their scale, times the rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before them.")
+    target_modules: list[str] | str | None = Field(
+        None, min_length=1, description='Which modules have one, or "all-linear"; what PEFT chooses by default.'
+    )
+
+
+class RehearsalConfig(Section):
+    """How prior samples are rehearsed."""
+
+    mix_ratio: float = Field(gt=0, lt=1, description="Share of prior samples in every batch, β.")
+    partition: list[str] | None = Field(
+        None,
+        min_length=1,
+        description='What the prior data are cut by: "loss:10", "column:topic", "features:10"; several are combined. '
+        "Ten bins of loss by default.",
+    )
+    estimator: Literal["auto", "counts", "shrunk", "factored", "drift", "paper", "uniform"] = Field(
+        "auto",
+        description='"auto" for drift, or counts when a partition is named (factored for several); "uniform" for plain '
+        "rehearsal.",
+    )
+    lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
+    seed: int | None = Field(None, ge=0, lt=2**64, description="Seed of draws and held-out split; the trainer's own.")
+    cache: str | None = Field(
+        None, min_length=1, description="The prediction cache; a folder `cache` in the run's by default."
+    )
+    cache_columns: list[str] = Field([], description="More columns to cache, for `mixcd partition`.")
+
+    least_share: float | None = Field(
+        None, gt=0, le=1, description="τ, the share of its target tokens that a sample needs right; all by default."
+    )
+    loss_tolerance: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="δ: right is, instead, a loss of at most the base model's plus this, in nats a token.",
+    )
+
+    @field_validator("partition")
+    @classmethod
+    def _is_a_partition(cls, values: list[str] | None) -> list[str] | None:
+        if values is not None:
+            parse_partition(values)
+        return values
+
+
+class Config(Section):
+    """A config of `mixcd train`: base model, new and prior data, rehearsal, and transformers' TrainingArguments."""
+
+    format: int = Field(FORMAT, ge=1, le=FORMAT, description="The version of this format.")
+    run: str = Field(min_length=1, description="The folder of the run: everything it writes lies there.")
+    task: Task = Field("classification", description="What the model does, with prior and new data alike.")
+    batch_size: int | None = Field(
+        None, ge=2, description="Rows a step over all processes; sets gradient_accumulation_steps."
+    )
+    model: ModelConfig = Field(description="The base model.")
+    adapter: AdapterConfig | None = Field(None, description="A LoRA adapter to train instead of the model's weights.")
+    new: DataConfig = Field(description="Data of the new task.")
+    prior: list[PriorConfig] = Field(min_length=1, description="Data of the prior task, or of several.")
+    rehearsal: RehearsalConfig = Field(description="How prior samples are rehearsed.")
+    training: dict[str, Any] = Field({}, description="transformers.TrainingArguments, by name.")
+
+    @model_validator(mode="after")
+    def _does_not_contradict_itself(self) -> "Config":
+        faults = [*self._find_contradictions(), *find_foreign_columns(self.new, "new", self.task)]
+        for number, prior in enumerate(self.prior):
+            faults += find_foreign_columns(prior, f"prior.{number}", self.task)
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _find_contradictions(self) -> Iterator[str]:
+        names, wanted = [prior.name for prior in self.prior], self.rehearsal
+        graded = [key for key in ("least_share", "loss_tolerance") if getattr(wanted, key) is not None]
+        if len(names) > 1 and (None in names or len(set(names)) < len(names)):
+            yield f"`prior` has {len(names)} data sets, so each needs a `name` of its own"
+        if self.batch_size is not None and "gradient_accumulation_steps" in self.training:
+            yield (
+                "`batch_size` and `training.gradient_accumulation_steps` contradict each other: the first sets the "
+                "second; remove one"
+            )
+        if self.task not in _JUDGED_BY_TOKENS:
+            for key in graded:
+                yield f"`rehearsal.{key}` grades target tokens, which samples of `{self.task}` do not have; remove it"
+        elif len(graded) > 1:
+            yield "`rehearsal.least_share` and `rehearsal.loss_tolerance` are two rules, but one must judge; remove one"
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.run).expanduser()
+
+    @property
+    def partition(self) -> PartitionStrategy:
+        """The bins that damage is counted in."""
+        return parse_partition(self.rehearsal.partition or ["loss:10"])
+
+    @property
+    def cache_folder(self) -> Path:
+        """The folder of the prediction cache."""
+        cache = self.rehearsal.cache
+        return Path(cache).expanduser() if cache is not None else self.run_folder / "cache"
+
+
+def read_config(path: Path, settings: Sequence[str] = ()) -> Config:
+    """Read a config file.
+
+    Args:
+        path: A TOML file.
+        settings: Changes to it, such as `training.learning_rate=1e-4` or `prior.0.path=old.csv`; the value
+            is TOML, or a plain text.
+
+    Returns:
+        The config, defaults filled in.
+
+    Raises:
+        SettingError: If the file cannot be read, or for all its faults at once.
+    """
+    values = read_toml(path)
+    for setting in settings:
+        apply_setting(values, setting)
+    return validate(Config, values, path, FORMAT)
+
+
+def render(config: Config) -> str:
+    """Write a config as TOML, defaults filled in; it is itself a valid config.
+
+    Args:
+        config: The config.
+
+    Returns:
+        The text.
+    """
+    import tomli_w  # of the extra `cli`; models are loaded, and so this module imported, without it
+
+    return tomli_w.dumps(config.model_dump(exclude_none=True))
+
+
+def list_values(config: Config) -> dict[str, Any]:
+    """List a config's values by dotted key.
+
+    Args:
+        config: The config.
+
+    Returns:
+        Values such as `{"rehearsal.mix_ratio": 0.25, "prior.0.path": "old.csv"}`.
+    """
+    return dict(_flatten(config.model_dump(exclude_none=True), ""))
+
+
+def parse_partition(texts: Sequence[str]) -> PartitionStrategy:
+    """Make a partition strategy of its text.
+
+    Args:
+        texts: Such as "loss:10" (prior loss, in ten bins), "column:topic" or "features:10"; several are combined.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        SettingError: If a text is none of these.
+
+    Example:
+        >>> parse_partition(["loss:5"])
+        ByPriorLoss(bins=5)
+    """
+    strategies = [_parse_one(text) for text in texts]
+    combined: Any = strategies[0]
+    for strategy in strategies[1:]:
+        combined = combined * strategy
+    partition: PartitionStrategy = combined
+    return partition
+
+
+def _parse_one(text: str) -> ByPriorLoss | ByColumn | ByFeatures:
+    kind, _, argument = text.partition(":")
+    if text == "loss":
+        return ByPriorLoss()
+    if kind == "loss" and argument.isdecimal():
+        return ByPriorLoss(int(argument))
+    if kind == "column" and argument:
+        return ByColumn(argument)
+    if kind == "features" and argument.isdecimal():
+        return ByFeatures(int(argument))
+    raise SettingError(
+        f'"{text}" is no partition: write "loss:10" for ten bins of prior loss, "column:NAME", or "features:10" for '
+        "ten clusters of the base model's features."
+    )
+
+
+def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flatten(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for number, inner in enumerate(value):
+            yield from _flatten(inner, f"{key}.{number}")
+    else:
+        yield key, value

@@ -1,0 +1,1 @@
+"""Models and adapters, opened and saved in one way."""

@@ -1,0 +1,58 @@
+"""`SequenceToSequence`: an encoder-decoder writes a target text for a source text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from datasets import Dataset
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainingArguments,
+)
+
+from mixcd.edge.config.config import Config
+from mixcd.edge.config.data_config import ColumnsConfig
+from mixcd.matter.prior_and_new_data.preparation.pairs import PairColumns, prepare_pairs
+
+
+@dataclass(frozen=True)
+class SequenceToSequence:
+    """Trained by `Seq2SeqTrainer`."""
+
+    model_class: ClassVar[Any] = AutoModelForSeq2SeqLM
+    adapter_type: ClassVar[str] = "SEQ_2_SEQ_LM"
+    can_pad_by_end: ClassVar[bool] = False
+    own_arguments: ClassVar[Mapping[str, str]] = {}
+
+    def require_model(self, model: PreTrainedModel, path: object) -> None:
+        """Refuse nothing more."""
+
+    def prepare(
+        self, data: Dataset, name: str, columns: ColumnsConfig, model: PreTrainedModel, tokenizer: Any, max_length: Any
+    ) -> Dataset:
+        """Tokenise sources and targets."""
+        del model
+        named = PairColumns(columns.source, columns.target)
+        return prepare_pairs(data, name=name, columns=named, tokenizer=tokenizer, max_length=max_length)
+
+    def arguments_class(self) -> type[TrainingArguments]:
+        """Return those that can generate in evaluation."""
+        return Seq2SeqTrainingArguments
+
+    def default_arguments(self, config: Config) -> Mapping[str, Any]:
+        """Return none."""
+        del config
+        return {}
+
+    def trainer_class(self) -> type[Trainer]:
+        """Return the one that can generate in evaluation."""
+        return Seq2SeqTrainer
+
+    def make_collator(self, tokenizer: Any, model: PreTrainedModel) -> Any:
+        """Return one that pads sources and targets, and makes the decoder's inputs."""
+        return DataCollatorForSeq2Seq(tokenizer, model=model)

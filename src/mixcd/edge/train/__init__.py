@@ -1,0 +1,1 @@
+"""`mixcd train`: from a config to a finished run folder."""

@@ -1,0 +1,195 @@
+"""TrainingArguments from a config: checked by name and type here, and by transformers itself."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from transformers import TrainingArguments
+
+from mixcd.edge.config.config import Config
+from mixcd.edge.quiet import hold_back_warnings
+from mixcd.edge.task_kind import TASK_KINDS
+from mixcd.words.errors import SettingError, end_sentence, nearest_name
+
+_REFUSED = {
+    "output_dir": "the trainer writes to the folder `run`, so set that",
+    "remove_unused_columns": "columns that the model does not take stay in the data, so leave it out",
+    "resume_from_checkpoint": "pass `--resume`",
+    "save_only_model": "such checkpoints cannot be resumed, so leave it out",
+}
+"""Arguments that `mixcd train` decides itself, and what to do instead."""
+
+_RANGES = {
+    "adam_beta1": (0, 1),
+    "adam_beta2": (0, 1),
+    "adam_epsilon": (0, math.inf),
+    "data_seed": (0, math.inf),
+    "dataloader_num_workers": (0, math.inf),
+    "gradient_accumulation_steps": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "per_device_eval_batch_size": (1, math.inf),
+    "per_device_train_batch_size": (1, math.inf),
+    "seed": (0, math.inf),
+    "weight_decay": (0, math.inf),
+}
+"""What a number must at least be, and what it must be below, when transformers would find out only in training."""
+_MEASURED = ("loss", "runtime", "samples_per_second", "steps_per_second")
+"""What the trainer's own evaluation measures."""
+_DEFAULTS = {"report_to": "none"}
+
+
+@hold_back_warnings()
+def make_arguments(config: Config) -> TrainingArguments:
+    """Build the TrainingArguments of a run; under a launcher this joins the process group.
+
+    Args:
+        config: The config.
+
+    Returns:
+        The arguments, `output_dir` and, with a `batch_size`, `gradient_accumulation_steps` filled in.
+
+    Raises:
+        SettingError: If an argument is unknown, of another type, out of range or refused by transformers; or
+            if the processes do not divide the batch.
+    """
+    try:
+        return TASK_KINDS[config.task].arguments_class()(**resolve_arguments(config))
+    except SettingError:
+        raise
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        reason = end_sentence(" ".join(str(error).split()))
+        raise SettingError(
+            f"transformers refuses the config's `training`: {reason} Correct it, or pass `--set`."
+        ) from error
+
+
+def resolve_arguments(config: Config) -> dict[str, Any]:
+    """Check what can be checked without building anything, which takes transformers seconds.
+
+    Args:
+        config: The config.
+
+    Returns:
+        What the task's TrainingArguments is to be built of.
+
+    Raises:
+        SettingError: If an argument is unknown, of another type or out of range; or if the processes do not
+            divide the batch.
+    """
+    kind = TASK_KINDS[config.task]
+    check_arguments(config.training, kind.arguments_class(), kind.own_arguments)
+    _require_ranges(config.training)
+    defaults = {**_DEFAULTS, **kind.default_arguments(config)}
+    settings = {**defaults, **config.training, "output_dir": str(config.run_folder / "checkpoints")}
+    if "WORLD_SIZE" not in os.environ:
+        settings.pop("ddp_backend", None)  # transformers cannot build it for a process without a group
+    if config.batch_size is not None:
+        settings["gradient_accumulation_steps"] = _choose_accumulation(config.batch_size, config.training)
+    return settings
+
+
+def check_arguments(
+    training: Mapping[str, Any],
+    known: type[TrainingArguments] = TrainingArguments,
+    own: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Refuse unknown and ill-typed TrainingArguments, unlisted choices, and what `mixcd train` sets itself.
+
+    Args:
+        training: The arguments.
+        known: The class that they are of.
+        own: More arguments that are not to be set, and what to do instead.
+
+    Raises:
+        SettingError: For all faults at once.
+    """
+    kinds = {field.name: field.type for field in dataclasses.fields(known) if field.init}
+    refused, owner = {**_REFUSED, **own}, f"{known.__name__} of {known.__module__.partition('.')[0]}"
+    faults = []
+    for name, value in training.items():
+        if name in refused:
+            faults.append(f"`training.{name}` is not yours to set: {refused[name]}")
+        elif name not in kinds:
+            faults.append(f"`training.{name}` is no {owner}{nearest_name(name, kinds)}")
+        elif not _fits(value, kinds[name]):
+            faults.append(f"`training.{name}` is {value!r}, but transformers wants {_name_of(kinds[name])}")
+    if faults:
+        raise SettingError(f"{end_sentence('; '.join(faults))} Correct the config, or pass `--set`.")
+
+
+def _require_ranges(training: Mapping[str, Any]) -> None:
+    faults = [
+        f"`training.{name}` is {training[name]}, but it must be at least {least}"
+        + (f" and below {below}" if below < math.inf else " and finite")
+        for name, (least, below) in _RANGES.items()
+        if training.get(name) is not None and not least <= training[name] < below
+    ]
+    if training.get("max_steps") == 0:
+        faults.append("`training.max_steps` is 0, but there must be at least 1, or -1 for those of the epochs")
+    if not training.get("num_train_epochs", 1) > 0 and not training.get("max_steps", 0) > 0:
+        faults.append(f"`training.num_train_epochs` is {training['num_train_epochs']}, but it must be above 0")
+    metric = training.get("metric_for_best_model")
+    if metric is not None and metric.removeprefix("eval_") not in _MEASURED:
+        faults.append(f"`training.metric_for_best_model` is {metric!r}, but only {', '.join(_MEASURED)} are measured")
+    if faults:
+        raise SettingError(f"{'; '.join(faults)}. Correct the config, or pass `--set`.")
+
+
+def _choose_accumulation(batch_size: int, training: Mapping[str, Any]) -> int:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    rows = int(training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size))
+    if processes * rows < 1 or batch_size % (processes * rows):
+        raise SettingError(
+            f"`batch_size` is {batch_size}, but {processes} processes of {rows} rows "
+            f"(`training.per_device_train_batch_size`) make {processes * rows}, which does not divide it. Choose rows "
+            "and processes whose product divides the batch."
+        )
+    return batch_size // (processes * rows)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a TOML value can be of a type; types that TOML has no word for are left to transformers."""
+    if get_origin(kind) in (Union, UnionType):
+        choices = _choices_of(kind)
+        if choices and isinstance(value, str):
+            return value in choices
+        return any(_fits(value, inner) for inner in get_args(kind))
+    if kind in (float, int):
+        wanted = (int, float) if kind is float else int
+        return isinstance(value, wanted) and not isinstance(value, bool)
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    kind = get_origin(kind) or kind
+    if kind in (list, dict):
+        return isinstance(value, kind)
+    return kind is not NoneType and not _is_enum(kind)
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
+def _choices_of(kind: Any) -> list[str]:
+    """The texts that an argument may be, where transformers lists them."""
+    return [str(one.value) for inner in get_args(kind) if _is_enum(inner) for one in inner]
+
+
+def _name_of(kind: Any) -> str:
+    if choices := _choices_of(kind):
+        return f"one of {', '.join(choices)}"
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_name_of(inner) for inner in get_args(kind) if inner is not type(None))
+    names: dict[Any, str] = {
+        float: "a number",
+        int: "a whole number",
+        bool: "true or false",
+        str: "a text",
+        list: "a list",
+        dict: "a table",
+    }
+    kind = get_origin(kind) or kind
+    return names.get(kind, getattr(kind, "__name__", str(kind)))

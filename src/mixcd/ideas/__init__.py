@@ -1,0 +1,1 @@
+"""The paper's method, and ours, as values and functions of numpy arrays; no idea imports another."""

@@ -1,0 +1,219 @@
+"""Lift: how much likelier drawn samples are damaged than a uniform draw, corrected for noise."""
+
+from dataclasses import dataclass
+from math import fsum
+
+import numpy as np
+
+from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.vocabulary import DamageCounts, Flags, Floats, Ids, Partition
+
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Lift:
+    """An estimate of lift with its 95 % interval.
+
+    Args:
+        value: The estimate (NaN while too little damage was observed).
+        low: Lower bound.
+        high: Upper bound.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LiftSums:
+    """What a lift is made of, summed over windows of steps; each term is weighted by its observations.
+
+    Damage changes during training, and a bin that was drawn more while damage was high would look worse
+    than it is. So rates are compared inside a window, and windows are added up.
+
+    Args:
+        observed_count: Observations.
+        between: Variance of the damage rates between bins, less the expected sampling variance.
+        mean_square: Square of the mean damage rate.
+        error_square: Sampling variance of `between`.
+    """
+
+    observed_count: float = 0.0
+    between: float = 0.0
+    mean_square: float = 0.0
+    error_square: float = 0.0
+
+    def __add__(self, other: "LiftSums") -> "LiftSums":
+        return LiftSums(
+            self.observed_count + other.observed_count,
+            self.between + other.between,
+            self.mean_square + other.mean_square,
+            self.error_square + other.error_square,
+        )
+
+    def to_lift(self) -> Lift:
+        """Return the lift, at least 1; NaN with an infinite interval while too little damage was observed."""
+        if self.mean_square <= 0:
+            return Lift(np.nan, 1.0, np.inf)
+        error = _Z * self.error_square**0.5
+        variances = (self.between, self.between - error, self.between + error)
+        return Lift(*(1 + max(variance, 0.0) / self.mean_square for variance in variances))
+
+
+@dataclass(frozen=True)
+class DrawSums:
+    """Observed draws, counted and weighted, which tells what uniform draws would have shown.
+
+    A sample that is drawn more often than others counts for less: its weight is one over its chance (Hájek's form of
+    the Horvitz–Thompson estimate). This needs no bins, and holds for every estimator whose draws leave no sample out.
+
+    Args:
+        observed: Observations.
+        damaged: Those found damaged.
+        weight: Sum of the observations' weights.
+        damaged_weight: The same over the damaged ones.
+        square: Sum of the squares of the weights.
+        damaged_square: The same over the damaged ones.
+    """
+
+    observed: float = 0.0
+    damaged: float = 0.0
+    weight: float = 0.0
+    damaged_weight: float = 0.0
+    square: float = 0.0
+    damaged_square: float = 0.0
+
+    def __add__(self, other: "DrawSums") -> "DrawSums":
+        return DrawSums(
+            self.observed + other.observed,
+            self.damaged + other.damaged,
+            self.weight + other.weight,
+            self.damaged_weight + other.damaged_weight,
+            self.square + other.square,
+            self.damaged_square + other.damaged_square,
+        )
+
+    @property
+    def damage_rate(self) -> float:
+        """Estimated share of all samples that is damaged; NaN while nothing was observed."""
+        return self.damaged_weight / self.weight if self.weight > 0 else np.nan
+
+    @property
+    def damage_rate_error(self) -> float:
+        """Its standard error; NaN while nothing was observed."""
+        rate = self.damage_rate
+        variance = self.damaged_square * (1 - 2 * rate) + rate**2 * self.square  # Σ v² (d − rate)²
+        return float(max(variance, 0.0) ** 0.5 / self.weight) if self.weight > 0 else np.nan
+
+    def to_lift(self) -> Lift:
+        """Return the share damaged among the draws over that among all samples; NaN while no damage was observed."""
+        if self.damaged_weight <= 0:
+            return Lift(np.nan, 0.0, np.inf)
+        lift = self.damaged / self.observed / self.damage_rate
+        both = self.weight * self.damaged_weight
+        variance = (  # delta method on its logarithm: the two shares come from the same draws
+            self.damaged_square / self.damaged_weight**2
+            - 1 / self.damaged
+            - 2 * (self.damaged_square / both - self.damaged_weight / (self.damaged * self.weight))
+            + self.square / self.weight**2
+            - 1 / self.observed
+        )
+        factor = float(np.exp(_Z * max(variance, 0.0) ** 0.5))
+        return Lift(lift, lift / factor, lift * factor)
+
+
+def sum_draws(damaged: Flags, chances: Floats) -> DrawSums:
+    """Sum the draws of one step.
+
+    Args:
+        damaged: Which of them were found damaged, shape (draws,).
+        chances: How often each is drawn against uniform draws, shape (draws,); one of chance 0 was drawn for want of
+            others, and stands for no other sample.
+
+    Returns:
+        The sums.
+
+    Example:
+        >>> sums = sum_draws(np.array([True, False]), np.array([2.0, 0.5]))
+        >>> sums.damage_rate
+        0.2
+    """
+    weights = [1 / chance if chance > 0 else 0.0 for chance in chances.tolist()]  # v; few: no array is faster
+    damaged_weights = [weight for weight, is_damaged in zip(weights, damaged.tolist(), strict=True) if is_damaged]
+    return DrawSums(
+        observed=float(len(weights)),
+        damaged=float(len(damaged_weights)),
+        weight=fsum(weights),
+        damaged_weight=fsum(damaged_weights),
+        square=fsum(weight**2 for weight in weights),
+        damaged_square=fsum(weight**2 for weight in damaged_weights),
+    )
+
+
+def sum_window(counts: DamageCounts, bin_sizes: Ids) -> LiftSums:
+    """Compare the damage rates of the bins inside one window.
+
+    Lift is `Σ P_k α_k² / (Σ P_k α_k)² = 1 + CV²(α)`. Rates estimated from few samples vary by chance
+    alone, so the expected sampling variance is subtracted from the variance between the bins: without
+    this, pure noise shows a lift well above 1. Bins observed less than twice are left out.
+
+    Args:
+        counts: Observed and damaged counts of the window, shape (bins,).
+        bin_sizes: The number of prior samples in each bin, shape (bins,).
+
+    Returns:
+        The window's terms.
+    """
+    used = counts.observed_count >= 2
+    if not used.any():
+        return LiftSums()
+    observed, damaged = counts.observed_count[used], counts.damaged_count[used]
+    share = bin_sizes[used] / bin_sizes[used].sum()  # P_k
+    rate = damaged / observed  # α_k
+    noise = rate * (1 - rate) / (observed - 1)  # unbiased sampling variance of α_k
+    mean = float(share @ rate)
+    deviation = (rate - mean) ** 2
+    between = float(share @ deviation - (share * (1 - share)) @ noise)
+    error_square = float(share**2 @ (2 * noise**2 + 4 * noise * np.maximum(deviation - noise, 0)))
+    weight = float(observed.sum())
+    return LiftSums(weight, weight * between, weight * mean**2, weight**2 * error_square)
+
+
+def estimate_lift(counts: DamageCounts, bin_sizes: Ids) -> Lift:
+    """Estimate what drawing in proportion to the damage rates of these bins gains over uniform draws.
+
+    For counts of a model that did not change meanwhile; in training, add up `sum_window` over windows.
+
+    Args:
+        counts: Observed and damaged counts, shape (bins,).
+        bin_sizes: The number of prior samples in each bin, shape (bins,).
+
+    Returns:
+        The estimate; NaN with an infinite interval while too little damage was observed.
+
+    Example:
+        >>> counts = DamageCounts(np.array([1000.0, 1000.0]), np.array([300.0, 100.0]))
+        >>> round(estimate_lift(counts, np.array([50, 50])).value, 2)
+        1.25
+    """
+    return sum_window(counts, bin_sizes).to_lift()
+
+
+def permute_bins(partition: Partition, seed: int) -> Partition:
+    """Deal the bins out at random: the control under which corrected lift must fall to 1.
+
+    Args:
+        partition: The partition to destroy.
+        seed: Which permutation.
+
+    Returns:
+        A partition with the same bin sizes in which no bin means anything.
+
+    Example:
+        >>> permute_bins(Partition(np.array([0, 0, 1, 1]), ("a", "b")), seed=1).bin_sizes
+        array([2, 2])
+    """
+    rng = keyed_generator(seed, 0, Stream.CONTROLS)
+    return Partition(rng.permutation(partition.bin_ids), partition.bin_names)

@@ -1,0 +1,1 @@
+"""The base model f: what it predicts for every prior sample, computed once and cached."""

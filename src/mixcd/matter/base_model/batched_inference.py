@@ -1,0 +1,305 @@
+"""Batched inference: a model's predictions on rows of mixed length, without gradients."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixcd.matter.base_model.head_features import pool_head_input, watch_head
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.correctness.reading import require_all_samples
+from mixcd.matter.model_shape.joined_rows import OWN_TOKENS, mark_own, name_collator, require_known_starts
+from mixcd.matter.model_shape.model_limits import require_fitting
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.errors import DataError, RehearsalError, UnsupportedTrainerError
+from mixcd.words.vocabulary import Ids
+
+GROUP_ROWS, GROUP_TOKENS = 4096, 2**20
+"""The most rows, and the tokens after which no more are read, that are sorted by length together."""
+
+Collate = Callable[[list[Any]], Mapping[str, Any]]
+
+
+def read_groups(data: PriorDataset, sample_ids: Ids, batch_size: int) -> Iterator[tuple[Ids, list[Any]]]:
+    """Read samples in groups that fit in memory: as many as sorting by length gains from.
+
+    Args:
+        data: The samples.
+        sample_ids: Which, shape (samples,).
+        batch_size: Rows a batch.
+
+    Yields:
+        The ids of a group and its rows. Rows without tokens, such as images, are not worth sorting: one batch each.
+    """
+    rows: list[Any] = []
+    first = token_count = 0
+    for start in range(0, len(sample_ids), batch_size):
+        found = data.rows(sample_ids[start : start + batch_size].tolist())
+        rows += found
+        token_count += sum(map(_length_of, found))
+        is_full = len(rows) + batch_size > GROUP_ROWS or token_count >= GROUP_TOKENS or not _has_tokens(rows[0])
+        if is_full or start + batch_size >= len(sample_ids):
+            yield sample_ids[first : first + len(rows)], rows
+            first, token_count, rows = first + len(rows), 0, []
+
+
+def predict_rows(
+    model: torch.nn.Module,
+    rows: Sequence[Any],
+    sample_ids: Ids,
+    *,
+    rule: CorrectnessRule,
+    collate_fn: Collate,
+    batch_size: int,
+    data_name: str,
+    advance: Callable[[int], object] = lambda _: None,
+    with_head_input: bool = False,
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Predict some rows, sorted by length so that little is spent on padding.
+
+    Args:
+        model: The model, in the mode it is to predict in.
+        rows: Prepared rows, at least one.
+        sample_ids: Their ids, shape (rows,), for messages.
+        rule: Says which are right.
+        collate_fn: Makes a batch of a list of rows.
+        batch_size: Rows a batch at the length of the longest row.
+        data_name: Whose rows they are, for messages.
+        advance: Called with the number of rows done after each batch.
+        with_head_input: Whether the input of the model's head is wanted, too, and class logits where there are any.
+
+    Returns:
+        Arrays `loss`, `correct` and `token_count`, in classification also `prediction`, in language models also
+        `share_right`, where a sample may lack a target also `has_target`, each of shape (rows,) in the order of the
+        rows, and if wanted `head_input` and `logits`, shape (rows, …); and the number of forward passes.
+
+    Raises:
+        DataError: If the rows have no labels, labels that the model cannot predict, or more tokens than it takes.
+        UnsupportedTrainerError: If the model's output shows no predictions.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    forward_count = 0
+    require_fitting(model, [max(_count_inputs(row), default=0) for row in rows], sample_ids, data_name)
+    with watch_head(model) if with_head_input else nullcontext() as head_inputs:
+        for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
+            batch = collate(collate_fn, [rows[position] for position in batch_positions])
+            found = predict_batch(model, rule, batch, sample_ids[batch_positions], data_name, head_inputs)
+            put_results(arrays, batch_positions, found, len(rows))
+            forward_count += 1
+            advance(batch_positions.size)
+    return arrays, forward_count
+
+
+def put_results(
+    arrays: dict[str, NDArray[Any]], positions: Ids | slice, found: Mapping[str, NDArray[Any]], row_count: int
+) -> None:
+    """Put the results of some rows where they belong.
+
+    Arrays are filled in place: small ones kept from each batch would lie where its logits were, and the heap would grow
+    by as much with every batch.
+
+    Args:
+        arrays: Results of all rows by name; made of the first results.
+        positions: Which rows were found.
+        found: Their results by name, shape (rows found, …).
+        row_count: How many rows there are.
+
+    Raises:
+        UnsupportedTrainerError: If they are not one a row found.
+    """
+    wanted = len(range(row_count)[positions]) if isinstance(positions, slice) else len(positions)
+    for values in found.values():
+        require_all_samples(len(values), wanted)
+    if not arrays:
+        arrays.update({name: np.empty((row_count, *one.shape[1:]), one.dtype) for name, one in found.items()})
+    for name, values in found.items():
+        arrays[name][positions] = values
+
+
+def batch_by_tokens(lengths: Sequence[int], batch_size: int) -> Iterator[Ids]:
+    """Sort rows by length and cut them into batches of a bounded number of padded tokens.
+
+    Args:
+        lengths: Each row's length in tokens.
+        batch_size: Rows a batch at the longest length; this times the longest length is the bound.
+
+    Yields:
+        Positions of the rows of one batch, from the longest rows to the shortest.
+
+    Example:
+        >>> [batch.tolist() for batch in batch_by_tokens([1, 4, 2, 1, 1], batch_size=1)]
+        [[1], [2, 0], [3, 4]]
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    bound = batch_size * max(lengths)
+    start = 0
+    while start < order.size:
+        stop = start + max(1, bound // max(1, lengths[order[start]]))
+        yield order[start:stop]
+        start = stop
+
+
+def collate(collate_fn: Collate, rows: list[Any]) -> Mapping[str, Any]:
+    """Make a batch of copies of some rows: collators may change what they are given.
+
+    Args:
+        collate_fn: The collator.
+        rows: The rows.
+
+    Returns:
+        The batch.
+
+    Raises:
+        UnsupportedTrainerError: If the collator returns no mapping, or joins the rows without saying where each starts.
+    """
+    batch = collate_fn([dict(row) if isinstance(row, Mapping) else row for row in rows])
+    if not isinstance(batch, Mapping):
+        raise UnsupportedTrainerError(
+            f"The collator returned a {type(batch).__name__}, but mixcd needs a mapping of names to tensors, to find "
+            "the labels and to carry the sample ids. Use a collator that returns a dict."
+        )
+    require_known_starts(batch, len(rows), name_collator(collate_fn))
+    return batch
+
+
+def run_model(
+    model: torch.nn.Module, rule: CorrectnessRule, batch: Mapping[str, Any], sample_count: int
+) -> tuple[Mapping[str, Any], Any]:
+    """Call a model with a batch as every pass that only predicts does.
+
+    Args:
+        model: The model, in the mode it is to predict in.
+        rule: Says what is kept from the model, and what it is called with besides.
+        batch: Tensors by name, on any device.
+        sample_count: How many samples it was made of.
+
+    Returns:
+        The batch on the model's device, marked where samples share a row, and what the model returned.
+
+    Raises:
+        DataError: If the model refuses the batch.
+    """
+    device = next(model.parameters()).device
+    tensors = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    marked = mark_own(tensors, sample_count)
+    inputs = {name: value for name, value in tensors.items() if name not in rule.withheld} | dict(rule.settings)
+    if OWN_TOKENS in marked and getattr(getattr(model, "config", None), "use_cache", False):
+        inputs["use_cache"] = False  # with a cache, transformers lets tokens attend to the samples before their own
+    return marked, _call_model(model, inputs, sample_count)
+
+
+def _call_model(model: torch.nn.Module, inputs: Mapping[str, Any], sample_count: int) -> Any:
+    try:
+        return model(**inputs)
+    except (RehearsalError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:  # each model in its own way
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise DataError(
+            f"The model refuses a batch of {sample_count} sample(s): {reason}. Prepare the rows as for this model, and "
+            "give its config what it lacks, such as a `pad_token_id`."
+        ) from error
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside the block; every module's own mode of before after it.
+
+    Args:
+        model: The model.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def predict_batch(
+    model: torch.nn.Module,
+    rule: CorrectnessRule,
+    batch: Mapping[str, Any],
+    sample_ids: Ids,
+    data_name: str,
+    head_inputs: list[torch.Tensor] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Predict one batch.
+
+    Args:
+        model: As in `predict_rows`, like the following.
+        rule: Says which rows are right.
+        batch: The batch.
+        sample_ids: Its rows' ids, shape (rows,), for messages.
+        data_name: Whose rows they are, for messages.
+        head_inputs: What `watch_head` collects, where the input of the model's head is wanted.
+
+    Returns:
+        As `predict_rows`, the arrays of this batch.
+
+    Raises:
+        RehearsalError: As in `predict_rows`.
+    """
+    marked, output = run_model(model, rule, batch, len(sample_ids))
+    targets = rule.find_targets(marked, data_name)
+    rule.require_known(targets, output, sample_ids, data_name)
+    reading = rule.read(output, targets)
+    found = {"loss": reading.loss, "correct": reading.correct}
+    if reading.prediction is not None:
+        found["prediction"] = reading.prediction.to(torch.int32)
+    if reading.share is not None:
+        found["share_right"] = reading.share
+    if reading.has_target is not None:
+        found["has_target"] = reading.has_target
+    found["token_count"] = _count_tokens(marked, len(sample_ids))
+    if head_inputs is not None:
+        found["head_input"] = pool_head_input(head_inputs, marked, len(sample_ids), reading.head_mask)
+        if reading.logits is not None:
+            found["logits"] = reading.logits.float()
+    return {name: value.cpu().numpy() for name, value in found.items()}
+
+
+def _count_tokens(batch: Mapping[str, Any], row_count: int) -> torch.Tensor:
+    """Input tokens that are no padding; 1 for rows without tokens."""
+    mask: torch.Tensor = batch.get(OWN_TOKENS, batch.get("attention_mask", torch.ones(row_count, 1)))
+    return mask.flatten(1).sum(-1).to(torch.int32)
+
+
+def list_inputs(row: Mapping[str, Any]) -> list[Any]:
+    """Return the token lists of a row: a single one, or one a choice in multiple choice.
+
+    Args:
+        row: A prepared row with `input_ids`.
+
+    Example:
+        >>> list_inputs({"input_ids": [7, 8]}), list_inputs({"input_ids": [[7], [8]]})
+        ([[7, 8]], [[7], [8]])
+    """
+    inputs = row["input_ids"]
+    return list(inputs) if len(inputs) and np.ndim(inputs[0]) else [inputs]
+
+
+def _has_tokens(row: Any) -> bool:
+    return isinstance(row, Mapping) and "input_ids" in row
+
+
+def _count_inputs(row: Any) -> list[int]:
+    """Input tokens of a row, or of each of its choices; 1 for rows without tokens."""
+    if not _has_tokens(row):
+        return [1]
+    return [len(tokens) for tokens in list_inputs(row)]
+
+
+def _length_of(row: Any) -> int:
+    """Tokens of a row as it is padded, those of its target included; 1 for rows without tokens."""
+    counts = _count_inputs(row)
+    count = max(counts, default=0) * len(counts)
+    target = row.get("labels") if isinstance(row, Mapping) else None
+    if not isinstance(target, Sized) or getattr(target, "ndim", 1) == 0:  # a tensor of one label is Sized, too
+        return count
+    return count + len(target)

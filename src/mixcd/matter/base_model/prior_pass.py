@@ -1,0 +1,298 @@
+"""The prior pass: the one inference of the base model over the prior data, part by part into the cache."""
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from mixcd.matter.base_model.batched_inference import (
+    GROUP_ROWS,
+    Collate,
+    evaluating,
+    predict_rows,
+    put_results,
+    read_groups,
+)
+from mixcd.matter.base_model.flat_array import create_array
+from mixcd.matter.base_model.head_features import FITTED_ROWS, FeatureBasis, fit_basis
+from mixcd.matter.base_model.prediction_cache import (
+    Manifest,
+    array_path,
+    cached_count,
+    check_parts,
+    drop_cache,
+    list_parts,
+    part_name,
+    read_basis,
+    read_manifest,
+    require_match,
+    seal,
+    write_basis,
+    write_manifest,
+    write_part,
+)
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.errors import CacheError, DataError, UnsupportedTrainerError
+from mixcd.words.files import lock_folder
+from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.vocabulary import Ids, require_finite_losses
+
+LEAST_PART_SIZE, MOST_PART_SIZE = 1024, 16_384
+"""Samples in one part: what an interruption can cost."""
+_USUAL_PART_COUNT = 16
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share a prior pass.
+
+    Args:
+        rank: This one's number, from 0.
+        count: How many there are.
+        wait: Returns when all of them have called it.
+    """
+
+    rank: int = 0
+    count: int = 1
+    wait: Callable[[], object] = lambda: None
+
+
+ALONE = Processes()
+
+
+def choose_part_size(cached_count: int) -> int:
+    """Choose how many samples a part holds: the same for every number of processes, and so are the results.
+
+    Args:
+        cached_count: Samples to predict.
+
+    Returns:
+        A sixteenth of them, within bounds.
+
+    Example:
+        >>> choose_part_size(100), choose_part_size(30_000), choose_part_size(10**6)
+        (1024, 1875, 16384)
+    """
+    return min(max(math.ceil(cached_count / _USUAL_PART_COUNT), LEAST_PART_SIZE), MOST_PART_SIZE)
+
+
+@dataclass(frozen=True)
+class PriorPass:
+    """One inference of a model over prior data, on one process or several.
+
+    Args:
+        model: The base model, the same on every process.
+        prior: The prior data.
+        collate_fn: Makes a batch of a list of rows.
+        batch_size: Rows a batch at the length of the longest row.
+        progress: Whether to show a progress bar with the time left.
+        processes: Who shares the pass.
+        rule: Says which predictions are right.
+        feature_count: Features to cache, with the class logits where there are any; 0 for neither.
+    """
+
+    model: torch.nn.Module
+    prior: PriorDataset
+    collate_fn: Collate
+    batch_size: int
+    progress: bool
+    rule: CorrectnessRule
+    processes: Processes = ALONE
+    feature_count: int = 0
+
+    def fill(self, folder: Path, wanted: Manifest, keep_share: bool) -> tuple[Manifest, int]:
+        """Predict what a cache lacks; each process writes its own parts, and the first one the manifest.
+
+        Args:
+            folder: The cache's folder.
+            wanted: The manifest that a new cache would have.
+            keep_share: Whether a cache of another share is used as it is.
+
+        Returns:
+            The manifest of the complete cache, and the forward passes that this process made.
+
+        Raises:
+            CacheError: If the folder holds something else, or a cache that does not match.
+            FolderInUseError: If another run is filling the cache.
+            DataError: If rows have no labels, unknown labels, or losses that are not finite.
+            OSError: If the cache cannot be written.
+        """
+        is_first, wait = self.processes.rank == 0, self.processes.wait
+        fit_count = 0
+        with ExitStack() as stack:
+            if is_first and not _is_complete(folder, read_manifest(folder)):
+                stack.enter_context(lock_folder(folder))
+                found = read_manifest(folder)
+                if found is None or not list_parts(folder, found):
+                    stack.callback(_drop_empty, folder)
+                    created, fit_count = self._create_arrays(folder, wanted)
+                    write_manifest(folder, created)
+            wait()
+            manifest = self._require_manifest(folder)
+            require_match(folder, manifest, replace(wanted, share=manifest.share) if keep_share else wanted)
+            if not _is_complete(folder, manifest):
+                check_parts(folder, manifest)
+            self._require_features(folder, manifest)
+            try:
+                with evaluating(self.model):
+                    forward_count = self._predict_missing(folder, manifest)
+            except (DataError, UnsupportedTrainerError):  # what was predicted is of no use to the corrected run
+                drop_cache(folder)
+                raise
+            wait()
+            if is_first and not _is_complete(folder, manifest):
+                seal(folder, manifest)
+            wait()
+        return self._require_manifest(folder), forward_count + fit_count
+
+    def predict_some(self, sample_ids: Ids) -> tuple[dict[str, NDArray[Any]], int]:
+        """Predict some samples, and write nothing.
+
+        Args:
+            sample_ids: Which, shape (some,).
+
+        Returns:
+            Arrays as `predict_rows` returns them, and the forward passes made.
+
+        Raises:
+            RehearsalError: As in `fill`.
+        """
+        with evaluating(self.model):
+            predicted, _, forward_count = self._predict(sample_ids, (), lambda _: None, with_head_input=False)
+        require_finite_losses(sample_ids, predicted["loss"])
+        return predicted, forward_count
+
+    def _require_manifest(self, folder: Path) -> Manifest:
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise CacheError(
+                f"Process {self.processes.rank} sees no cache in `{folder}`, where process 0 wrote one. All processes "
+                "must see the same folder. Choose a folder on a shared file system for the cache."
+            )
+        return manifest
+
+    def _create_arrays(self, folder: Path, wanted: Manifest) -> tuple[Manifest, int]:
+        """Fit the features on some samples, and create the flat arrays; return the manifest, and the forward passes."""
+        if not self.feature_count:
+            return wanted, 0
+        covered = _list_ids(wanted)
+        rng = keyed_generator(wanted.seed, 0, Stream.FEATURES)
+        chosen = np.sort(rng.choice(len(covered), min(len(covered), FITTED_ROWS), replace=False, shuffle=False))
+        ids = np.asarray(covered)[chosen]
+        with evaluating(self.model):
+            predicted, _, forward_count = self._predict(ids, (), lambda _: None)
+        basis = fit_basis(predicted["head_input"], self.feature_count)
+        folder.mkdir(parents=True, exist_ok=True)
+        checksum = write_basis(folder, basis)
+        arrays = {"features": basis.components.shape[1]}
+        if "logits" in predicted:
+            arrays["logits"] = predicted["logits"].shape[1]
+        for name, width in arrays.items():
+            create_array(array_path(folder, name), cached_count(wanted), width)
+        return replace(wanted, arrays=arrays, basis=checksum), forward_count
+
+    def _require_features(self, folder: Path, manifest: Manifest) -> None:
+        if self.feature_count and not manifest.arrays:
+            raise CacheError(
+                f"The cache `{folder}` holds no features, which the estimator or the partition needs. They are cached "
+                "when the base model predicts. Choose a new folder for the cache to predict again."
+            )
+
+    def _predict_missing(self, folder: Path, manifest: Manifest) -> int:
+        """Predict and write this process's parts that the cache lacks; return the forward passes made."""
+        finished, size, count = list_parts(folder, manifest), manifest.part_size, cached_count(manifest)
+        covered = _list_ids(manifest)
+        own = range(self.processes.rank * size, count, self.processes.count * size)
+        hidden = not (self.progress and self.processes.rank == 0) or None
+        basis = read_basis(folder, manifest) if manifest.arrays else None
+        forward_count = 0
+        with tqdm(total=sum(min(size, count - start) for start in own), desc="prior pass", disable=hidden) as bar:
+            for start in own:
+                ids = np.asarray(covered[start : start + size])
+                if part_name(start // size) in finished:
+                    bar.update(ids.size)
+                    continue
+                chunks = [ids[first : first + GROUP_ROWS] for first in range(0, ids.size, GROUP_ROWS)]
+                tables, arrays, forward_counts = zip(
+                    *(self._predict_chunk(chunk, manifest.columns, basis, bar.update) for chunk in chunks), strict=True
+                )
+                flat = {name: np.concatenate([chunk[name] for chunk in arrays]) for name in manifest.arrays}
+                write_part(folder, manifest, start // size, pa.concat_tables(tables), flat)
+                forward_count += sum(forward_counts)
+        return forward_count
+
+    def _predict_chunk(
+        self,
+        sample_ids: Ids,
+        columns: tuple[str, ...],
+        basis: FeatureBasis | None,
+        advance: Callable[[int], object],
+    ) -> tuple[pa.Table, dict[str, NDArray[Any]], int]:
+        predicted, stored, forward_count = self._predict(sample_ids, columns, advance, basis is not None)
+        require_finite_losses(sample_ids, predicted["loss"])
+        arrays: dict[str, NDArray[Any]] = {}
+        if basis is not None:
+            arrays["features"] = basis.apply(predicted.pop("head_input"))
+            if "logits" in predicted:
+                arrays["logits"] = predicted.pop("logits")
+        return pa.table({"sample_id": sample_ids, **predicted, **stored}), arrays, forward_count
+
+    def _predict(
+        self,
+        sample_ids: Ids,
+        columns: tuple[str, ...],
+        advance: Callable[[int], object],
+        with_head_input: bool = True,
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], int]:
+        """Predict some samples; return the predictions, the columns asked for, and the forward passes made."""
+        predicted: dict[str, NDArray[Any]] = {}
+        stored: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
+        first = forward_count = 0
+        for ids, rows in read_groups(self.prior, sample_ids, self.batch_size):
+            found, count = predict_rows(
+                self.model,
+                rows,
+                ids,
+                rule=self.rule,
+                collate_fn=self.collate_fn,
+                batch_size=self.batch_size,
+                data_name=self.prior.name,
+                advance=advance,
+                with_head_input=with_head_input,
+            )
+            put_results(predicted, slice(first, first + len(ids)), found, len(sample_ids))
+            for name, parts in stored.items():
+                parts.append(self.prior.read_column(name, ids, rows))
+            first, forward_count = first + len(ids), forward_count + count
+        return predicted, {name: np.concatenate(parts) for name, parts in stored.items()}, forward_count
+
+
+def _list_ids(manifest: Manifest) -> range | Ids:
+    """The samples that a cache covers, ascending: all, or the keyed selection of its share."""
+    if manifest.share == 1:
+        return range(manifest.sample_count)
+    rng = keyed_generator(manifest.seed, 0, Stream.SHARES)
+    return np.sort(rng.choice(manifest.sample_count, cached_count(manifest), replace=False, shuffle=False))
+
+
+def _drop_empty(folder: Path) -> None:
+    """Remove what a pass began that was refused before it wrote a part."""
+    if not any(folder.glob("part-*")):
+        drop_cache(folder)
+
+
+def _is_complete(folder: Path, manifest: Manifest | None) -> bool:
+    """Whether nothing remains to be written: such a cache may lie on a read-only disk."""
+    if manifest is None:
+        return False
+    part_count = math.ceil(cached_count(manifest) / manifest.part_size)
+    return len(manifest.parts) == part_count and not any(folder.glob("part-*.sha256"))

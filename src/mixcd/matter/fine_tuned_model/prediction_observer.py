@@ -1,0 +1,241 @@
+"""The prediction observer: reads off the training forward which rehearsed samples are still right."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.correctness.reading import Targets, require_all_samples
+from mixcd.matter.model_shape.joined_rows import mark_own
+from mixcd.words.errors import PlanError
+from mixcd.words.vocabulary import Ids, Observation
+
+logger = logging.getLogger(__name__)
+
+NEW_SAMPLE = -1
+"""The id under which an observed new sample is kept."""
+
+
+class PredictionObserver:
+    """Collects every trained row's correctness and loss from the forward pass that trains on it.
+
+    No inference happens here. What is read starts on its way to the processor at once, and `take` waits for it alone:
+    by then a GPU may still be busy with the backward pass.
+
+    A training step may call its model several times, such as for a term that keeps it near the base model. The pass
+    that counts is the one that gradients flow back through; of several, the first that shows every row.
+
+    Paper: fine-tuned model f'; its predictions on rehearsed samples fall out of training.
+
+    Args:
+        rule: Says which samples are right.
+        with_logits: Whether to keep the class logits, too.
+    """
+
+    def __init__(self, rule: CorrectnessRule, with_logits: bool = False) -> None:
+        self.forward_count = 0
+        self._rule = rule
+        self._with_logits = with_logits
+        self._seen: list[list[_Pass]] = []
+        self._warned = False
+
+    @contextmanager
+    def watch(self, model: torch.nn.Module, sample_ids: torch.Tensor, batch: Mapping[str, Any]) -> Iterator[None]:
+        """Read the forward passes with gradients that the model makes inside the block.
+
+        The backward pass may follow inside the block or after it.
+
+        Args:
+            model: The outermost module, as the training step calls it.
+            sample_ids: The rows' prior sample ids, `NEW_SAMPLE` for new rows; shape (rows,).
+            batch: The batch, with its labels.
+
+        Raises:
+            DataError: If the batch has no labels.
+            UnsupportedTrainerError: If the output of the only pass shows no predictions, or not of every row.
+        """
+        targets = self._rule.find_targets(mark_own(batch, len(sample_ids)), "trainer.train_dataset")
+        passes: list[_Pass] = []
+
+        def read(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            if not torch.is_grad_enabled():
+                return
+            self.forward_count += 1
+            passes.append(_Pass(self._read(sample_ids, targets, output)))
+            passes[-1].follow(output, passes)
+
+        hook = model.register_forward_hook(read)
+        try:
+            yield
+        finally:
+            hook.remove()
+            if passes:
+                self._seen.append(passes)
+        if len(passes) == 1:
+            passes[0].require_rows()
+
+    def take(self) -> torch.Tensor:
+        """Return what was seen since the last call, and forget it; call it after the backward pass.
+
+        Returns:
+            One row a trained sample, on the processor, shape (rows, 3) or (rows, 3 + classes),
+            integers: its prior sample id, whether it was right, and the bits of its single-precision loss
+            and logits. Integers, so that one gather over processes moves all exactly.
+
+        Raises:
+            PlanError: If no forward pass was seen, or several of which none was trained on.
+            UnsupportedTrainerError: If the output that was trained on shows no predictions, or not of every row.
+        """
+        if not self._seen:
+            raise PlanError(
+                "No forward pass was observed in this step: the training step never called the model that it was "
+                "given. Rehearsal reads predictions off that call. Let `training_step` call its `model` argument."
+            )
+        seen, self._seen = self._seen, []
+        rows = [self._choose(passes).require_rows().wait() for passes in seen]
+        return torch.cat(rows) if len(rows) > 1 else rows[0]
+
+    def _choose(self, passes: "list[_Pass]") -> "_Pass":
+        """Return the pass that was trained on: the only one, or the first that gradients came back to."""
+        if len(passes) == 1:
+            return passes[0]
+        trained = [one for one in passes if one.is_trained] or [one for one in passes if one.is_reached]
+        if not trained:
+            raise PlanError(
+                f"The model was called {len(passes)} times with gradients on one batch, and no gradient came back to "
+                "any of these passes, so which of them trains is not known. Rehearsal reads predictions off that one. "
+                "Compute the other passes under `torch.no_grad()`, and commit a step after its backward pass."
+            )
+        if len(trained) > 1 and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d forward passes on one batch are trained on. Whether a rehearsed sample is right is read off the "
+                "first of them that shows every row.",
+                len(trained),
+            )
+        return next((one for one in trained if isinstance(one.rows, _Copy)), trained[0])
+
+    @torch.no_grad()
+    def _read(self, sample_ids: torch.Tensor, targets: Targets, output: Any) -> "_Copy | Exception":
+        """Return what a pass shows; where that fails, why: it matters only if the pass is the one that trains."""
+        try:
+            reading = self._rule.read(output, targets)
+            require_all_samples(len(reading.loss), len(sample_ids))
+        except Exception as error:  # raised by `require_rows`; a rule may stumble over a pass of other rows
+            return error.with_traceback(None)  # which holds the output
+        numbers = reading.loss[:, None]
+        if self._with_logits and reading.logits is not None:
+            numbers = torch.cat([numbers, reading.logits.float()], dim=1)
+        columns = (sample_ids.to(numbers.device)[:, None], reading.correct[:, None], numbers.view(torch.int32))
+        return _Copy(torch.cat(columns, dim=1))  # of the widest type: 64-bit integers
+
+
+class _Pass:
+    """One forward pass with gradients: what it showed, and whether gradients came back to it.
+
+    Args:
+        rows: What it showed, or why it shows nothing.
+    """
+
+    def __init__(self, rows: "_Copy | Exception") -> None:
+        self.rows = rows
+        self._is_zero: list[bool | torch.Tensor] = []
+
+    def follow(self, output: Any, beside: "list[_Pass]") -> None:
+        """Notice the gradients of a model's output.
+
+        Args:
+            output: The output.
+            beside: All passes on the same batch: with several, a gradient of zeros is told apart.
+        """
+
+        def reach(gradient: torch.Tensor) -> None:
+            self._is_zero.append(~gradient.any() if len(beside) > 1 else False)  # on the device: nobody waits for it
+
+        for tensor in _find_tensors(output):
+            if tensor.grad_fn is not None:
+                tensor.register_hook(reach)  # type: ignore[no-untyped-call]
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether a gradient came back."""
+        return bool(self._is_zero)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a gradient came back that is not zero: a pass that weighs nothing in the loss trains nothing."""
+        return not all(map(bool, self._is_zero))
+
+    def require_rows(self) -> "_Copy":
+        """Return what the pass showed, or raise why it shows nothing."""
+        if isinstance(self.rows, Exception):
+            raise self.rows
+        return self.rows
+
+
+def _find_tensors(output: Any) -> Iterator[torch.Tensor]:
+    """Find the tensors of a model's output, in tuples and mappings, too."""
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, Mapping | list | tuple):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from _find_tensors(part)
+
+
+class _Copy:
+    """A copy of a tensor on its way from the model's device to the processor; a GPU makes it when its turn comes.
+
+    Args:
+        rows: The tensor.
+    """
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._rows = rows.to("cpu", non_blocking=rows.is_cuda)
+        self._arrival = torch.cuda.Event() if rows.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrival is not None:
+            self._arrival.record()
+
+    def wait(self) -> torch.Tensor:
+        """Return the copy once it is complete."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return self._rows
+
+
+def read_rows(rows: torch.Tensor) -> Observation:
+    """Read some observed rows, of new samples too.
+
+    Args:
+        rows: What `PredictionObserver.take` returned, possibly of several processes.
+
+    Returns:
+        One row a trained sample; the id of new samples is `NEW_SAMPLE`.
+    """
+    return _decode(rows.cpu().numpy())
+
+
+def read_rehearsed(rows: torch.Tensor) -> Observation:
+    """Read those of some observed rows that are of prior samples.
+
+    Args:
+        rows: As in `read_rows`.
+
+    Returns:
+        One row a rehearsed sample, in their order.
+    """
+    seen = rows.cpu().numpy()
+    return _decode(seen[seen[:, 0] != NEW_SAMPLE])
+
+
+def _decode(seen: Ids) -> Observation:
+    numbers = seen[:, 2:].astype(np.int32, order="C").view(np.float32).astype(np.float64)
+    return Observation(
+        sample_ids=seen[:, 0],
+        correct=seen[:, 1].astype(bool),
+        loss=numbers[:, 0],
+        logits=numbers[:, 1:] if numbers.shape[1] > 1 else None,
+    )

@@ -1,0 +1,94 @@
+"""What a model of transformers is for, by the names of its class and of those it is made from."""
+
+from typing import Any
+
+import torch
+
+from mixcd.matter.model_shape.fresh_adapter import bare_model
+
+_CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead")
+"""How transformers' causal language models are called; a `…WithLMHeadModel` predicts masked tokens."""
+_UNSHIFTED = {
+    "BartForCausalLM",
+    "BigBirdPegasusForCausalLM",
+    "BlenderbotForCausalLM",
+    "BlenderbotSmallForCausalLM",
+    "CpmAntForCausalLM",
+    "MBartForCausalLM",
+    "MarianForCausalLM",
+    "MvpForCausalLM",
+    "PLBartForCausalLM",
+    "PegasusForCausalLM",
+    "ProphetNetForCausalLM",
+    "TrOCRForCausalLM",
+    "WhisperForCausalLM",
+    "XLNetLMHeadModel",
+}
+"""Those among them whose loss takes the labels as they are: whoever trains them has shifted the labels."""
+
+
+def find_shift(model: torch.nn.Module) -> bool | None:
+    """Say whether position t of a model is trained to predict label t + 1, and not label t.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        True for causal language models; False for encoder-decoders, token classification, masked language models and
+        the few causal ones that do not shift their labels; None where it is not known.
+    """
+    if is_causal(model):
+        return True
+    names = _names_of(model)
+    is_paired: bool = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    if is_paired or is_token_classifier(model) or is_masked(model) or _UNSHIFTED & names:
+        return False
+    return None
+
+
+def is_causal(model: torch.nn.Module) -> bool:
+    """Whether a model is a causal language model that shifts its labels itself, as nearly all do.
+
+    Args:
+        model: Any model.
+    """
+    config: Any = getattr(model, "config", None)
+    names = _names_of(model)
+    if getattr(config, "is_encoder_decoder", False) or _UNSHIFTED & names:
+        return False
+    return any(name.endswith(_CAUSAL) and not name.endswith("WithLMHeadModel") for name in names)
+
+
+def is_token_classifier(model: torch.nn.Module) -> bool:
+    """Whether a model gives every token a class.
+
+    Args:
+        model: Any model.
+    """
+    return _is_for(model, "TokenClassification")
+
+
+def is_masked(model: torch.nn.Module) -> bool:
+    """Whether a model predicts masked tokens.
+
+    Args:
+        model: Any model.
+    """
+    return _is_for(model, "MaskedLM")
+
+
+def is_multiple_choice(model: torch.nn.Module) -> bool:
+    """Whether a model scores the choices of a question: its classes are places, and as many as a sample has choices.
+
+    Args:
+        model: Any model.
+    """
+    return _is_for(model, "MultipleChoice")
+
+
+def _is_for(model: torch.nn.Module, task: str) -> bool:
+    return any(name.endswith(f"For{task}") for name in _names_of(model))
+
+
+def _names_of(model: torch.nn.Module) -> set[str]:
+    return {kind.__name__ for kind in type(bare_model(model)).__mro__}

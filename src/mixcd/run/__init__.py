@@ -1,0 +1,1 @@
+"""Belief, plan, observation, belief: rehearsal beside a trainer or in a loop of your own, and what came of it."""

@@ -1,0 +1,1 @@
+"""What a run leaves: its folder, its steps, and what it kept and lost."""

@@ -1,0 +1,147 @@
+"""Evaluation: what fine-tuning kept and lost on held-out data, sample by sample."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from scipy.stats import binomtest
+
+from mixcd.words.vocabulary import Flags
+
+LEAST_SAMPLES = 30
+"""Fewer samples are too few for an interval that says anything."""
+MOST_ROWS = 1000
+"""Damaged samples that a page lists."""
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """How one task's held-out samples fared from the base to the fine-tuned model.
+
+    Args:
+        sample_count: Held-out samples.
+        right_before: Samples the base model got right.
+        damaged_count: Right before, wrong after: collateral damage.
+        gained_count: Wrong before, right after.
+    """
+
+    sample_count: int
+    right_before: int
+    damaged_count: int
+    gained_count: int
+
+    @property
+    def score_before(self) -> float:
+        """The base model's accuracy."""
+        return self.right_before / self.sample_count
+
+    @property
+    def score_after(self) -> float:
+        """The fine-tuned model's accuracy."""
+        return (self.right_before - self.damaged_count + self.gained_count) / self.sample_count
+
+    @property
+    def net_change(self) -> float:
+        """Score after minus score before: gained share minus damaged share, exactly."""
+        return (self.gained_count - self.damaged_count) / self.sample_count
+
+    @property
+    def damaged_share(self) -> float:
+        """Share of the samples that went from right to wrong."""
+        return self.damaged_count / self.sample_count
+
+    @property
+    def damaged_interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the damaged share: says whether there is damage."""
+        interval = binomtest(self.damaged_count, self.sample_count).proportion_ci(0.95, method="wilson")
+        return float(interval.low), float(interval.high)
+
+    @property
+    def mcnemar_p(self) -> float:
+        """The exact two-sided McNemar p-value: do losses and gains balance?"""
+        flips = self.damaged_count + self.gained_count
+        return float(binomtest(self.damaged_count, flips, 0.5).pvalue) if flips else 1.0
+
+    def __str__(self) -> str:
+        low, high = self.damaged_interval
+        return (
+            f"score {self.score_before:.3f} → {self.score_after:.3f}, damaged {self.damaged_share:.1%} "
+            f"({low:.1%} to {high:.1%}): {self.damaged_count} right→wrong, {self.gained_count} wrong→right, "
+            f"net {self.net_change:+.1%} (McNemar p = {self.mcnemar_p:.2g}), {self.sample_count} held-out samples"
+        )
+
+
+@dataclass(frozen=True)
+class DamagedSample:
+    """One held-out prior sample that went from right to wrong.
+
+    Args:
+        sample_id: Its row in the held-out data.
+        bin_name: Its bin under the run's partition strategy, applied to the held-out data; empty for clusters of
+            features.
+        label: The class that the base model predicted, rightly; None where predictions are no class.
+        prediction: The class that the fine-tuned model predicts, likewise.
+        text: How its text starts.
+    """
+
+    sample_id: int
+    bin_name: str
+    label: int | None
+    prediction: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out scores before and after fine-tuning.
+
+    Args:
+        prior: The prior task.
+        new: The new task, when the trainer has an evaluation set of it.
+        damaged: The damaged prior samples, in the order of their ids.
+        prior_sets: The prior data sets, each alone, when several were given by name.
+        bins: The bins of the run's partition on the held-out prior data; empty for clusters of features.
+        false_damage_rate: Of the held-out prior samples that the base model had right, the share that is wrong when
+            they are read again, by random augmentation alone; None where rows are the same each time.
+    """
+
+    prior: TaskChange
+    new: TaskChange | None
+    damaged: Sequence[DamagedSample]
+    prior_sets: Mapping[str, TaskChange] = field(default_factory=dict)
+    bins: Mapping[str, TaskChange] = field(default_factory=dict)
+    false_damage_rate: float | None = None
+
+    def __str__(self) -> str:
+        sets = "".join(f"\n  {name}: {change}" for name, change in self.prior_sets.items())
+        new = f"\nnew task:   {self.new}" if self.new else ""
+        noise = ""
+        if self.false_damage_rate:
+            share = self.false_damage_rate * self.prior.score_before
+            noise = (
+                f"\n  of the damaged, about {share:.1%} of all samples, are noise: rows are read otherwise each time"
+            )
+        return f"prior task: {self.prior}{noise}{sets}{new}"
+
+
+def compare_correctness(before: Flags, after: Flags) -> TaskChange:
+    """Count the flips between two models on the same samples.
+
+    Args:
+        before: Whether the base model got each sample right, shape (samples,).
+        after: The same for the fine-tuned model.
+
+    Returns:
+        The counts, from which scores, intervals and tests follow.
+
+    Example:
+        >>> import numpy as np
+        >>> change = compare_correctness(np.array([True, True, False]), np.array([True, False, False]))
+        >>> change.damaged_count, round(change.net_change, 3)
+        (1, -0.333)
+    """
+    return TaskChange(
+        sample_count=len(before),
+        right_before=int(before.sum()),
+        damaged_count=int((before & ~after).sum()),
+        gained_count=int((~before & after).sum()),
+    )

@@ -1,0 +1,302 @@
+"""The run folder: what a run asked for, how far it got, and what came of it."""
+
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixcd.matter.base_model.prediction_cache import cached_count, list_parts, read_manifest
+from mixcd.run.outcome.evaluation import Evaluation, TaskChange
+from mixcd.run.outcome.step_record import read_steps, write_steps
+from mixcd.words.errors import RunFolderError, shorten
+from mixcd.words.files import LOCK, UNFINISHED, replace_file
+
+FORMAT = 1
+
+PRIOR_PASS, TRAINING, EVALUATING, STOPPED, FINISHED = "prior pass", "training", "evaluating", "stopped", "finished"
+"""The states of a run. A run that was killed keeps the state it was in."""
+STATES = (PRIOR_PASS, TRAINING, EVALUATING, STOPPED, FINISHED)
+_RECORDED = ("state", "go_on", "cache", "steps_done", "total_steps", "processes", "batch_size", "counters")
+
+_JIT_SENTINEL = "checkpoint-is-incomplete.txt"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.toml"
+
+    @property
+    def record(self) -> Path:
+        """State, versions, hardware, seeds, counters."""
+        return self.path / "run.json"
+
+    @property
+    def step_lines(self) -> Path:
+        """A line a step, while training."""
+        return self.path / "steps.jsonl"
+
+    @property
+    def steps(self) -> Path:
+        """A row a step, when training is done."""
+        return self.path / "steps.parquet"
+
+    @property
+    def evaluation(self) -> Path:
+        """Scores before and after, flips, intervals, tests."""
+        return self.path / "evaluation.json"
+
+    @property
+    def damaged(self) -> Path:
+        """The held-out prior samples that were lost."""
+        return self.path / "damaged.parquet"
+
+    @property
+    def report(self) -> Path:
+        """All of it on one page."""
+        return self.path / "report.html"
+
+    @property
+    def model(self) -> Path:
+        """The fine-tuned model."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The trainer's `output_dir`."""
+        return self.path / "checkpoints"
+
+    def read(self) -> dict[str, Any] | None:
+        """Read the record of the run in the folder.
+
+        Returns:
+            The record; None when there is no run, and nothing but a prediction cache, in the folder.
+
+        Raises:
+            RunFolderError: If the folder holds something else, or a record that cannot be read.
+        """
+        if not self.record.exists():
+            self._refuse_foreign()
+            return None
+        try:
+            record: dict[str, Any] = json.loads(self.record.read_text("utf-8"))
+            if record["format"] > FORMAT:
+                raise RunFolderError(
+                    f"`{self.record}` has format {record['format']}, but this version of mixcd reads up to {FORMAT}. "
+                    "Upgrade mixcd, or choose another run folder."
+                )
+            missing = [key for key in _RECORDED if key not in record]
+            if missing or record["state"] not in STATES:
+                raise ValueError(f"it lacks {missing}" if missing else f"its state is {record['state']!r}")
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, RunFolderError):
+                raise
+            raise RunFolderError(
+                f"`{self.record}` cannot be read: {error}. It must be the JSON file that mixcd wrote. Restore it, or "
+                "choose another run folder."
+            ) from error
+        return record
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write the record, whole or not at all.
+
+        Args:
+            record: What to write; format and time are added.
+        """
+        dated = {"format": FORMAT, **record, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
+        text = json.dumps(dated, indent=1) + "\n"
+        replace_file(self.record, lambda path: path.write_text(text, "utf-8"))
+
+    def finish_steps(self) -> None:
+        """Turn the lines of the steps into a table."""
+        lines = read_steps(self.step_lines)
+        if lines:
+            write_steps(lines, self.steps)
+        self.step_lines.unlink(missing_ok=True)
+
+    def describe_progress(self, record: Mapping[str, Any]) -> str:
+        """Say how far a run got, from what lies in its folder.
+
+        Args:
+            record: The run's record.
+
+        Returns:
+            The end of a sentence, such as "finished" or "got as far as step 57 of 300".
+        """
+        if record["state"] == FINISHED:
+            return "finished"
+        if record["state"] == PRIOR_PASS:
+            return f"did not finish its prior pass, {_count_parts(Path(record['cache']))}"
+        if record["state"] == EVALUATING:
+            return "did not finish its evaluation"
+        lines, checkpoint = read_steps(self.step_lines), self.find_checkpoint()
+        done = lines[-1]["step"] if lines else 0
+        kept = f"its last checkpoint is of step {step_of(checkpoint)}" if checkpoint else "it has no checkpoint"
+        return f"got as far as step {done} of {record['total_steps']}, and {kept}"
+
+    def find_checkpoint(self) -> Path | None:
+        """Find the last checkpoint that was written to the end.
+
+        Returns:
+            Its folder, or None.
+        """
+        found = [path for path in self.checkpoints.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+        return next((path for path in sorted(found, key=step_of, reverse=True) if _is_whole(path)), None)
+
+    def clear(self) -> None:
+        """Delete the run, but for the prediction cache and the lock; a half-deleted run does not pass for finished."""
+        with suppress(RunFolderError):  # one that cannot be read passes for nothing
+            record = self.read()
+            if record is not None and record["state"] == FINISHED:
+                self.write({**record, "state": STOPPED})
+        for path in (self.checkpoints, self.model):  # first whole ones, so that no later run takes what is left of them
+            if path.exists():
+                os.replace(path, _make_room(path.with_name(path.name + UNFINISHED)))
+        for path in self._own_files():
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Undo the start of a run that was refused: what has just been written goes, an empty folder too."""
+        for path in (self.config, self.record, self.path / LOCK):
+            path.unlink(missing_ok=True)
+        self.drop_empty()
+
+    def drop_empty(self) -> None:
+        """Remove the folders that a trainer makes when it is built, if nothing came to lie in them."""
+        for folder in (self.checkpoints, self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+    def _own_files(self) -> list[Path]:
+        files = (self.config, self.step_lines, self.steps, self.evaluation, self.damaged, self.report, self.record)
+        unfinished = self.path.glob(f"*{UNFINISHED}")
+        return [*(path for path in (self.model, self.checkpoints) if path.exists()), *unfinished, *files]
+
+    def _refuse_foreign(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(
+                f"`{self.path}` is a file, but a run needs a folder. Set `run` to a new or empty folder."
+            )
+        own = {"cache", LOCK, *(path.name for path in self._own_files())}
+        foreign = sorted(path.name for path in self.path.glob("*") if path.name not in own)
+        if foreign:
+            raise RunFolderError(
+                f"`{self.path}` holds no run of mixcd, but {shorten(f'`{name}`' for name in foreign)}. A run needs a "
+                "folder of its own. Set `run` to a new or empty folder."
+            )
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint's folder, `checkpoint-STEP`.
+
+    Args:
+        checkpoint: The folder.
+    """
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> None:
+    """Write an evaluation, each file whole or not at all.
+
+    Args:
+        evaluation: What was measured.
+        scores: The JSON file of scores.
+        damaged: The Parquet file of damaged samples.
+    """
+    tasks = {"prior": evaluation.prior, "new": evaluation.new}
+    values = {name: change_to_json(change) for name, change in tasks.items() if change is not None}
+    for name, changes in (("prior_sets", evaluation.prior_sets), ("bins", evaluation.bins)):
+        if changes:
+            values[name] = {one: change_to_json(change) for one, change in changes.items()}
+    text = json.dumps(values, indent=1) + "\n"
+    rows = [vars(sample) for sample in evaluation.damaged]
+    schema = pa.schema(
+        [
+            ("sample_id", pa.int64()),
+            ("bin_name", pa.string()),
+            ("label", pa.int64()),
+            ("prediction", pa.int64()),
+            ("text", pa.string()),
+        ]
+    )
+    replace_file(damaged, lambda path: pq.write_table(pa.Table.from_pylist(rows, schema), path))
+    replace_file(scores, lambda path: path.write_text(text, "utf-8"))
+
+
+def change_from_json(values: Mapping[str, Any]) -> TaskChange:
+    """Return one task's change from the JSON values of an evaluation.
+
+    Args:
+        values: What `change_to_json` returned.
+    """
+    return TaskChange(**{name: int(values[name]) for name in TaskChange.__dataclass_fields__})
+
+
+def change_to_json(change: TaskChange) -> dict[str, Any]:
+    """Return one task's change as JSON values.
+
+    Args:
+        change: Scores before and after.
+    """
+    low, high = change.damaged_interval
+    return {
+        **vars(change),
+        "score_before": change.score_before,
+        "score_after": change.score_after,
+        "net_change": change.net_change,
+        "damaged_share": change.damaged_share,
+        "damaged_share_low": low,
+        "damaged_share_high": high,
+        "mcnemar_p": change.mcnemar_p,
+    }
+
+
+def _make_room(path: Path) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
+def _count_parts(cache: Path) -> str:
+    manifest = read_manifest(cache)
+    if manifest is None:
+        return "of which nothing is cached yet"
+    part_count = math.ceil(cached_count(manifest) / manifest.part_size)
+    return f"of which {len(list_parts(cache, manifest))} of {part_count} parts are cached"
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to the end: the trainer writes its state last, each process its own before."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+        step, processes = (
+            state["global_step"],
+            state["stateful_callbacks"]["RehearsalCallback"]["attributes"]["processes"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    own = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    return (
+        step == step_of(checkpoint)
+        and not (checkpoint / _JIT_SENTINEL).exists()
+        and all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt", *own))
+    )

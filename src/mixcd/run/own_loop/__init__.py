@@ -1,0 +1,1 @@
+"""Rehearsal in a training loop of your own."""

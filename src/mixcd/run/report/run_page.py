@@ -1,0 +1,131 @@
+"""The report of a run: what rehearsal kept, what was lost, and how damage went while it trained."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+
+from mixcd.run.outcome.evaluation import TaskChange
+from mixcd.run.report.change_tables import list_bins, list_damaged, tell_scores
+from mixcd.run.report.page import Page, Picture, Section
+from mixcd.run.report.run_findings import NEW, RunFindings, spread
+from mixcd.run.report.svg_picture import SERIES, SOFT, draw_svg
+
+MOST_BINS = 100
+"""Bins that a page lists, the hardest hit ones."""
+_MOST_POINTS = 400
+_BINS_READING = (
+    "The bins of the run's partition, on held-out prior samples. The bar is the damaged share, the line on it its "
+    "95 % Wilson interval; bins of fewer than 30 samples have none. Hardest hit first, by the lower bound."
+)
+_STEPS_READING = (
+    "Seen in the training forward passes, without a pass more, over the last 50 to 100 steps. The damage rate is an "
+    "estimate for the whole prior data; the yield is the damaged share of what was rehearsed. Yield above the damage "
+    "rate means that rehearsal finds the samples that are being lost; lift is how many times as often a drawn sample "
+    "is damaged as one drawn uniformly. In training mode dropout makes a model look a little worse than it is."
+)
+
+
+def make_run_page(found: RunFindings) -> Page:
+    """Lay the findings of a run out as a report.
+
+    Args:
+        found: What it shows.
+
+    Returns:
+        The page.
+    """
+    sections = []
+    if found.scores:
+        sections.append(tell_scores(found.scores))
+    if found.bins:
+        sections.append(_tell_bins(found.bins))
+    if found.steps:
+        sections.append(Section("While it trained", _STEPS_READING, pictures=_draw_steps(found.steps)))
+    if found.damaged:
+        sections.append(_tell_damaged(found))
+    return Page(found.title, judge_run(found.scores), (), sections, found.facts)
+
+
+def judge_run(scores: Mapping[str, TaskChange]) -> str:
+    """Say in one sentence what a run kept and lost.
+
+    Args:
+        scores: What became of the held-out data, the prior task first; empty where none were held out.
+
+    Returns:
+        The sentence.
+
+    Example:
+        >>> judge_run({"prior task": TaskChange(1000, 800, 50, 10)})
+        'Damaged: 5.0 % (3.8–6.5) of the held-out prior samples went from right to wrong; prior score 0.800 → 0.760.'
+    """
+    if not scores:
+        return "Damage was not measured: no prior data are held out."
+    prior, new = next(iter(scores.values())), scores.get(NEW)
+    low, high = prior.damaged_interval
+    told = f"new score {new.score_before:.3f} → {new.score_after:.3f}" if new else ""
+    return (
+        f"Damaged: {100 * prior.damaged_share:.1f} % ({100 * low:.1f}–{100 * high:.1f}) of the held-out prior samples "
+        f"went from right to wrong; prior score {prior.score_before:.3f} → {prior.score_after:.3f}"
+        f"{', ' + told if told else ''}."
+    )
+
+
+def _tell_bins(bins: Mapping[str, TaskChange]) -> Section:
+    ranked = sorted(bins.items(), key=lambda one: (-one[1].damaged_interval[0], one[0]))
+    left_out = len(ranked) - MOST_BINS
+    remarks = [f"{left_out:,} bins more are in `evaluation.json`."] if left_out > 0 else []
+    table = list_bins("Held-out prior samples by bin", dict(ranked[:MOST_BINS]))
+    return Section("Damage by bin", _BINS_READING, tables=[table], remarks=remarks)
+
+
+def _draw_steps(steps: Sequence[Mapping[str, float]]) -> list[Picture]:
+    shown = [steps[place] for place in spread(len(steps), _MOST_POINTS)]
+    numbers = [line["step"] for line in shown]
+    values = {name: [_finite(line[name]) for line in shown] for name in ("damage_rate", "yield_rate", "lift")}
+
+    def draw_rates(axes: Axes) -> None:
+        axes.plot(numbers, values["yield_rate"], color=SERIES[1], linestyle="-", label="yield")
+        axes.plot(numbers, values["damage_rate"], color=SERIES[0], linestyle="--", label="damage rate")
+        axes.set(xlabel="step", ylabel="share", ylim=(0, None))
+        axes.legend(loc="best")
+
+    def draw_lift(axes: Axes) -> None:
+        axes.axhline(1.0, color=SOFT, linestyle=":", linewidth=1)
+        axes.plot(numbers, values["lift"], color=SERIES[0])
+        axes.set(xlabel="step", ylabel="lift over all steps so far")
+
+    last = {name: next(filter(math.isfinite, reversed(series)), math.nan) for name, series in values.items()}
+    return [
+        Picture(
+            draw_svg("rates", draw_rates),
+            f"Damage rate and yield over steps. At the end {100 * last['damage_rate']:.1f} % of all prior samples are "
+            f"estimated to be damaged, and {100 * last['yield_rate']:.1f} % of the rehearsed ones were.",
+        ),
+        Picture(
+            draw_svg("lift", draw_lift),
+            f"Lift over steps; at 1, the dotted line, draws find no more damage than uniform ones. At the end: "
+            f"{last['lift']:.2f}.",
+        ),
+    ]
+
+
+def _tell_damaged(found: RunFindings) -> Section:
+    rows = [
+        [
+            str(one.sample_id),
+            one.text,
+            one.bin_name or "–",
+            "right" if one.label is None else found.class_names.get(one.label, str(one.label)),
+            "wrong" if one.prediction is None else found.class_names.get(one.prediction, str(one.prediction)),
+        ]
+        for one in found.damaged
+    ]
+    order = "evenly spaced by their ids" if len(rows) < found.damaged_count else "in the order of their ids"
+    headings = ["sample", "text", "bin", "gold, and before", "after"]
+    return list_damaged(headings, rows, found.damaged_count, order)
+
+
+def _finite(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,1 @@
+"""Rehearsal beside a Hugging Face trainer."""

@@ -1,0 +1,215 @@
+"""Which trainers rehearsal can follow, and which data they may be given."""
+
+import logging
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import Trainer
+
+from mixcd.matter.base_model.batched_inference import collate
+from mixcd.matter.base_model.require_apart import require_cache_off
+from mixcd.matter.correctness import CorrectnessRule, RightClass, RightTokens, choose_common_rule, choose_rule
+from mixcd.matter.correctness.right_class import LABEL_KEYS, require_known_labels
+from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_padding
+from mixcd.matter.prior_and_new_data.label_names import count_classes, require_same_numbers
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.followed_trainers import require_followed
+from mixcd.run.trainer.sft_trainer import is_sft_trainer, read_fused, require_same_targets
+from mixcd.words.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
+
+logger = logging.getLogger(__name__)
+
+SHADOWED = ("get_train_dataloader", "training_step")
+"""The public methods that are replaced on the instance."""
+
+
+def require_supported(trainer: Trainer) -> None:
+    """Refuse a trainer that rehearsal cannot follow, before anything is computed.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        AlreadyAttachedError: If it rehearses already, or something else shadows the same methods.
+        UnsupportedTrainerError: If it is of a kind that is not followed, or its settings order, split, pack or hide
+            the rows; says which.
+    """
+    require_followed(trainer)
+    shadowed = [name for name in SHADOWED if name in vars(trainer)]
+    if shadowed:
+        raise AlreadyAttachedError(
+            f"This trainer's `{shadowed[0]}` is already replaced on the instance, by an earlier `attach` or by other "
+            "code. One rehearsal a trainer is supported. Call `detach()` on the earlier one, or build a new trainer."
+        )
+    args = trainer.args
+    loader_settings = args.accelerator_config
+    dispatches = getattr(loader_settings, "dispatch_batches", None) or getattr(loader_settings, "split_batches", False)
+    strategy = args.train_sampling_strategy
+    joins = getattr(args, "padding_free", False) or getattr(trainer, "padding_free", False)
+    parallel = trainer.get_cp_size() > 1 or trainer.get_sp_size() > 1
+    for refused, setting, reason, cure in (
+        (strategy != "random", f'train_sampling_strategy="{strategy}"', "orders the rows itself", 'Use "random"'),
+        (dispatches, "`dispatch_batches` or `split_batches`", "splits batches after they are drawn", "Turn them off"),
+        (getattr(args, "packing", False), "`packing=True`", "mixes samples in one row", "Pass `packing=False`"),
+        (
+            joins and (not is_sft_trainer(trainer) or getattr(args, "pad_to_multiple_of", None)),
+            "`padding_free=True`" + (" with `pad_to_multiple_of`" if is_sft_trainer(trainer) else ""),
+            "joins a batch's samples in one row",
+            "Pass `padding_free=False`",
+        ),
+        (parallel, "context or sequence parallelism", "splits a sample over processes", "Turn it off"),
+        (
+            args.restore_callback_states_from_checkpoint,
+            "`restore_callback_states_from_checkpoint=True`",
+            "replaces rehearsal's callback on resume",
+            "Leave it off: rehearsal restores its own state",
+        ),
+    ):
+        if refused:
+            raise UnsupportedTrainerError(
+                f"The trainer uses {setting}, which {reason}; rehearsal cannot follow. {cure}."
+            )
+
+
+def warn_if_untested(trainer: Trainer) -> None:
+    """Say once, on the first process, that a way of splitting or storing the model was never run with rehearsal.
+
+    Args:
+        trainer: The trainer.
+    """
+    untested = {
+        "FSDP": trainer.is_fsdp_enabled,
+        "DeepSpeed": trainer.is_deepspeed_enabled,
+        "quantised weights": getattr(trainer.model, "is_quantized", False),
+    }
+    for name in (name for name, used in untested.items() if used and trainer.is_world_process_zero()):
+        logger.warning(
+            "Rehearsal with %s is untested. Every step still checks that the rows observed are the rows planned, and "
+            "stops if they are not. Compare a short run with one on plain data-parallel processes first.",
+            name,
+        )
+
+
+def warn_of_embedding_noise(trainer: Trainer) -> None:
+    """Say when training adds noise to embeddings: what it shows is damaged, then, part of it is not.
+
+    Args:
+        trainer: The trainer.
+    """
+    if getattr(trainer.args, "neftune_noise_alpha", None) and trainer.is_world_process_zero():
+        logger.warning(
+            "`neftune_noise_alpha` adds noise to embeddings in training, so up to a third of the rehearsed samples can "
+            "look damaged that are not (`benchmarks/noise.py`). `evaluate()` is made without it. Leave it out while "
+            "damage rates are to be read, or measure them by `probe=mixcd.Probe(64)`."
+        )
+
+
+def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
+    """Say when evaluation decodes otherwise than the rule supposes: it judges by what greedy decoding would give.
+
+    Args:
+        trainer: The trainer.
+        rule: Says which samples are right.
+    """
+    if not isinstance(rule, RightTokens) or not getattr(trainer.args, "predict_with_generate", False):
+        return
+    model: Any = trainer.model
+    settings = getattr(trainer.args, "generation_config", None) or getattr(model, "generation_config", None)
+    beams = getattr(trainer.args, "generation_num_beams", None) or getattr(settings, "num_beams", None) or 1
+    for used, what in ((beams > 1, f"{beams} beams"), (bool(getattr(settings, "do_sample", False)), "sampling")):
+        if used:
+            logger.warning(
+                "Evaluation generates with %s, but a prior sample is right by what greedy decoding would give: scores "
+                "of generated text may move otherwise than the damage that is counted. Use greedy decoding to see the "
+                "same.",
+                what,
+            )
+
+
+def require_alike(trainer: Trainer, prior: PriorDataset, correctness: CorrectnessRule | None) -> CorrectnessRule:
+    """Refuse new data that are missing or mislabelled, and prior data that are prepared differently.
+
+    Args:
+        trainer: The trainer, with its new data.
+        prior: The prior data.
+        correctness: The rule that the caller gave, or None.
+
+    Returns:
+        The rule that judges both.
+
+    Raises:
+        DataError: If data are empty, not map-style, unlabelled, of other tasks or with other model inputs than each
+            other, have labels outside the model's classes, or number label names in another order; or if the
+            tokenizer cannot pad.
+        SettingError: If the rule is none, or contradicts the model, or a regression was given none.
+        UnsupportedTrainerError: If the labels fit no task that is known, the collator masks at random, or the loss is
+            computed in a kernel that shows no predictions.
+    """
+    if trainer.train_dataset is None:
+        raise DataError(
+            "`trainer.train_dataset` is None, but rehearsal mixes new data with prior. Give the trainer one."
+        )
+    model = cast(torch.nn.Module, trainer.model)
+    new = PriorDataset(trainer.train_dataset, "trainer.train_dataset")
+    batches = ((data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior))
+    require_padding(trainer.data_collator)
+    require_fixed_masks(trainer.data_collator)
+    rule = read_fused(trainer, choose_common_rule(correctness, model, *batches))
+    _require_visible_tokens(trainer, rule)
+    if not is_sft_trainer(trainer):  # which trains without a cache whatever the model is set to
+        require_cache_off(model, prior, collator_of(trainer, prior))
+    require_same_numbers(model, new, prior)
+    class_count = count_classes(model, new[0])
+    label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)
+    readable = [new] if isinstance(trainer.train_dataset, Dataset | list) else []
+    readable += [prior] if len(prior.features()) == max(1, len(prior.set_names)) else []  # columns, read at once
+    if isinstance(rule, RightClass) and class_count and label_key:
+        for data in readable:
+            require_known_labels(data.column(label_key), np.arange(len(data)), class_count, data.name)
+    if is_sft_trainer(trainer) and all("labels" in data.column_names for data in (new, prior)):
+        require_same_targets(new, prior)
+    return rule
+
+
+def _require_visible_tokens(trainer: Trainer, rule: CorrectnessRule) -> None:
+    """Refuse Liger's fused loss before the prior pass: in training it shows no predictions of tokens."""
+    fused = (getattr(trainer.args, "liger_kernel_config", None) or {}).get("fused_linear_cross_entropy", True)
+    if isinstance(rule, RightTokens) and getattr(trainer.args, "use_liger_kernel", False) and fused:
+        raise UnsupportedTrainerError(
+            "`args.use_liger_kernel` computes the loss inside a kernel that shows no predictions of tokens, and "
+            'rehearsal reads those off the training step. Set `liger_kernel_config={"fused_linear_cross_entropy": '
+            "False}`, which keeps the other kernels, or leave it out."
+        )
+
+
+def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | None = None) -> CorrectnessRule:
+    """Return the rule that judges a trainer's predictions on some data.
+
+    Args:
+        trainer: The trainer.
+        data: Prepared rows.
+        correctness: The rule that the caller gave, or None.
+
+    Returns:
+        The caller's rule; by default what the model and the labels are made for.
+
+    Raises:
+        RehearsalError: Whatever `choose_rule` raises.
+    """
+    batch = collate(collator_of(trainer, data), [data[0]])
+    return read_fused(trainer, choose_rule(correctness, cast(torch.nn.Module, trainer.model), batch, data.name))
+
+
+def collator_of(trainer: Trainer, data: Any) -> Any:
+    """Return the collator that evaluation would use: it drops the columns that the model does not take.
+
+    Args:
+        trainer: The trainer.
+        data: The data to be collated.
+
+    Returns:
+        The collator.
+    """
+    return trainer.get_test_dataloader(data).collate_fn

@@ -1,0 +1,1 @@
+"""What every layer says: names, errors, files. Imports numpy and nothing of the layers above."""

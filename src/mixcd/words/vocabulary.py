@@ -1,0 +1,187 @@
+"""The words that all layers share: frozen values, and the two interfaces that keep the parts apart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixcd.words.errors import DataError, UnknownSampleError, shorten
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Belief = tuple[Floats, ...]
+
+_CHUNK = 1 << 22
+
+UNCACHED_BIN = -1
+"""The bin id of a prior sample whose base prediction is not in the cache."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one step's training forward revealed about its rehearsed samples.
+
+    Args:
+        sample_ids: The rehearsed prior samples, shape (observed,).
+        correct: Whether the fine-tuned model got each right, shape (observed,).
+        loss: The fine-tuned model's loss on each, in nats, shape (observed,).
+        logits: Its class logits, shape (observed, classes), for estimators that read them; else None.
+    """
+
+    sample_ids: Ids
+    correct: Flags
+    loss: Floats
+    logits: Floats | None = None
+
+
+@dataclass(frozen=True)
+class PriorTable:
+    """What partitions may look at: one row a prior sample.
+
+    Args:
+        loss: The base model's loss, in nats, shape (samples,).
+        columns: Other columns of the prior data by name, each of shape (samples,).
+        features: The base model's features, shape (samples, features); None when none are cached.
+    """
+
+    loss: Floats
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    features: NDArray[np.floating[Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Every prior sample's bin.
+
+    Args:
+        bin_ids: Shape (samples,), values in 0 … bins − 1, or `UNCACHED_BIN`.
+        bin_names: One readable name a bin.
+    """
+
+    bin_ids: NDArray[np.integer[Any]]
+    bin_names: tuple[str, ...]
+
+    @property
+    def bin_count(self) -> int:
+        """The number of bins, K."""
+        return len(self.bin_names)
+
+    @cached_property
+    def bin_sizes(self) -> Ids:
+        """The number of prior samples in each bin, shape (bins,)."""
+        sizes = np.zeros(self.bin_count + 1, dtype=np.int64)
+        for start in range(0, len(self.bin_ids), _CHUNK):  # bin ids may be memory-mapped, and huge
+            chunk = self.bin_ids[start : start + _CHUNK].astype(np.int64) - UNCACHED_BIN
+            sizes += np.bincount(chunk, minlength=self.bin_count + 1)
+        return sizes[1:]
+
+
+class PartitionStrategy(Protocol):
+    """Gives every prior sample a bin."""
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of the prior data that the strategy reads."""
+
+    def assign(self, table: PriorTable) -> Partition:
+        """Return the bin of every row of the table."""
+
+
+@dataclass(frozen=True)
+class DamageCounts:
+    """How often the samples of each bin were observed, and found damaged; shape (bins,).
+
+    Args:
+        observed_count: n_k. Fractions arise when older observations are discounted.
+        damaged_count: u_k.
+    """
+
+    observed_count: Floats
+    damaged_count: Floats
+
+    def __add__(self, other: "DamageCounts") -> "DamageCounts":
+        return DamageCounts(
+            self.observed_count + other.observed_count,
+            self.damaged_count + other.damaged_count,
+        )
+
+
+State = TypeVar("State")
+
+
+class CollateralDamageEstimator(Protocol[State]):
+    """Turns observations into a belief about which prior samples are damaged."""
+
+    def init(self) -> State:
+        """Return the state before any observation: a frozen dataclass of float64 arrays."""
+
+    def update(self, state: State, observation: Observation) -> State:
+        """Return the state with one step's observation added."""
+
+    def belief(self, state: State) -> Belief:
+        """Return the arrays that drawing needs."""
+
+    def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
+        """Return how likely each sample is damaged, up to a common factor; shape (samples,)."""
+
+
+def count_damage(partition: Partition, base_correct: Flags, observation: Observation) -> DamageCounts:
+    """Count the observed and the damaged samples of one step in each bin.
+
+    Samples without a cached base prediction are not counted.
+
+    Paper: u_k and n_k of bin k: `f` right and `f'` wrong among the rehearsed samples of the bin.
+
+    Args:
+        partition: The bins of all prior samples.
+        base_correct: Whether the base model got each prior sample right, shape (samples,).
+        observation: The rehearsed samples of one step.
+
+    Returns:
+        The counts of this step alone.
+
+    Raises:
+        UnknownSampleError: If an observed sample lies outside the partition.
+
+    Example:
+        >>> partition = Partition(np.array([0, 0, 1]), ("easy", "hard"))
+        >>> seen = Observation(np.array([0, 2]), np.array([True, False]), np.array([0.1, 2.0]))
+        >>> count_damage(partition, np.array([True, True, True]), seen).damaged_count
+        array([0., 1.])
+    """
+    ids, sample_count = observation.sample_ids, len(partition.bin_ids)
+    unknown = ids[(ids < 0) | (ids >= sample_count)]
+    if unknown.size:
+        raise UnknownSampleError(
+            f"`observation` names sample {shorten(unknown)}, but the partition covers samples 0 to "
+            f"{sample_count - 1}. Build the partition from the same prior dataset that training draws from."
+        )
+    bins = partition.bin_ids[ids]
+    damaged = base_correct[ids] & ~observation.correct
+    cached = bins != UNCACHED_BIN
+    observed_count = np.bincount(bins[cached], minlength=partition.bin_count)  # n_k
+    damaged_count = np.bincount(bins[cached & damaged], minlength=partition.bin_count)  # u_k
+    return DamageCounts(observed_count.astype(np.float64), damaged_count.astype(np.float64))
+
+
+def require_finite_losses(sample_ids: Ids, loss: NDArray[Any], owner: str = "The base model") -> None:
+    """Refuse losses that are not finite numbers.
+
+    Args:
+        sample_ids: The samples, shape (samples,).
+        loss: Their losses, shape (samples,).
+        owner: Whose losses they are, for the message.
+
+    Raises:
+        DataError: If a loss is NaN or infinite; names the samples.
+    """
+    broken = sample_ids[~np.isfinite(loss)]
+    if broken.size:
+        raise DataError(
+            f"{owner}'s loss is NaN or infinite on prior sample {shorten(broken)}. Every prior sample needs a "
+            "finite loss. Check these samples' inputs and labels, and that the model's weights are finite."
+        )
