@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent.parent
 LAYERS = ("words", "ideas", "matter", "run", "edge")
 
 
-class FirstStepDone(Exception):  # noqa: N818
+class FirstStepDone(BaseException):
     """Ends the run that is watched."""
 
 
@@ -79,10 +79,9 @@ def watch(way, checkout, folder):
         raise FirstStepDone
 
     if way == "config":
-        from mixcd.cli import app
+        from mixcd.__main__ import main as run
 
-        def run():
-            app(["train", str(folder / "config.toml")], standalone_mode=False)
+        sys.argv = ["mixcd", "train", str(folder / "config.toml")]
     else:
         from tiny import make_model, make_rows, make_trainer
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ from trl import SFTConfig, SFTTrainer
 
 import mixcd
 from lockstep import train_in_lockstep
-from mixcd.run.rehearsal_loop.estimator_choice import EstimatorName
+from mixcd.run.rehearsal_loop.estimator_choice import estimator_names
 from side_by_side import Spread, describe_machine, make_parser, publish, read_status, say_machine
 
 MIX_RATIO = 0.25
@@ -239,7 +239,7 @@ class Bench:
         folder: A folder for the cache and the trainers' outputs.
     """
 
-    def __init__(self, name: str, step_count: int, estimator: EstimatorName, folder: Path) -> None:
+    def __init__(self, name: str, step_count: int, estimator: str, folder: Path) -> None:
         torch.manual_seed(SEED)
         rng = np.random.default_rng(SEED)
         self._family, self._step_count, self._estimator, self._folder = FAMILIES[name], step_count, estimator, folder
@@ -327,7 +327,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=25, help="steps of a timed run")
     parser.add_argument("--memory-steps", type=int, default=10, help="steps of a run whose memory is measured")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--estimator", choices=get_args(EstimatorName), default="auto", help="who chooses samples")
+    parser.add_argument("--estimator", choices=estimator_names(), default="auto", help="who chooses samples")
     parser.add_argument("--peak-of", choices=["plain", "mixed"], help="only print a run's peak resident memory, in KiB")
     return parser.parse_args()
 

@@ -43,7 +43,7 @@ from mixcd.run.trainer.trainer_predictions import observe_now
 from mixcd.run.trainer.trainer_support import rule_of
 from mixcd.words.files import replace_file
 from mixcd.words.keyed_random import Stream, keyed_generator
-from mixcd.words.vocabulary import Belief, Floats, Ids, Observation, Partition, PriorTable
+from mixcd.words.vocabulary import Belief, CollateralDamageEstimator, Floats, Ids, Observation, Partition, PriorTable
 
 HERE = Path(__file__).parent
 MIX_RATIO = 1 / 8
@@ -84,7 +84,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Recorder:
+class Recorder(CollateralDamageEstimator[NothingLearnt]):
     """Uniform rehearsal that keeps what it observes."""
 
     sample_count: int

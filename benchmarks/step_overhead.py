@@ -25,7 +25,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from transformers import BertConfig, BertForSequenceClassification, PrinterCallb
 
 import mixcd
 from lockstep import Steps, train_in_lockstep
-from mixcd.run.rehearsal_loop.estimator_choice import EstimatorName
+from mixcd.run.rehearsal_loop.estimator_choice import estimator_names
 from mixcd.run.trainer.attach import Rehearsal
 from side_by_side import Spread, describe_machine, make_parser, publish, say_machine
 
@@ -106,7 +106,7 @@ class Bench:
         folder: A folder for the cache and the trainers' outputs.
     """
 
-    def __init__(self, size: Model, step_count: int, estimator: EstimatorName, device: str, folder: Path) -> None:
+    def __init__(self, size: Model, step_count: int, estimator: str, device: str, folder: Path) -> None:
         self.vitals_ms: list[float] = []
         self._step_count = step_count
         self._estimator = estimator
@@ -195,7 +195,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="layers of the long-step section's model; as many as fit the device")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
-    parser.add_argument("--estimator", choices=get_args(EstimatorName), default="auto", help="who chooses samples")
+    parser.add_argument("--estimator", choices=estimator_names(), default="auto", help="who chooses samples")
     settings = parser.parse_args()
     if min(settings.steps, settings.short_steps) <= FIRST_STEP:
         parser.error(f"a run needs more than {FIRST_STEP} steps: the first {FIRST_STEP} are not counted")

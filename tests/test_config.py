@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixcd.edge.config.config import Config, list_values, parse_partition, read_config, render
+from mixcd.edge.config.config import Config, list_values, read_config, render
 from mixcd.edge.config.data_config import COLUMNS, ColumnsConfig
-from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
+from mixcd.ideas.collateral_damage_estimator import Counts, Drift, Paper
+from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss, parse_partition
 from mixcd.ideas.partition_strategy.combined import Combined
 from mixcd.words.errors import SettingError
 
@@ -290,3 +291,45 @@ def test_rules_for_tokens_are_for_tasks_with_tokens(write):
 )
 def test_values_of_tasks_and_adapters_outside_what_makes_sense(write, setting, part):
     assert part in fault(write(LEAST), setting)
+
+
+@pytest.mark.parametrize(
+    ("value", "estimator"),
+    [
+        ('"auto"', "auto"),
+        ('"paper"', Paper()),
+        ('"shrunk"', Counts(smoothing="shrunk")),
+        ('{ name = "counts", discount = 0.98 }', Counts(discount=0.98)),
+        ('{ name = "drift", ridge = 2, score = "drop" }', Drift(ridge=2, score="drop")),
+    ],
+)
+def test_an_estimator_is_a_name_or_a_name_with_settings(write, value, estimator):
+    config = read_config(write(LEAST), [f"rehearsal.estimator={value}"])
+    assert config.estimator == estimator
+    written = write(render(config))
+    assert read_config(written).estimator == estimator
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("{ discount = 0.9 }", "`rehearsal.estimator` is None, which is no estimator"),
+        ('{ name = "count" }', "`rehearsal.estimator` is 'count', which is no estimator, did you mean `counts`?"),
+        ('{ name = "auto", discount = 0.9 }', '"auto" is no estimator'),
+        ('{ name = "counts", discont = 0.9 }', '`settings` names `discont`, but the estimator "counts" has `discount`'),
+        (
+            '{ name = "counts", discount = "x" }',
+            "`discount` of the estimator \"counts\" is 'x': input should be a valid number",
+        ),
+        (
+            '{ name = "counts", smoothing = "none" }',
+            "`smoothing` of the estimator \"counts\" is 'none': input should be 'beta'",
+        ),
+        ('{ name = "drift", ridge = 0 }', "`ridge` is 0, but it must be positive"),
+    ],
+)
+def test_an_estimator_that_makes_no_sense_is_refused_by_its_key(write, value, part):
+    with pytest.raises(SettingError) as failure:
+        read_config(write(LEAST), [f"rehearsal.estimator={value}"])
+    assert part in str(failure.value)
+    assert "`rehearsal.estimator`" in str(failure.value)

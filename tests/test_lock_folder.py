@@ -7,7 +7,7 @@ from mixcd.words.errors import FolderInUseError
 from mixcd.words.files import lock_folder
 
 HOLD = """import sys, pathlib, time
-from mixcd.lock_folder import lock_folder
+from mixcd.words.files import lock_folder
 with lock_folder(pathlib.Path(sys.argv[1])):
     print('held', flush=True)
     time.sleep(60)"""

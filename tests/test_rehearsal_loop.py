@@ -12,10 +12,10 @@ from mixcd.ideas.probe import Probe
 from mixcd.ideas.sampling_scheduler import draw, weigh_candidates
 from mixcd.run.rehearsal_loop.rehearsal_health import measure_vitals
 from mixcd.run.rehearsal_loop.rehearsal_loop import LEAST_LAG, RehearsalLoop
-from mixcd.run.rehearsal_loop.state_json import encode
 from mixcd.words.errors import PlanError, ResumeError, SettingError
 from mixcd.words.keyed_random import Stream, keyed_generator
-from mixcd.words.vocabulary import Observation, Partition
+from mixcd.words.state_json import encode
+from mixcd.words.vocabulary import CollateralDamageEstimator, Observation, Partition
 
 NEW_COUNT, PRIOR_COUNT = 30, 40
 PARTITION = Partition(np.arange(PRIOR_COUNT) % 4, ("a", "b", "c", "d"))
@@ -28,7 +28,7 @@ def fingerprint(partition):
     return hashlib.sha256(partition.bin_ids.tobytes()).hexdigest()[:16]
 
 
-class SpyEstimator:
+class SpyEstimator(CollateralDamageEstimator):
     """Believes the number of steps it has learnt from, and notes the beliefs that samples are drawn with."""
 
     def __init__(self):
@@ -294,7 +294,7 @@ def test_vitals_are_measured_under_the_latest_belief():
     assert 1 < vitals.effective_bins < 4
 
 
-class PickEstimator:
+class PickEstimator(CollateralDamageEstimator):
     """Draws the damaged samples nine times as often, and says that it draws by sample."""
 
     draws_by_bins = False
@@ -348,7 +348,7 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
     train(loop, 10)
     stored = store(loop)
     assert set(stored) == {"format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history", "probed"}
-    assert (stored["format"], stored["lag"], stored["steps_done"]) == (5, 8, 10)
+    assert (stored["format"], stored["lag"], stored["steps_done"]) == (6, 8, 10)
     assert list(stored["beliefs"]) == [str(step) for step in range(2, 11)]
     assert stored["identity"] == {
         "block size": 8,
@@ -471,12 +471,12 @@ def test_a_refused_checkpoint_changes_nothing(options, steps_done):
     assert store(loop) == before
 
 
-@pytest.mark.parametrize("version", [2, 99])
+@pytest.mark.parametrize("version", [2, 5, 99])
 def test_a_checkpoint_of_another_format_is_refused(version):
     original = make_loop()
     message = refusal_to_resume({**store(original), "format": version}, make_loop(), 0)
     assert message == (
-        f"The checkpoint's rehearsal state has format {version}, but this version of mixcd reads format 5. Resume with "
+        f"The checkpoint's rehearsal state has format {version}, but this version of mixcd reads format 6. Resume with "
         "the version of mixcd that wrote it, or start afresh."
     )
 

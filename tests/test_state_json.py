@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from mixcd.ideas.lift import DrawSums, LiftSums
 from mixcd.run.rehearsal_loop.rehearsal_health import DamageHistory, Seen, empty_history
-from mixcd.run.rehearsal_loop.state_json import decode, encode
+from mixcd.words.state_json import decode, encode
 from mixcd.words.vocabulary import DamageCounts
 
 FEW = settings(deadline=None, max_examples=80)

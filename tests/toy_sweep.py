@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from mixcd.sweep.sweep_task import SweepTask
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
 
 HERE = Path(__file__).parent
 WIDTH, CLASSES = 6, 3

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from mixcd.edge.stages.ledger import Ledger as Ledger
     from mixcd.edge.stages.ledger import make_ledger as make_ledger
     from mixcd.ideas.collateral_damage_estimator import CountEstimator as CountEstimator
+    from mixcd.ideas.collateral_damage_estimator import Counts as Counts
+    from mixcd.ideas.collateral_damage_estimator import Drift as Drift
     from mixcd.ideas.collateral_damage_estimator import DriftEstimator as DriftEstimator
+    from mixcd.ideas.collateral_damage_estimator import Factored as Factored
     from mixcd.ideas.collateral_damage_estimator import FactoredEstimator as FactoredEstimator
+    from mixcd.ideas.collateral_damage_estimator import Paper as Paper
+    from mixcd.ideas.collateral_damage_estimator import Uniform as Uniform
     from mixcd.ideas.partition_strategy import ByColumn as ByColumn
     from mixcd.ideas.partition_strategy import ByFeatures as ByFeatures
     from mixcd.ideas.partition_strategy import ByPriorLoss as ByPriorLoss
@@ -30,31 +35,42 @@ if TYPE_CHECKING:
     from mixcd.run.own_loop.rehearse import rehearse as rehearse
     from mixcd.run.trainer.attach import attach as attach
     from mixcd.words.errors import RehearsalError as RehearsalError
+    from mixcd.words.vocabulary import CollateralDamageEstimator as CollateralDamageEstimator
+    from mixcd.words.vocabulary import EstimatorSettings as EstimatorSettings
+    from mixcd.words.vocabulary import PartitionStrategy as PartitionStrategy
 
 _HOMES = {
+    "attach": "run.trainer.attach",
     "ByColumn": "ideas.partition_strategy",
     "ByFeatures": "ideas.partition_strategy",
     "ByPriorLoss": "ideas.partition_strategy",
+    "CollateralDamageEstimator": "words.vocabulary",
     "Combined": "ideas.partition_strategy",
+    "compare": "edge.compare.compare",
     "Comparison": "edge.compare.comparison",
     "CountEstimator": "ideas.collateral_damage_estimator",
+    "Counts": "ideas.collateral_damage_estimator",
+    "Drift": "ideas.collateral_damage_estimator",
     "DriftEstimator": "ideas.collateral_damage_estimator",
+    "EstimatorSettings": "words.vocabulary",
+    "Factored": "ideas.collateral_damage_estimator",
     "FactoredEstimator": "ideas.collateral_damage_estimator",
+    "judge_damage": "edge.compare.verdict",
+    "judge_rehearsal": "edge.compare.verdict",
     "Ledger": "edge.stages.ledger",
+    "make_ledger": "edge.stages.ledger",
     "NearTarget": "matter.correctness",
+    "Paper": "ideas.collateral_damage_estimator",
+    "PartitionStrategy": "words.vocabulary",
+    "predict_prior": "matter.base_model.prior_predictions",
     "Probe": "ideas.probe",
     "RehearsalError": "words.errors",
+    "rehearse": "run.own_loop.rehearse",
     "RightClass": "matter.correctness",
     "RightLabels": "matter.correctness",
     "RightSpan": "matter.correctness",
     "RightTokens": "matter.correctness",
-    "attach": "run.trainer.attach",
-    "compare": "edge.compare.compare",
-    "judge_damage": "edge.compare.verdict",
-    "judge_rehearsal": "edge.compare.verdict",
-    "make_ledger": "edge.stages.ledger",
-    "predict_prior": "matter.base_model.prior_predictions",
-    "rehearse": "run.own_loop.rehearse",
+    "Uniform": "ideas.collateral_damage_estimator",
     "write_report": "edge.compare.page",
 }
 

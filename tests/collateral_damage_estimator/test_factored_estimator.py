@@ -8,8 +8,8 @@ from scipy.special import expit, logit
 
 from mixcd.ideas.collateral_damage_estimator import CountEstimator, FactoredEstimator
 from mixcd.ideas.sampling_scheduler import draw
-from mixcd.run.rehearsal_loop.state_json import decode, encode
 from mixcd.words.errors import DataError, SettingError, UnknownSampleError
+from mixcd.words.state_json import decode, encode
 from mixcd.words.vocabulary import UNCACHED_BIN, Observation, Partition
 
 BY_LOSS = Partition(np.array([0, 0, 0, 1, 1, 2, UNCACHED_BIN]), ("easy", "hard", "rare"))

@@ -130,7 +130,7 @@ def test_a_newer_format_is_refused(write):
             "[method.counts]\nsettings = { discont = 0.9 }",
             [],
             '`method.counts`: `settings` names `discont`, but the estimator "counts" has `discount`, `smoothing`. '
-            "Correct the method.",
+            "Correct them.",
         ),
         (
             "[method.uniform]\nsettings = { discount = 0.9 }",
@@ -211,7 +211,7 @@ def test_wise_ft_shares_are_the_sweeps_unless_a_method_has_its_own(write):
 
 def test_every_built_in_method_can_be_made():
     for name, method in BUILT_IN.items():
-        assert method.estimator is None or method.estimator in ESTIMATORS, name
+        assert method.estimator in (None, *ESTIMATORS), name
         assert method.estimator is None or choose_estimator(method), name
 
 
@@ -220,7 +220,7 @@ def test_a_permuted_partition_keeps_the_sizes_of_its_bins():
         base_correct = np.ones(50, bool)
 
     partition = Partition(np.arange(50) // 20, ("a", "b", "c"))
-    estimator = choose_estimator(BUILT_IN["permuted"])(partition, Predictions())
+    estimator = choose_estimator(BUILT_IN["permuted"]).bind(partition, Predictions())
     assert estimator.partition.bin_sizes.tolist() == [20, 20, 10]
     assert estimator.partition.bin_ids.tolist() != partition.bin_ids.tolist()
 

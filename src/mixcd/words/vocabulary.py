@@ -1,14 +1,16 @@
-"""The words that all layers share: frozen values, and the two interfaces that keep the parts apart."""
+"""The words that all layers share: frozen values, and the interfaces that keep the parts apart."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixcd.words.errors import DataError, UnknownSampleError, shorten
+from mixcd.words.state_json import decode, encode
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -60,10 +62,12 @@ class Partition:
     Args:
         bin_ids: Shape (samples,), values in 0 … bins − 1, or `UNCACHED_BIN`.
         bin_names: One readable name a bin.
+        factors: The partitions that this one crosses, each over the same samples; none where it crosses none.
     """
 
     bin_ids: NDArray[np.integer[Any]]
     bin_names: tuple[str, ...]
+    factors: tuple["Partition", ...] = ()
 
     @property
     def bin_count(self) -> int:
@@ -80,13 +84,20 @@ class Partition:
         return sizes[1:]
 
 
-class PartitionStrategy(Protocol):
+class PartitionStrategy(ABC):
     """Gives every prior sample a bin."""
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """The columns of the prior data that the strategy reads."""
+        """The columns of the prior data that the strategy reads; none by default."""
+        return ()
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether the table must bring the base model's features."""
+        return False
+
+    @abstractmethod
     def assign(self, table: PriorTable) -> Partition:
         """Return the bin of every row of the table."""
 
@@ -113,20 +124,107 @@ class DamageCounts:
 State = TypeVar("State")
 
 
-class CollateralDamageEstimator(Protocol[State]):
-    """Turns observations into a belief about which prior samples are damaged."""
+class CollateralDamageEstimator(ABC, Generic[State]):
+    """Turns observations into a belief about which prior samples are damaged.
 
+    It holds settings and arrays, and no state: the loop keeps that. `mixcd.testing.check_estimator` checks one.
+    """
+
+    reads_logits: ClassVar[bool] = False
+    """Whether observations must bring the fine-tuned model's logits."""
+    draws_by_bins: ClassVar[bool] = True
+    """Whether all samples of a bin are drawn alike."""
+
+    @abstractmethod
     def init(self) -> State:
         """Return the state before any observation: a frozen dataclass of float64 arrays."""
 
+    @abstractmethod
     def update(self, state: State, observation: Observation) -> State:
-        """Return the state with one step's observation added."""
+        """Return the state with one step's observation added; a sample may be in it more than once."""
 
+    @abstractmethod
     def belief(self, state: State) -> Belief:
         """Return the arrays that drawing needs."""
 
+    @abstractmethod
     def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
         """Return how likely each sample is damaged, up to a common factor; shape (samples,)."""
+
+    def candidates(self, belief: Belief) -> Ids | None:
+        """Return the only samples that may be drawn, ascending; None, the default, for all."""
+        del belief
+        return None
+
+    def write_state(self, state: State) -> Any:
+        """Return a state as JSON values, exact to the bit."""
+        return encode(state)
+
+    def read_state(self, stored: Any) -> State:
+        """Return the state of what `write_state` returned."""
+        state: State = decode(self.init(), stored)
+        return state
+
+
+class BasePredictions(Protocol):
+    """What an estimator may be bound to: the base model's predictions on the prior data, as `predict_prior` returns."""
+
+    @property
+    def sample_count(self) -> int:
+        """The number of prior samples."""
+
+    @property
+    def sample_ids(self) -> Ids:
+        """The samples with a prediction, ascending, shape (cached,)."""
+
+    @property
+    def loss(self) -> Floats:
+        """The base model's loss on each of them, in nats, shape (cached,)."""
+
+    @property
+    def correct(self) -> Flags:
+        """Whether the base model got each of them right, shape (cached,)."""
+
+    @property
+    def classes(self) -> Ids:
+        """The class of each of them among its logits, shape (cached,)."""
+
+    @property
+    def base_correct(self) -> Flags:
+        """Whether the base model got each prior sample right, shape (samples,); False without a prediction."""
+
+    @property
+    def base_loss(self) -> Floats:
+        """The base model's loss on each prior sample, shape (samples,); infinite without a prediction."""
+
+    @property
+    def arrays(self) -> Mapping[str, NDArray[np.float16]]:
+        """`features` and `logits`, one row a sample with a prediction; empty when they were not cached."""
+
+
+class EstimatorSettings(ABC):
+    """The settings of an estimator, chosen before bins and predictions are known: a frozen dataclass."""
+
+    reads_features: ClassVar[bool] = False
+    """Whether the base model's features and logits must be cached."""
+    floor: ClassVar[float | None] = None
+    """ε of the draws, where the caller names none; None for the sampling scheduler's own."""
+
+    @abstractmethod
+    def bind(self, partition: Partition, predictions: BasePredictions) -> CollateralDamageEstimator[Any]:
+        """Return the estimator.
+
+        Args:
+            partition: The bins that damage is counted in.
+            predictions: The base model's predictions.
+
+        Raises:
+            SettingError: If it needs features or logits that were not cached.
+        """
+
+    def choose_bins(self, partition: Partition) -> Partition:
+        """Return the bins that damage is counted in: those of the partition strategy, by default."""
+        return partition
 
 
 def count_damage(partition: Partition, base_correct: Flags, observation: Observation) -> DamageCounts:

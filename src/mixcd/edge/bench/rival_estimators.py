@@ -1,11 +1,25 @@
 """Rivals of mix-cd that choose what to rehearse, as estimators: for comparisons, not for use."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from mixcd.words.vocabulary import UNCACHED_BIN, Belief, Flags, Floats, Ids, Observation, Partition
+from mixcd.ideas.collateral_damage_estimator import CountEstimator
+from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.vocabulary import (
+    UNCACHED_BIN,
+    BasePredictions,
+    Belief,
+    CollateralDamageEstimator,
+    EstimatorSettings,
+    Flags,
+    Floats,
+    Ids,
+    Observation,
+    Partition,
+)
 
 
 @dataclass(frozen=True)
@@ -14,7 +28,7 @@ class NothingLearnt:
 
 
 @dataclass(frozen=True)
-class FixedWeights:
+class FixedWeights(CollateralDamageEstimator[NothingLearnt]):
     """Draw by weights that were known before training.
 
     Args:
@@ -90,7 +104,7 @@ class BanditState:
 
 
 @dataclass(frozen=True)
-class Exp3Estimator:
+class Exp3Estimator(CollateralDamageEstimator[BanditState]):
     """A bandit over bins whose reward is the training loss of the samples it drew.
 
     As in Online Data Mixing (Albalak et al. 2023), with the bins in the place of data sets: the policy is
@@ -153,7 +167,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class ScoredSamples:
+class ScoredSamples(CollateralDamageEstimator[Scores]):
     """Draw among the samples of the last probe, by what the current model shows of them.
 
     With a large pool, seldom renewed and not charged: the oracle. With a few candidates a draw, renewed in
@@ -179,16 +193,20 @@ class ScoredSamples:
     def update(self, state: Scores, observation: Observation) -> Scores:
         """Score the samples of a probe; those of the probe before are forgotten."""
         del state
-        ids = observation.sample_ids
-        if self.score == "damaged":
-            score = (self.base_correct[ids] & ~observation.correct).astype(np.float64)
-        elif self.score == "drop":
-            score = np.maximum(0.0, np.exp(-self.prior_loss[ids]) - np.exp(-observation.loss))
-        else:
-            score = np.maximum(0.0, observation.loss - self.prior_loss[ids])
+        ids, rows = np.unique(observation.sample_ids, return_inverse=True)
+        score = self._score(observation)
+        score = np.bincount(rows, score) / np.bincount(rows)  # of a sample that is there twice, the mean
         if self.takes_highest:
             score = 10.0 ** -np.minimum(np.argsort(np.argsort(-score)), 280)
         return Scores(ids.astype(np.float64), score)
+
+    def _score(self, observation: Observation) -> Floats:
+        ids = observation.sample_ids
+        if self.score == "damaged":
+            return (self.base_correct[ids] & ~observation.correct).astype(np.float64)
+        if self.score == "drop":
+            return np.asarray(np.maximum(0.0, np.exp(-self.prior_loss[ids]) - np.exp(-observation.loss)))
+        return np.asarray(np.maximum(0.0, observation.loss - self.prior_loss[ids]))
 
     def belief(self, state: Scores) -> Belief:
         """Return ids and scores, shape (probed,) each."""
@@ -205,3 +223,107 @@ class ScoredSamples:
         if not ids.size:
             return np.ones(sample_ids.size)
         return np.asarray(score[np.searchsorted(ids, sample_ids)])
+
+
+@dataclass(frozen=True)
+class Stratified(EstimatorSettings):
+    """Draw every bin equally often."""
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> FixedWeights:
+        """Return the estimator."""
+        del predictions
+        return stratify(partition)
+
+
+@dataclass(frozen=True)
+class RightOnly(EstimatorSettings):
+    """Draw uniformly from the samples that the base model had right."""
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> FixedWeights:
+        """Return the estimator."""
+        del partition
+        return FixedWeights(predictions.base_correct.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class HighestLoss(EstimatorSettings):
+    """Draw uniformly from this share of the samples: those of highest prior loss."""
+
+    share: float = 0.1
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> FixedWeights:
+        """Return the estimator."""
+        del partition
+        kept = keep_highest_loss(predictions.loss, self.share).weights
+        weights = np.full(predictions.sample_count, kept.mean())  # without a prediction, as the average sample
+        weights[predictions.sample_ids] = kept
+        return FixedWeights(weights)
+
+
+@dataclass(frozen=True)
+class Exp3(EstimatorSettings):
+    """Draw by a bandit over bins; `smoothing` is its α."""
+
+    smoothing: float = 0.9
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> Exp3Estimator:
+        """Return the estimator."""
+        del predictions
+        return Exp3Estimator(partition, self.smoothing)
+
+
+@dataclass(frozen=True)
+class Permuted(EstimatorSettings):
+    """The control: counts in bins that mean nothing."""
+
+    seed: int = 0
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> CountEstimator:
+        """Return the estimator."""
+        order = keyed_generator(self.seed, 0, Stream.CONTROLS).permutation(len(partition.bin_ids))
+        return CountEstimator(Partition(partition.bin_ids[order], partition.bin_names), predictions.base_correct)
+
+
+@dataclass(frozen=True)
+class HardOracle(EstimatorSettings):
+    """Draw from the samples that the last probe found damaged."""
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> ScoredSamples:
+        """Return the estimator."""
+        del partition
+        return ScoredSamples(predictions.base_loss, predictions.base_correct, "damaged")
+
+
+@dataclass(frozen=True)
+class SoftOracle(EstimatorSettings):
+    """Draw by how far the label's probability fell in the last probe."""
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> ScoredSamples:
+        """Return the estimator."""
+        del partition
+        return ScoredSamples(predictions.base_loss, predictions.base_correct, "drop")
+
+
+@dataclass(frozen=True)
+class CandidateScoring(EstimatorSettings):
+    """Draw the candidates whose loss rose most, or in proportion to its rise."""
+
+    takes_highest: bool = True
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> ScoredSamples:
+        """Return the estimator."""
+        del partition
+        return ScoredSamples(predictions.base_loss, predictions.base_correct, "loss", self.takes_highest)
+
+
+RIVALS: Mapping[str, Callable[..., EstimatorSettings]] = {
+    "stratified": Stratified,
+    "right-only": RightOnly,
+    "highest-loss": HighestLoss,
+    "exp3": Exp3,
+    "permuted": Permuted,
+    "oracle-hard": HardOracle,
+    "oracle-soft": SoftOracle,
+    "candidate-scoring": CandidateScoring,
+}
+"""What makes the settings of each rival, by its name in sweeps."""

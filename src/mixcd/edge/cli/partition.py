@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
-from mixcd.edge.config.config import parse_partition
+from mixcd.ideas.partition_strategy import parse_partition
 from mixcd.matter.base_model.flat_array import open_array
 from mixcd.matter.base_model.prediction_cache import Manifest, array_path, read_manifest, read_parts
 from mixcd.words.errors import CacheError, SettingError, shorten

@@ -15,7 +15,7 @@ from mixcd.matter.base_model.prediction_cache import read_parts
 from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT, cache_predictions, require_enough_right
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.outcome.run_folder import RunFolder
-from mixcd.run.rehearsal_loop.estimator_choice import choose_feature_count, choose_named
+from mixcd.run.rehearsal_loop.estimator_choice import choose_feature_count, choose_settings
 from mixcd.run.trainer.trainer_predictions import prior_pass_of
 from mixcd.run.trainer.trainer_support import rule_of
 
@@ -42,8 +42,8 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     model = cast(torch.nn.Module, trainer.model)
     prior = PriorDataset(setup.prior)
     rule = rule_of(trainer, prior, setup.correctness)
-    estimator = choose_named(
-        wanted.estimator, config.partition if wanted.partition else None, model, rule, config.cache_folder
+    estimator = choose_settings(
+        config.estimator, config.partition if wanted.partition else None, model, rule, config.cache_folder
     )
     feature_count = choose_feature_count(estimator, config.partition)
     prior_pass = replace(prior_pass_of(trainer, prior, rule), feature_count=feature_count)

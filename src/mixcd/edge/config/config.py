@@ -2,17 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from mixcd.edge.config.data_config import DataConfig, PriorConfig, Task, find_foreign_columns
+from mixcd.edge.config.named_settings import make_settings
 from mixcd.edge.config.toml_file import Section, apply_setting, read_toml, validate
-from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss
-from mixcd.words.errors import SettingError
-from mixcd.words.vocabulary import PartitionStrategy
+from mixcd.ideas.collateral_damage_estimator import AUTO, ESTIMATORS
+from mixcd.ideas.partition_strategy import parse_partition
+from mixcd.words.errors import nearest_name
+from mixcd.words.vocabulary import EstimatorSettings, PartitionStrategy
 
 FORMAT = 1
+_ESTIMATOR_SCHEMA: list[Any] = [
+    {"enum": [AUTO, *ESTIMATORS]},
+    {"type": "object", "properties": {"name": {"enum": [*ESTIMATORS]}}, "required": ["name"]},
+]
 _JUDGED_BY_TOKENS = ("sequence-to-sequence", "text-generation")
 
 
@@ -52,10 +58,12 @@ class RehearsalConfig(Section):
         description='What the prior data are cut by: "loss:10", "column:topic", "features:10"; several are combined. '
         "Ten bins of loss by default.",
     )
-    estimator: Literal["auto", "counts", "shrunk", "factored", "drift", "paper", "uniform"] = Field(
-        "auto",
-        description='"auto" for drift, or counts when a partition is named (factored for several); "uniform" for plain '
-        "rehearsal.",
+    estimator: str | dict[str, Any] = Field(
+        AUTO,
+        description='Who chooses samples: "auto" for drift, or counts when a partition is named (factored for '
+        f"several); or one of {', '.join(ESTIMATORS)}; or a table of such a `name` with its settings, as in "
+        '{ name = "counts", discount = 0.98 }.',
+        json_schema_extra={"anyOf": _ESTIMATOR_SCHEMA},
     )
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="Seed of draws and held-out split; the trainer's own.")
@@ -73,6 +81,15 @@ class RehearsalConfig(Section):
         allow_inf_nan=False,
         description="δ: right is, instead, a loss of at most the base model's plus this, in nats a token.",
     )
+
+    @field_validator("estimator")
+    @classmethod
+    def _is_an_estimator(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        name, known = value if isinstance(value, str) else value.get("name"), (AUTO, *ESTIMATORS)
+        if name not in known:
+            raise ValueError(f"is {name!r}, which is no estimator{nearest_name(str(name), known)}")
+        parse_estimator(value)
+        return value
 
     @field_validator("partition")
     @classmethod
@@ -129,6 +146,11 @@ class Config(Section):
         return Path(self.run).expanduser()
 
     @property
+    def estimator(self) -> str | EstimatorSettings:
+        """Who chooses samples, as `attach` takes it."""
+        return parse_estimator(self.rehearsal.estimator)
+
+    @property
     def partition(self) -> PartitionStrategy:
         """The bins that damage is counted in."""
         return parse_partition(self.rehearsal.partition or ["loss:10"])
@@ -138,6 +160,27 @@ class Config(Section):
         """The folder of the prediction cache."""
         cache = self.rehearsal.cache
         return Path(cache).expanduser() if cache is not None else self.run_folder / "cache"
+
+
+def parse_estimator(value: str | Mapping[str, Any]) -> str | EstimatorSettings:
+    """Return what `attach` is to be given as the estimator.
+
+    Args:
+        value: A name, or a table of a `name` and settings.
+
+    Returns:
+        "auto", or settings.
+
+    Raises:
+        SettingError: If there is no such estimator, or it has no such setting.
+
+    Example:
+        >>> parse_estimator({"name": "drift", "discount": 0.9})
+        Drift(discount=0.9, ridge=3.0, noise=1.0, score='chance')
+    """
+    settings = {"name": value} if isinstance(value, str) else dict(value)
+    name = str(settings.pop("name", AUTO))
+    return AUTO if name == AUTO and not settings else make_settings(ESTIMATORS, name, settings, "estimator")
 
 
 def read_config(path: Path, settings: Sequence[str] = ()) -> Config:
@@ -184,46 +227,6 @@ def list_values(config: Config) -> dict[str, Any]:
         Values such as `{"rehearsal.mix_ratio": 0.25, "prior.0.path": "old.csv"}`.
     """
     return dict(_flatten(config.model_dump(exclude_none=True), ""))
-
-
-def parse_partition(texts: Sequence[str]) -> PartitionStrategy:
-    """Make a partition strategy of its text.
-
-    Args:
-        texts: Such as "loss:10" (prior loss, in ten bins), "column:topic" or "features:10"; several are combined.
-
-    Returns:
-        The strategy.
-
-    Raises:
-        SettingError: If a text is none of these.
-
-    Example:
-        >>> parse_partition(["loss:5"])
-        ByPriorLoss(bins=5)
-    """
-    strategies = [_parse_one(text) for text in texts]
-    combined: Any = strategies[0]
-    for strategy in strategies[1:]:
-        combined = combined * strategy
-    partition: PartitionStrategy = combined
-    return partition
-
-
-def _parse_one(text: str) -> ByPriorLoss | ByColumn | ByFeatures:
-    kind, _, argument = text.partition(":")
-    if text == "loss":
-        return ByPriorLoss()
-    if kind == "loss" and argument.isdecimal():
-        return ByPriorLoss(int(argument))
-    if kind == "column" and argument:
-        return ByColumn(argument)
-    if kind == "features" and argument.isdecimal():
-        return ByFeatures(int(argument))
-    raise SettingError(
-        f'"{text}" is no partition: write "loss:10" for ten bins of prior loss, "column:NAME", or "features:10" for '
-        "ten clusters of the base model's features."
-    )
 
 
 def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -28,7 +28,7 @@ from mixcd.edge.demo.demo_data import LABELS, Tweets, find_minilm, load_tweets, 
 from mixcd.edge.demo.demo_result import CorrectFlags, DemoResult, DemoRun, JudgedRun, draw_picture, judge
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.outcome.evaluation import compare_correctness
-from mixcd.run.rehearsal_loop.estimator_choice import FEATURES, EstimatorName
+from mixcd.run.rehearsal_loop.estimator_choice import FEATURES
 from mixcd.run.trainer.attach import Rehearsal, attach
 from mixcd.run.trainer.trainer_predictions import predict_now
 from mixcd.run.trainer.trainer_support import rule_of
@@ -49,7 +49,7 @@ _MARKER = "made-by-mixcd-demo.txt"
 _OWN = (BASE, WITHOUT_REHEARSAL, MIX_CD, PRIOR, _CACHE, _TRAINER, _RESULT, _PICTURE)
 """All that the demo writes: what an earlier demo left of it is replaced, and nothing else."""
 
-_RUNS: tuple[tuple[str, EstimatorName | None], ...] = (
+_RUNS: tuple[tuple[str, str | None], ...] = (
     ("no rehearsal", None),
     ("uniform", "uniform"),
     ("mix-cd", "auto"),
@@ -145,7 +145,7 @@ class _Bench:
         write_tweets(self.tweets.prior_test, self._output / PRIOR)
         return self._judge_correctness(trainer)
 
-    def fine_tune(self, name: str, estimator: EstimatorName | None, base: CorrectFlags) -> JudgedRun:
+    def fine_tune(self, name: str, estimator: str | None, base: CorrectFlags) -> JudgedRun:
         """Fine-tune the base model on the new task in one way, and measure what was kept and lost."""
         trainer = self._trainer(name, self._base_folder, "new", self._size.steps)
         forwards = _count_forwards(cast(torch.nn.Module, trainer.model))

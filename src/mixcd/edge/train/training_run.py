@@ -268,7 +268,7 @@ def attach_rehearsal(config: Config, setup: RunSetup) -> Rehearsal:
         setup.prior,
         mix_ratio=wanted.mix_ratio,
         partition=config.partition if wanted.partition else None,
-        estimator=wanted.estimator,
+        estimator=config.estimator,
         correctness=setup.correctness,
         held_out=setup.held_out_prior,
         cache_dir=config.cache_folder,

@@ -1,20 +1,85 @@
 """`CountEstimator`: one damage rate a bin, from counts. The paper's estimator."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from scipy.special import betaincinv
 
 from mixcd.words.errors import SettingError
-from mixcd.words.vocabulary import Belief, DamageCounts, Flags, Floats, Ids, Observation, Partition, count_damage
+from mixcd.words.vocabulary import (
+    BasePredictions,
+    Belief,
+    CollateralDamageEstimator,
+    DamageCounts,
+    EstimatorSettings,
+    Flags,
+    Floats,
+    Ids,
+    Observation,
+    Partition,
+    count_damage,
+)
+
+Smoothing = Literal["beta", "shrunk", "raw"]
 
 _MOST_STRENGTH = 1e6
 """The weight, in observations, of a prior that bins show no departure from."""
 
 
 @dataclass(frozen=True)
-class CountEstimator:
+class Counts(EstimatorSettings):
+    """Draw by the damage rates of bins: the settings of a `CountEstimator`, under the same names.
+
+    Raises:
+        SettingError: If `discount` lies outside [0, 1] or `smoothing` is unknown.
+    """
+
+    discount: float = 1.0
+    smoothing: Smoothing = "beta"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discount <= 1:
+            raise SettingError(
+                f"`discount` is {self.discount}, but it must lie between 0 and 1. Pass 1 to count all steps alike, "
+                "0 to count only the last, or a value such as 0.98 between them."
+            )
+        if self.smoothing not in get_args(Smoothing):
+            raise SettingError(
+                f'`smoothing` is {self.smoothing!r}, but only "beta", "shrunk" and "raw" exist. Pass one of them.'
+            )
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> "CountEstimator":
+        """Return the estimator."""
+        return CountEstimator(partition, predictions.base_correct, self.discount, self.smoothing)
+
+
+@dataclass(frozen=True)
+class Paper(EstimatorSettings):
+    """Draw by the paper's raw u_k / n_k, without a floor."""
+
+    floor: ClassVar[float | None] = 0.0
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> "CountEstimator":
+        """Return the estimator."""
+        return CountEstimator(partition, predictions.base_correct, smoothing="raw")
+
+
+@dataclass(frozen=True)
+class Uniform(EstimatorSettings):
+    """Draw all prior samples alike: plain rehearsal."""
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> "CountEstimator":
+        """Return the estimator, which counts damage in one bin."""
+        return CountEstimator(self.choose_bins(partition), predictions.base_correct)
+
+    def choose_bins(self, partition: Partition) -> Partition:
+        """Return one bin of all samples."""
+        return Partition(np.minimum(partition.bin_ids, 0), ("all",))
+
+
+@dataclass(frozen=True)
+class CountEstimator(CollateralDamageEstimator[DamageCounts]):
     """Estimate each bin's damage rate from how many of its rehearsed samples were damaged.
 
     Paper: α_k = u_k / n_k, 0.5 at the start. `docs/decisions/` says how we read what the paper leaves
@@ -44,18 +109,10 @@ class CountEstimator:
     partition: Partition
     base_correct: Flags
     discount: float = 1.0
-    smoothing: Literal["beta", "shrunk", "raw"] = "beta"
+    smoothing: Smoothing = "beta"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.discount <= 1:
-            raise SettingError(
-                f"`discount` is {self.discount}, but it must lie between 0 and 1. Pass 1 to count all steps alike, "
-                "0 to count only the last, or a value such as 0.98 between them."
-            )
-        if self.smoothing not in ("beta", "shrunk", "raw"):
-            raise SettingError(
-                f'`smoothing` is {self.smoothing!r}, but only "beta", "shrunk" and "raw" exist. Pass one of them.'
-            )
+        Counts(self.discount, self.smoothing)
 
     def init(self) -> DamageCounts:
         """Return empty counts, shape (bins,)."""

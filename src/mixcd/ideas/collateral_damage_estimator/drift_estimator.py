@@ -1,7 +1,7 @@
 """`DriftEstimator`: how far the model has moved, forecast for every prior sample. Ours, not the paper's."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,85 @@ from scipy.special import ndtr, softmax
 
 from mixcd.ideas.collateral_damage_estimator.small_matrices import SmallMatrices
 from mixcd.words.errors import DataError, SettingError, UnknownSampleError, shorten
-from mixcd.words.vocabulary import Belief, Flags, Floats, Ids, Observation
+from mixcd.words.vocabulary import (
+    BasePredictions,
+    Belief,
+    CollateralDamageEstimator,
+    EstimatorSettings,
+    Flags,
+    Floats,
+    Ids,
+    Observation,
+    Partition,
+)
 
 UNCACHED_ROW = -1
 """The row of a prior sample whose base prediction is not in the cache."""
+
+
+Score = Literal["chance", "drop", "product"]
+
+
+@dataclass(frozen=True)
+class Drift(EstimatorSettings):
+    """Forecast the damage of every sample from the drift of the logits: the settings of a `DriftEstimator`.
+
+    Raises:
+        SettingError: If discount, ridge, noise or score make no sense.
+    """
+
+    discount: float = 0.98
+    ridge: float = 3.0
+    noise: float = 1.0
+    score: Score = "chance"
+
+    reads_features: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.discount <= 1:
+            raise SettingError(
+                f"`discount` is {self.discount}, but it must lie in (0, 1]. Pass such as 0.98; 1 forgets nothing."
+            )
+        if not 0 < self.ridge < np.inf:
+            raise SettingError(f"`ridge` is {self.ridge}, but it must be positive and finite. Pass such as 3.")
+        if not 0 <= self.noise < np.inf:
+            raise SettingError(f"`noise` is {self.noise}, but it must be finite and not negative. Pass such as 1 or 0.")
+        if self.score not in get_args(Score):
+            raise SettingError(
+                f'`score` is {self.score!r}, but only "chance", "drop" and "product" exist. Pass one of them.'
+            )
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> "DriftEstimator":
+        """Return the estimator.
+
+        Args:
+            partition: Not read: samples are told apart one by one.
+            predictions: The base model's predictions, with logits and features.
+
+        Raises:
+            SettingError: If logits and features were not cached.
+        """
+        del partition
+        if "logits" not in predictions.arrays:
+            raise SettingError(
+                "The drift estimator needs logits and features of the base model, but none were cached. Pass "
+                '`features=64` to `attach`, or `estimator="drift"`, which asks for them.'
+            )
+        rows = None
+        if predictions.sample_ids.size < predictions.sample_count:
+            rows = np.full(predictions.sample_count, UNCACHED_ROW)
+            rows[predictions.sample_ids] = np.arange(predictions.sample_ids.size)
+        return DriftEstimator(
+            predictions.arrays["logits"],
+            predictions.arrays["features"],
+            predictions.classes,
+            predictions.correct,
+            rows,
+            self.discount,
+            self.ridge,
+            self.noise,
+            self.score,
+        )
 
 
 @dataclass(frozen=True)
@@ -41,7 +116,7 @@ class DriftState:
 
 
 @dataclass(frozen=True)
-class DriftEstimator:
+class DriftEstimator(CollateralDamageEstimator[DriftState]):
     """Forecast which prior samples are damaged by regressing the drift of the logits on cached features.
 
     Each rehearsed sample reveals its drift δ = z_f' − z_f. A discounted ridge regression δ ≈ φ A forecasts it for
@@ -91,26 +166,13 @@ class DriftEstimator:
     discount: float = 0.98
     ridge: float = 3.0
     noise: float = 1.0
-    score: Literal["chance", "drop", "product"] = "chance"
+    score: Score = "chance"
 
     reads_logits: ClassVar[bool] = True
-    """Observations must bring the fine-tuned model's logits."""
     draws_by_bins: ClassVar[bool] = False
-    """Samples of one bin are told apart."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.discount <= 1:
-            raise SettingError(
-                f"`discount` is {self.discount}, but it must lie in (0, 1]. Pass such as 0.98; 1 forgets nothing."
-            )
-        if not 0 < self.ridge < np.inf:
-            raise SettingError(f"`ridge` is {self.ridge}, but it must be positive and finite. Pass such as 3.")
-        if not 0 <= self.noise < np.inf:
-            raise SettingError(f"`noise` is {self.noise}, but it must be finite and not negative. Pass such as 1 or 0.")
-        if self.score not in ("chance", "drop", "product"):
-            raise SettingError(
-                f'`score` is {self.score!r}, but only "chance", "drop" and "product" exist. Pass one of them.'
-            )
+        Drift(self.discount, self.ridge, self.noise, self.score)
         counts = {len(self.base_logits), len(self.features), len(self.prediction), len(self.base_correct)}
         if len(counts) > 1:
             raise DataError(

@@ -12,8 +12,11 @@ from scipy.special import expit, logit
 from mixcd.words.errors import DataError, SettingError
 from mixcd.words.vocabulary import (
     UNCACHED_BIN,
+    BasePredictions,
     Belief,
+    CollateralDamageEstimator,
     DamageCounts,
+    EstimatorSettings,
     Flags,
     Floats,
     Ids,
@@ -24,7 +27,24 @@ from mixcd.words.vocabulary import (
 
 
 @dataclass(frozen=True)
-class FactoredEstimator:
+class Factored(EstimatorSettings):
+    """Draw by one count table a part of a combined partition: the settings of a `FactoredEstimator`."""
+
+    discount: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discount <= 1:
+            raise SettingError(
+                f"`discount` is {self.discount}, but it must lie between 0 and 1. Pass 1 to count all steps alike."
+            )
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> "FactoredEstimator":
+        """Return the estimator."""
+        return FactoredEstimator(partition.factors or (partition,), predictions.base_correct, self.discount)
+
+
+@dataclass(frozen=True)
+class FactoredEstimator(CollateralDamageEstimator[DamageCounts]):
     """Estimate the damage rate of a cell from the rates of the bins that meet in it.
 
     Where the joint table counts every cell on its own, this counts each partition on its own, and so needs far
@@ -62,10 +82,7 @@ class FactoredEstimator:
                 "`FactoredEstimator` was given no partitions. It combines at least one. Pass those that "
                 '`ByPriorLoss(10) * ByColumn("label")` is made of.'
             )
-        if not 0 <= self.discount <= 1:
-            raise SettingError(
-                f"`discount` is {self.discount}, but it must lie between 0 and 1. Pass 1 to count all steps alike."
-            )
+        Factored(self.discount)
         sizes = {len(partition.bin_ids) for partition in self.partitions}
         if len(sizes) > 1:
             raise DataError(

@@ -10,7 +10,7 @@ from mixcd.words.vocabulary import Partition, PartitionStrategy, PriorTable
 
 
 @dataclass(frozen=True)
-class ByColumn:
+class ByColumn(PartitionStrategy):
     """One bin for each value of a column: a label, a topic, a language, a source.
 
     Missing values (None, NaN) share a bin of their own, the last.

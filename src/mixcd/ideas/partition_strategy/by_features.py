@@ -1,7 +1,6 @@
 """`ByFeatures`: bins of samples that look alike to the base model."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ _CHUNK = 1 << 14
 
 
 @dataclass(frozen=True)
-class ByFeatures:
+class ByFeatures(PartitionStrategy):
     """Cut by k-means of the base model's head features; the clusters are fitted on up to 4,096 samples.
 
     Paper: partitions by auxiliary information; here it is what the base model itself sees.
@@ -39,9 +38,6 @@ class ByFeatures:
     bins: int = 10
     seed: int = 0
 
-    reads_features: ClassVar[bool] = True
-    """The table must bring the base model's features."""
-
     def __post_init__(self) -> None:
         if self.bins < 1:
             raise SettingError(f"`bins` is {self.bins}, but at least 1 bin is needed. Pass such as 10.")
@@ -50,9 +46,9 @@ class ByFeatures:
         return Combined((self, other))
 
     @property
-    def column_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
+    def reads_features(self) -> bool:
+        """It does."""
+        return True
 
     def assign(self, table: PriorTable) -> Partition:
         """Give every sample the cluster whose centre is nearest.

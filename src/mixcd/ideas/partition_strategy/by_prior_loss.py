@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ByPriorLoss:
+class ByPriorLoss(PartitionStrategy):
     """Sort the prior samples by the base model's loss and cut them into bins of equal size.
 
     Equal losses never straddle a cut: bins that ties leave empty are merged into their neighbour, and

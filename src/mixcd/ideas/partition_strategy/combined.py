@@ -1,6 +1,7 @@
 """`Combined`: the joint table of several partitions."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from mixcd.words.vocabulary import Partition, PartitionStrategy, PriorTable
 
 
 @dataclass(frozen=True)
-class Combined:
+class Combined(PartitionStrategy):
     """Cross several partitions; only cells that hold samples become bins.
 
     Also written `a * b`. The damage rate of every cell is estimated on its own (the joint table), so
@@ -50,7 +51,7 @@ class Combined:
     @property
     def reads_features(self) -> bool:
         """Whether any part reads the base model's features."""
-        return any(getattr(part, "reads_features", False) for part in self.parts)
+        return any(part.reads_features for part in self.parts)
 
     def assign(self, table: PriorTable) -> Partition:
         """Give every row the cell in which its bins of all parts meet.
@@ -59,15 +60,15 @@ class Combined:
             table: One row a prior sample.
 
         Returns:
-            A partition over the non-empty cells, ordered by the first part's bins, then the second's.
+            A partition over the non-empty cells, ordered by the first part's bins, then the second's; the parts are its
+            factors.
 
         Raises:
             RehearsalError: Whatever a part raises.
         """
-        joint = self.parts[0].assign(table)
-        for part in self.parts[1:]:
-            joint = _cross(joint, part.assign(table))
-        return joint
+        factors = tuple(part.assign(table) for part in self.parts)
+        joint = reduce(_cross, factors)
+        return Partition(joint.bin_ids, joint.bin_names, factors)
 
 
 def _cross(a: Partition, b: Partition) -> Partition:

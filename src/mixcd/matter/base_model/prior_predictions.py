@@ -287,9 +287,15 @@ def assign_bins(strategy: PartitionStrategy, prior: PriorDataset, predictions: P
             f"{cached.size}. A partition must give every predicted sample a bin. Return one bin id for each row of the "
             "table that `assign` is given."
         )
-    bin_ids = np.full(len(prior), UNCACHED_BIN, dtype=np.int32)
+    return _spread(partition, cached, len(prior))
+
+
+def _spread(partition: Partition, cached: Ids, sample_count: int) -> Partition:
+    """The bins of all prior samples, of those of the cached ones."""
+    bin_ids = np.full(sample_count, UNCACHED_BIN, dtype=np.int32)
     bin_ids[cached] = partition.bin_ids
-    return Partition(bin_ids, partition.bin_names)
+    factors = tuple(_spread(factor, cached, sample_count) for factor in partition.factors)
+    return Partition(bin_ids, partition.bin_names, factors)
 
 
 def require_enough_right(

@@ -23,11 +23,10 @@ from mixcd.matter.prior_and_new_data.label_names import require_same_numbers
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
 from mixcd.run.rehearsal_loop.estimator_choice import (
-    EstimatorName,
-    MakeEstimator,
+    Estimator,
     choose_feature_count,
     choose_floor,
-    choose_named,
+    choose_settings,
     make_estimator,
     require_estimator,
 )
@@ -52,7 +51,7 @@ def rehearse(
     accelerator: Any = None,
     tokenizer: Any = None,
     partition: PartitionStrategy | None = None,
-    estimator: EstimatorName | MakeEstimator = "auto",
+    estimator: Estimator = "auto",
     correctness: CorrectnessRule | None = None,
     features: int | None = None,
     floor: float | None = None,
@@ -105,7 +104,7 @@ def rehearse(
     require_cache_off(model, prior, collate_fn)
     process_count = 1 if accelerator is None else int(accelerator.num_processes)
     plan = BatchPlan(len(new), len(prior), mix_ratio, batch_size, accumulation_steps * process_count, seed)
-    named = choose_named(estimator, partition, model, rule, folder, features)
+    named = choose_settings(estimator, partition, model, rule, folder, features)
     predictions = predict_prior(
         model,
         prior,
@@ -161,7 +160,7 @@ class HandRehearsal:
         self._rule = rule
         self._base_loss = None if rule.loss_tolerance is None else predictions.base_loss
         self._accelerator = accelerator
-        self._observer = PredictionObserver(rule, getattr(loop.estimator, "reads_logits", False))
+        self._observer = PredictionObserver(rule, loop.estimator.reads_logits)
 
     def loader(self, num_workers: int = 0, prefetch_factor: int | None = None, **settings: Any) -> DataLoader[Any]:
         """Return a data loader over the mixed batches; hand it to `accelerator.prepare` where there is one.

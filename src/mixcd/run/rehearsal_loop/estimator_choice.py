@@ -1,15 +1,13 @@
-"""From the name of an estimator to the estimator: what `attach(estimator=...)` means."""
+"""From what `attach(estimator=...)` was given to the estimator."""
 
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
 import torch
 
-from mixcd.ideas.collateral_damage_estimator import CountEstimator, DriftEstimator, FactoredEstimator
-from mixcd.ideas.collateral_damage_estimator.drift_estimator import UNCACHED_ROW
+from mixcd.ideas.collateral_damage_estimator import AUTO, ESTIMATORS
 from mixcd.ideas.partition_strategy import Combined
 from mixcd.ideas.sampling_scheduler import FLOOR
 from mixcd.matter.base_model.prediction_cache import read_manifest
@@ -17,26 +15,29 @@ from mixcd.matter.base_model.prior_predictions import PriorPredictions, assign_b
 from mixcd.matter.correctness import CorrectnessRule, RightClass
 from mixcd.matter.model_shape.model_kind import is_multiple_choice
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
-from mixcd.words.errors import SettingError, shorten
-from mixcd.words.vocabulary import CollateralDamageEstimator, Partition, PartitionStrategy
+from mixcd.words.errors import SettingError, end_sentence, nearest_name
+from mixcd.words.vocabulary import CollateralDamageEstimator, EstimatorSettings, Partition, PartitionStrategy
 
-EstimatorName = Literal["auto", "counts", "shrunk", "factored", "drift", "paper", "uniform"]
 MakeEstimator = Callable[[Partition, PriorPredictions], CollateralDamageEstimator[Any]]
 """Makes an estimator of the bins and the base model's predictions."""
+Estimator = str | EstimatorSettings | MakeEstimator
+"""What `attach` takes: a name, settings, or a function that makes one."""
 
-_INTERFACE = ("init", "update", "belief", "damage_probability")
-"""The methods of a `CollateralDamageEstimator`."""
-_MAKER = (
-    "a function from (partition, predictions) to an estimator, such as "
-    "`lambda partition, predictions: mixcd.CountEstimator(partition, predictions.base_correct)`"
+_OTHERWISE = (
+    "Pass a name; settings such as `mixcd.Counts(discount=0.98)`; or a function from (partition, predictions) to an "
+    "estimator, such as `lambda partition, predictions: mixcd.CountEstimator(partition, predictions.base_correct)`."
 )
-
 FEATURES = 64
-"""Features a sample that are cached for the drift estimator, and for partitions that read features."""
+"""Features a sample that are cached for estimators and partitions that read them."""
 
 
-def require_estimator(estimator: EstimatorName | MakeEstimator) -> None:
-    """Refuse an estimator that is neither a known name nor a function of bins and predictions.
+def estimator_names() -> tuple[str, ...]:
+    """Return the names that `attach(estimator=...)` takes."""
+    return AUTO, *ESTIMATORS
+
+
+def require_estimator(estimator: Estimator) -> None:
+    """Refuse an estimator that is no known name, no settings and no function of bins and predictions.
 
     Args:
         estimator: What `attach` was given.
@@ -44,27 +45,23 @@ def require_estimator(estimator: EstimatorName | MakeEstimator) -> None:
     Raises:
         SettingError: If it is unknown, a class, an estimator that is made already, or takes other arguments.
     """
-    names = get_args(EstimatorName)
-    if isinstance(estimator, str) and estimator in names:
+    if isinstance(estimator, str):
+        if estimator in estimator_names():
+            return
+        fault = f'is "{estimator}", which is unknown{nearest_name(estimator, estimator_names())}'
+    elif isinstance(estimator, type):
+        fault = f"is the class `{estimator.__name__}`, not yet made"
+    elif isinstance(estimator, EstimatorSettings):
         return
-    if isinstance(estimator, type):
-        fault = f"is the class `{estimator.__name__}`, whose settings are not said"
-    elif not _lacks(estimator):
+    elif isinstance(estimator, CollateralDamageEstimator):
         fault = f"is a `{type(estimator).__name__}`, made before the bins and the base model's predictions are known"
     elif callable(estimator):
         if _takes_two(estimator):
             return
         fault = f"is the function `{getattr(estimator, '__name__', estimator)}`, which takes other arguments"
     else:
-        known = ", ".join(f'"{name}"' for name in names[:-1])
-        given = repr(estimator) if isinstance(estimator, str) else f"a `{type(estimator).__name__}`"
-        fault = f'is {given}, but only {known} and "{names[-1]}" have names'
-    raise SettingError(f"`estimator` {fault}. Pass a name, or {_MAKER}.")
-
-
-def _lacks(estimator: object) -> list[str]:
-    """The methods of the interface that something does not have."""
-    return [name for name in _INTERFACE if not callable(getattr(estimator, name, None))]
+        fault = f"is a `{type(estimator).__name__}`"
+    raise SettingError(f"{end_sentence(f'`estimator` {fault}')} {_OTHERWISE}")
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
@@ -75,15 +72,15 @@ def _takes_two(function: Callable[..., Any]) -> bool:
     return True
 
 
-def choose_named(
-    estimator: EstimatorName | MakeEstimator,
+def choose_settings(
+    estimator: Estimator,
     partition: PartitionStrategy | None,
     model: torch.nn.Module,
     rule: CorrectnessRule,
     cache: Path,
     features: int | None = None,
-) -> EstimatorName | MakeEstimator:
-    """Say what "auto" means: what measured best (`docs/results.md`) among those that can be had.
+) -> EstimatorSettings | MakeEstimator:
+    """Say what a name means; "auto" is what measured best (`docs/results.md`) among those that can be had.
 
     Args:
         estimator: What `attach` was given.
@@ -94,25 +91,38 @@ def choose_named(
         features: What `attach` was given.
 
     Returns:
-        The estimator. In the place of "auto": "factored" when the caller named a combined partition to draw by;
-        "counts" when it is another one, predictions are no class or only the place of a choice, the model has no
-        linear layer to take features from, or the cache has or shall have no features; else "drift".
+        Settings, or the function that was given. In the place of "auto": "factored" when the caller named a combined
+        partition to draw by; "counts" when it is another one, predictions are no class or only the place of a choice,
+        the model has no linear layer to take features from, or the cache has or shall have no features; else "drift".
 
     Raises:
-        SettingError: If drift is asked for where correctness follows from no logits, or in multiple choice.
+        SettingError: If logits are to be forecast where correctness follows from none, or in multiple choice.
         CacheError: If the folder holds something else than a cache.
     """
-    if estimator == "drift" and not rule.has_logits:
-        raise SettingError(
-            f'`estimator` is "drift", but with {rule.name} nothing can be forecast. Pass "auto" or "counts".'
-        )
-    if estimator == "drift" and is_multiple_choice(model):
-        raise SettingError(
-            '`estimator` is "drift", which forecasts how the logit of each class moves, but in multiple choice a class '
-            'is only the place of a choice, which says nothing of the next sample. Pass "auto" or "counts".'
-        )
-    if estimator != "auto":
-        return estimator
+    name = _choose_best(partition, model, rule, cache, features) if estimator == AUTO else estimator
+    chosen = ESTIMATORS[name]() if isinstance(name, str) else name
+    if isinstance(chosen, EstimatorSettings) and chosen.reads_features:
+        told = f'"{name}"' if isinstance(name, str) else f"`{type(chosen).__name__}`"
+        if not rule.has_logits:
+            raise SettingError(
+                f'`estimator` is {told}, but with {rule.name} nothing can be forecast. Pass "auto" or "counts".'
+            )
+        if is_multiple_choice(model):
+            raise SettingError(
+                f"`estimator` is {told}, which forecasts how the logit of each class moves, but in multiple choice a "
+                "class is only the place of a choice, which says nothing of the next sample. Pass "
+                '"auto" or "counts".'
+            )
+    return chosen
+
+
+def _choose_best(
+    partition: PartitionStrategy | None,
+    model: torch.nn.Module,
+    rule: CorrectnessRule,
+    cache: Path,
+    features: int | None,
+) -> str:
     if partition is not None:
         return "factored" if isinstance(partition, Combined) else "counts"
     has_head = any(isinstance(module, torch.nn.Linear) for module in model.modules())
@@ -123,7 +133,7 @@ def choose_named(
 
 
 def make_estimator(
-    estimator: EstimatorName | MakeEstimator,
+    chosen: EstimatorSettings | MakeEstimator,
     strategy: PartitionStrategy,
     prior: PriorDataset,
     predictions: PriorPredictions,
@@ -131,7 +141,7 @@ def make_estimator(
     """Make the estimator, and the bins that damage is counted in.
 
     Args:
-        estimator: Its name, or a function that makes it.
+        chosen: Its settings, or a function that makes it.
         strategy: The partition strategy.
         prior: The prior data.
         predictions: The base model's predictions on them.
@@ -144,88 +154,26 @@ def make_estimator(
         SettingError: If the function makes no estimator.
     """
     bins = assign_bins(strategy, prior, predictions)
-    base_correct = predictions.base_correct
-    if callable(estimator):
-        made = estimator(bins, predictions)
-        _require_made(made)
-        return made, bins
-    if estimator == "uniform":
-        one_bin = Partition(np.minimum(bins.bin_ids, 0), ("all",))
-        return CountEstimator(one_bin, base_correct), one_bin
-    if estimator == "drift":
-        return make_drift_estimator(predictions), bins
-    if estimator == "factored":
-        parts = strategy.parts if isinstance(strategy, Combined) else (strategy,)
-        return FactoredEstimator(tuple(assign_bins(part, prior, predictions) for part in parts), base_correct), bins
-    if estimator == "paper":
-        return CountEstimator(bins, base_correct, smoothing="raw"), bins
-    return CountEstimator(bins, base_correct, smoothing="shrunk" if estimator == "shrunk" else "beta"), bins
-
-
-def _require_made(made: object) -> None:
-    """Refuse what a function returned that is no estimator, before the first step fails on it."""
-    if isinstance(made, type):
-        fault = f"the class `{made.__name__}`"
-    elif missing := _lacks(made):
-        fault = f"a `{type(made).__name__}`, which has no {shorten(f'`{name}`' for name in missing)}"
-    else:
-        return
-    raise SettingError(f"The function that `estimator` is returned {fault}. Pass {_MAKER}.")
-
-
-def make_drift_estimator(
-    predictions: PriorPredictions,
-    *,
-    discount: float = 0.98,
-    ridge: float = 3.0,
-    noise: float = 1.0,
-    score: Literal["chance", "drop", "product"] = "chance",
-) -> DriftEstimator:
-    """Make the drift estimator of what the prior pass cached.
-
-    Args:
-        predictions: The base model's predictions, with logits and features.
-        discount: γ in (0, 1].
-        ridge: λ > 0.
-        noise: See `DriftEstimator`.
-        score: See `DriftEstimator`.
-
-    Returns:
-        The estimator.
-
-    Raises:
-        SettingError: If a setting makes no sense, or logits and features were not cached.
-    """
-    if "logits" not in predictions.arrays:
+    if isinstance(chosen, EstimatorSettings):
+        bins = chosen.choose_bins(bins)
+        return chosen.bind(bins, predictions), bins
+    made = chosen(bins, predictions)
+    if not isinstance(made, CollateralDamageEstimator):
+        what = f"the class `{made.__name__}`" if isinstance(made, type) else f"a `{type(made).__name__}`"
         raise SettingError(
-            "The drift estimator needs logits and features of the base model, but none were cached. Pass "
-            '`features=64` to `attach`, or `estimator="drift"`, which asks for them.'
+            f"The function that `estimator` is returned {what}, which is no `mixcd.CollateralDamageEstimator`. Return "
+            "an estimator; derive a class of your own from that one, which has the defaults."
         )
-    rows = None
-    if predictions.sample_ids.size < predictions.sample_count:
-        rows = np.full(predictions.sample_count, UNCACHED_ROW)
-        rows[predictions.sample_ids] = np.arange(predictions.sample_ids.size)
-    logits, features = predictions.arrays["logits"], predictions.arrays["features"]
-    return DriftEstimator(
-        logits,
-        features,
-        predictions.classes,
-        predictions.correct,
-        rows,
-        discount=discount,
-        ridge=ridge,
-        noise=noise,
-        score=score,
-    )
+    return made, bins
 
 
 def choose_feature_count(
-    estimator: EstimatorName | MakeEstimator, strategy: PartitionStrategy, features: int | None = None
+    chosen: EstimatorSettings | MakeEstimator, strategy: PartitionStrategy, features: int | None = None
 ) -> int:
     """Return how many features a sample to cache.
 
     Args:
-        estimator: Its name, or a function that makes it.
+        chosen: The estimator's settings, or a function that makes it.
         strategy: The partition strategy.
         features: What the caller said, or None.
 
@@ -242,14 +190,15 @@ def choose_feature_count(
                 "none."
             )
         return features
-    return FEATURES if estimator == "drift" or getattr(strategy, "reads_features", False) else 0
+    reads = isinstance(chosen, EstimatorSettings) and chosen.reads_features
+    return FEATURES if reads or strategy.reads_features else 0
 
 
-def choose_floor(estimator: EstimatorName | MakeEstimator, floor: float | None) -> float:
-    """Return ε of the sampling scheduler: what the caller said, else 0 for the paper's rule and `FLOOR` otherwise.
+def choose_floor(estimator: Estimator, floor: float | None) -> float:
+    """Return ε of the sampling scheduler: what the caller said, else the estimator's own, else `FLOOR`.
 
     Args:
-        estimator: Its name, or a function that makes it.
+        estimator: What `attach` was given.
         floor: What the caller said, or None.
 
     Returns:
@@ -259,7 +208,9 @@ def choose_floor(estimator: EstimatorName | MakeEstimator, floor: float | None) 
         SettingError: If it lies outside [0, 1].
     """
     if floor is None:
-        return 0.0 if estimator == "paper" else FLOOR
+        chosen = ESTIMATORS[estimator]() if isinstance(estimator, str) and estimator != AUTO else estimator
+        own = chosen.floor if isinstance(chosen, EstimatorSettings) else None
+        return FLOOR if own is None else own
     if not 0 <= floor <= 1:
         raise SettingError(
             f"`floor` is {floor}, but it is a share of the draws, between 0 and 1. Pass such as {FLOOR}: the share of "

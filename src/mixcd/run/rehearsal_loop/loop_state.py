@@ -1,15 +1,19 @@
 """All that a rehearsal loop has learnt: a value, how a checkpoint holds it, and which run may take it over."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from mixcd.run.rehearsal_loop.rehearsal_health import DamageHistory
-from mixcd.run.rehearsal_loop.state_json import decode, encode
-from mixcd.words.errors import ResumeError
-from mixcd.words.vocabulary import Belief
+import numpy as np
 
-_FORMAT = 5
+from mixcd.run.rehearsal_loop.rehearsal_health import DamageHistory
+from mixcd.words.errors import ResumeError
+from mixcd.words.state_json import decode, encode
+from mixcd.words.vocabulary import Belief, CollateralDamageEstimator, Partition
+
+_FORMAT = 6
+_MOST_VALUES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,14 @@ class LoopState:
     probed: DamageHistory
 
 
-def write_state(state: LoopState, lag: int, identity: Mapping[str, Any]) -> dict[str, Any]:
+def write_state(
+    state: LoopState, estimator: CollateralDamageEstimator[Any], lag: int, identity: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a state as JSON values; arrays as base64 of little-endian float64.
 
     Args:
         state: The state.
+        estimator: Whose state is in it.
         lag: The lag of its beliefs, in steps.
         identity: All that decides what the loop draws, by name; JSON values.
 
@@ -47,18 +54,19 @@ def write_state(state: LoopState, lag: int, identity: Mapping[str, Any]) -> dict
         "identity": dict(identity),
         "lag": lag,
         "steps_done": state.steps_done,
-        "estimator_state": encode(state.estimator_state),
+        "estimator_state": estimator.write_state(state.estimator_state),
         "beliefs": {str(step): encode(belief) for step, belief in state.beliefs.items()},
         "history": encode(state.history),
         "probed": encode(state.probed),
     }
 
 
-def read_state(stored: Mapping[str, Any], like: LoopState) -> LoopState:
+def read_state(stored: Mapping[str, Any], estimator: CollateralDamageEstimator[Any], like: LoopState) -> LoopState:
     """Read a state from a checkpoint.
 
     Args:
         stored: What `write_state` returned.
+        estimator: Whose state is in it.
         like: A state of the same loop, which gives shapes and types; its belief after no step is there.
 
     Returns:
@@ -66,7 +74,7 @@ def read_state(stored: Mapping[str, Any], like: LoopState) -> LoopState:
     """
     return LoopState(
         int(stored["steps_done"]),
-        decode(like.estimator_state, stored["estimator_state"]),
+        estimator.read_state(stored["estimator_state"]),
         {int(step): decode(like.beliefs[0], belief) for step, belief in stored["beliefs"].items()},
         decode(like.history, stored["history"]),
         decode(like.probed, stored["probed"]),
@@ -116,10 +124,36 @@ def require_resumable(
         )
 
 
-def describe_estimator(estimator: Any) -> str:
-    """Name an estimator with its settings, so that a checkpoint of another one is told apart."""
-    values = (
-        {field.name: getattr(estimator, field.name) for field in fields(estimator)} if is_dataclass(estimator) else {}
-    )
+def identify_estimator(estimator: CollateralDamageEstimator[Any]) -> dict[str, str]:
+    """Identify an estimator, so that a checkpoint of another one is told apart.
+
+    Args:
+        estimator: The estimator; a frozen dataclass, or it is identified by the name of its class alone.
+
+    Returns:
+        `estimator`: its class and settings, in words; `estimator arrays`: a hexadecimal SHA-256 of its arrays and bins.
+    """
+    names: list[str] = [field.name for field in fields(estimator)] if is_dataclass(estimator) else []
+    values = {name: getattr(estimator, name) for name in names}
     settings = [f"{name}={value!r}" for name, value in values.items() if isinstance(value, int | float | str)]
-    return f"{type(estimator).__name__}({', '.join(settings)})"
+    digest = hashlib.sha256()
+    for name, value in values.items():
+        digest.update(name.encode())
+        _add_arrays(digest, value)
+    return {
+        "estimator": f"{type(estimator).__name__}({', '.join(settings)})",
+        "estimator arrays": digest.hexdigest()[:16],
+    }
+
+
+def _add_arrays(digest: Any, value: Any) -> None:
+    """Add arrays and bins to a digest; of arrays that are huge, and may be memory-mapped, spaced values."""
+    if isinstance(value, np.ndarray):
+        spaced = value.reshape(-1)[:: max(1, value.size // _MOST_VALUES)]
+        digest.update(f"{value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(spaced).data)
+    elif isinstance(value, Partition):
+        _add_arrays(digest, value.bin_ids)
+    elif isinstance(value, tuple):
+        for one in value:
+            _add_arrays(digest, one)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from mixcd.ideas.probe import Probe
 from mixcd.ideas.sampling_scheduler import FLOOR, Draw, draw, weigh_candidates
 from mixcd.run.rehearsal_loop.loop_state import (
     LoopState,
-    describe_estimator,
+    identify_estimator,
     read_state,
     require_resumable,
     write_state,
@@ -164,13 +164,13 @@ class RehearsalLoop:
             )
         belief = self.state.beliefs[basis]
         drawn = draw(
-            lambda ids: self.estimator.damage_probability(belief, ids),
+            partial(self.estimator.damage_probability, belief),
             self.plan.prior_count,
             self.plan.prior_row_count(step),
             seed=self.plan.seed,
             step=step,
             floor=self.floor,
-            candidates=self._candidates(belief),
+            candidates=self.estimator.candidates(belief),
         )
         self._planned[step] = drawn
         return self.plan.block(step, drawn.sample_ids)
@@ -255,23 +255,23 @@ class RehearsalLoop:
         """Measure how rehearsal is doing under the latest belief."""
         belief = self.state.beliefs[self.steps_done]
         candidates, weights = weigh_candidates(
-            lambda ids: self.estimator.damage_probability(belief, ids),
+            partial(self.estimator.damage_probability, belief),
             self.plan.prior_count,
             self.plan.prior_row_count(self.steps_done),
             rng=keyed_generator(self.plan.seed, self.steps_done, Stream.DRAWS),
             floor=self.floor,
-            candidates=self._candidates(belief),
+            candidates=self.estimator.candidates(belief),
         )
         return measure_vitals(self.state.history, self.partition, candidates, weights, self.draws_by_bins)
 
     @property
     def draws_by_bins(self) -> bool:
         """Whether all samples of a bin are drawn alike."""
-        return getattr(self.estimator, "draws_by_bins", True)
+        return self.estimator.draws_by_bins
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values; arrays as base64 of little-endian float64."""
-        return write_state(self.state, self.lag, self._identity())
+        return write_state(self.state, self.estimator, self.lag, self._identity())
 
     def restore(self, stored: Mapping[str, Any], steps_done: int) -> None:
         """Take over the state of a checkpoint.
@@ -287,7 +287,7 @@ class RehearsalLoop:
         require_resumable(stored, self._identity(), steps_done, self._wanted_lag, self.look_ahead)
         self.reset()
         self.lag = int(stored["lag"])
-        self.state = read_state(stored, like=self.state)
+        self.state = read_state(stored, self.estimator, like=self.state)
 
     def _see(self, observation: Observation, chances: Floats) -> Seen:
         ids = observation.sample_ids
@@ -296,15 +296,13 @@ class RehearsalLoop:
         damaged = self._base_correct[ids] & ~observation.correct
         return Seen(counts, sum_draws(damaged[cached], chances[cached]))
 
-    def _candidates(self, belief: Belief) -> Ids | None:
-        """The only samples that an estimator has a belief about, when it knows but some; None for all."""
-        list_candidates = getattr(self.estimator, "candidates", None)
-        found: Ids | None = list_candidates(belief) if list_candidates else None
-        return found
-
     @cached_property
     def _partition_fingerprint(self) -> str:
         return hashlib.sha256(np.ascontiguousarray(self.partition.bin_ids).data).hexdigest()[:16]
+
+    @cached_property
+    def _estimator_identity(self) -> dict[str, str]:
+        return identify_estimator(self.estimator)
 
     def _identity(self) -> dict[str, Any]:
         plan = self.plan
@@ -314,9 +312,10 @@ class RehearsalLoop:
             "seed": plan.seed,
             "new sample count": plan.new_count,
             "prior sample count": plan.prior_count,
-            "estimator": describe_estimator(self.estimator),
+            "estimator": self._estimator_identity["estimator"],
             "floor": self.floor,
             "partition": self._partition_fingerprint,
+            **self._estimator_identity,
             "source of the belief": str(self._teacher or "training"),
             **{f"{name} fingerprint": value for name, value in self.sources.items()},
         }

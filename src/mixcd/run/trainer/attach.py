@@ -21,11 +21,10 @@ from mixcd.run.outcome.evaluation import Evaluation
 from mixcd.run.outcome.step_record import StepRecord
 from mixcd.run.rehearsal_loop.audit import Audit, compare_rates
 from mixcd.run.rehearsal_loop.estimator_choice import (
-    EstimatorName,
-    MakeEstimator,
+    Estimator,
     choose_feature_count,
     choose_floor,
-    choose_named,
+    choose_settings,
     make_estimator,
     require_estimator,
 )
@@ -55,7 +54,7 @@ def attach(
     *,
     mix_ratio: float,
     partition: PartitionStrategy | None = None,
-    estimator: EstimatorName | MakeEstimator = "auto",
+    estimator: Estimator = "auto",
     correctness: CorrectnessRule | None = None,
     held_out: Any = None,
     cache_dir: str | Path | None = None,
@@ -135,8 +134,8 @@ def attach(
     warn_of_generation(trainer, rule)
     args = trainer.args
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
-    estimator = choose_named(estimator, partition, cast(torch.nn.Module, trainer.model), rule, folder, features)
-    feature_count = choose_feature_count(estimator, strategy, features)
+    chosen = choose_settings(estimator, partition, cast(torch.nn.Module, trainer.model), rule, folder, features)
+    feature_count = choose_feature_count(chosen, strategy, features)
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, prior, rule, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)
     held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, strategy.column_names)
@@ -144,7 +143,7 @@ def attach(
     predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT, rule, feature_count)
     require_same_predictions(trainer, prior, predictions, rule)
     held_out_predictions = predict_held_out(trainer, held_out_data, folder, rule)
-    made, bins = make_estimator(estimator, strategy, prior, predictions)
+    made, bins = make_estimator(chosen, strategy, prior, predictions)
     loop = RehearsalLoop(
         made,
         bins,

@@ -157,7 +157,7 @@ def _list_damaged(
 
 def _name_bins(strategy: PartitionStrategy, data: PriorDataset, before: PriorPredictions) -> Sequence[str]:
     """Each sample's bin; none for clusters, whose centres belong to the rehearsed data."""
-    if getattr(strategy, "reads_features", False):
+    if strategy.reads_features:
         return [""] * len(data)
     partition = assign_bins(strategy, data, before)
     return [partition.bin_names[number] for number in partition.bin_ids]

@@ -222,7 +222,7 @@ class TrainerSeam:
 
     @property
     def _reads_logits(self) -> bool:
-        return getattr(self._loop.estimator, "reads_logits", False)
+        return self._loop.estimator.reads_logits
 
     def _require_base_model(self) -> None:
         batch = collate(

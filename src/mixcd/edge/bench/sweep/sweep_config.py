@@ -11,9 +11,10 @@ from pydantic import Field, field_validator
 
 from mixcd.edge.bench.sweep.sweep_method import BUILT_IN, ESTIMATORS, Method, ProbeSettings, choose_estimator
 from mixcd.edge.bench.sweep.sweep_run import RunSpec
-from mixcd.edge.config.config import parse_partition
 from mixcd.edge.config.toml_file import Section, apply_setting, read_toml, validate
 from mixcd.edge.train.arguments import check_arguments
+from mixcd.ideas.collateral_damage_estimator import AUTO
+from mixcd.ideas.partition_strategy import parse_partition
 from mixcd.run.rehearsal_loop.estimator_choice import FEATURES
 from mixcd.words.errors import SettingError, end_sentence, nearest_name, shorten
 
@@ -97,8 +98,9 @@ class MethodConfig(Section):
     @field_validator("estimator")
     @classmethod
     def _is_known(cls, value: str | None) -> str | None:
-        if value is not None and value not in ESTIMATORS:
-            raise ValueError(f"is {value!r}, which is no estimator{nearest_name(value, ESTIMATORS)}")
+        known = (AUTO, *ESTIMATORS)
+        if value is not None and value not in known:
+            raise ValueError(f"is {value!r}, which is no estimator{nearest_name(value, known)}")
         return value
 
 
@@ -273,7 +275,10 @@ def describe_method(sweep: SweepConfig, name: str) -> str:
 def _common_features(sweep: SweepConfig) -> int:
     """How many features all runs without a number of their own cache: they share one cache."""
     methods = [resolve_method(sweep, name) for name in sweep.methods]
-    reads = any(
-        one.estimator in ("auto", "drift") or getattr(one.partition, "reads_features", False) for one in methods
-    )
-    return FEATURES if reads else 0
+    return FEATURES if any(_reads_features(one) for one in methods) else 0
+
+
+def _reads_features(method: Method) -> bool:
+    if method.partition is not None and method.partition.reads_features:
+        return True
+    return method.estimator == AUTO or (method.estimator is not None and ESTIMATORS[method.estimator]().reads_features)

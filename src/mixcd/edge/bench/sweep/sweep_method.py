@@ -2,25 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from inspect import Parameter, signature
 from typing import Any
 
-import numpy as np
-
-from mixcd.edge.bench.rival_estimators import Exp3Estimator, FixedWeights, ScoredSamples, keep_highest_loss, stratify
-from mixcd.ideas.collateral_damage_estimator import CountEstimator
+from mixcd.edge.bench.rival_estimators import RIVALS
+from mixcd.edge.config.named_settings import make_settings
+from mixcd.ideas.collateral_damage_estimator import AUTO
+from mixcd.ideas.collateral_damage_estimator import ESTIMATORS as PRODUCT_ESTIMATORS
 from mixcd.ideas.partition_strategy import ByColumn, ByPriorLoss
-from mixcd.matter.base_model.prior_predictions import PriorPredictions
-from mixcd.run.rehearsal_loop.estimator_choice import (
-    EstimatorName,
-    MakeEstimator,
-    make_drift_estimator,
-    require_estimator,
-)
-from mixcd.words.errors import SettingError, shorten
-from mixcd.words.keyed_random import Stream, keyed_generator
-from mixcd.words.vocabulary import CollateralDamageEstimator, Partition, PartitionStrategy
+from mixcd.words.vocabulary import EstimatorSettings, PartitionStrategy
 
 
 @dataclass(frozen=True)
@@ -98,92 +87,22 @@ BUILT_IN: Mapping[str, Method] = {
 """The methods that need no description of their own."""
 
 
-def _stratify(partition: Partition, _: PriorPredictions) -> FixedWeights:
-    return stratify(partition)
+ESTIMATORS: Mapping[str, Callable[..., EstimatorSettings]] = {**PRODUCT_ESTIMATORS, **RIVALS}
+"""What makes the settings of each estimator that a method may name, besides "auto"."""
 
 
-def _keep_right(_: Partition, predictions: PriorPredictions) -> FixedWeights:
-    return FixedWeights(predictions.base_correct.astype(np.float64))
-
-
-def _keep_highest_loss(_: Partition, predictions: PriorPredictions, *, share: float = 0.1) -> FixedWeights:
-    return keep_highest_loss(predictions.loss, share)
-
-
-def _learn_by_bandit(partition: Partition, _: PriorPredictions, *, smoothing: float = 0.9) -> Exp3Estimator:
-    return Exp3Estimator(partition, smoothing)
-
-
-def _score_damage(_: Partition, predictions: PriorPredictions) -> ScoredSamples:
-    return ScoredSamples(predictions.loss, predictions.base_correct, "damaged")
-
-
-def _score_drop(_: Partition, predictions: PriorPredictions) -> ScoredSamples:
-    return ScoredSamples(predictions.loss, predictions.base_correct, "drop")
-
-
-def _score_loss(_: Partition, predictions: PriorPredictions, *, takes_highest: bool = True) -> ScoredSamples:
-    return ScoredSamples(predictions.loss, predictions.base_correct, "loss", takes_highest)
-
-
-def _count(
-    partition: Partition, predictions: PriorPredictions, *, discount: float = 1.0, smoothing: Any = "beta"
-) -> CountEstimator:
-    return CountEstimator(partition, predictions.base_correct, discount, smoothing)
-
-
-def _count_permuted(partition: Partition, predictions: PriorPredictions, *, seed: int = 0) -> CountEstimator:
-    """The control: bins that mean nothing."""
-    order = keyed_generator(seed, 0, Stream.CONTROLS).permutation(len(partition.bin_ids))
-    return CountEstimator(Partition(partition.bin_ids[order], partition.bin_names), predictions.base_correct)
-
-
-def _forecast_drift(_: Partition, predictions: PriorPredictions, **settings: Any) -> CollateralDamageEstimator[Any]:
-    return make_drift_estimator(predictions, **settings)
-
-
-_MAKERS: Mapping[str, MakeEstimator] = {
-    "stratified": _stratify,
-    "right-only": _keep_right,
-    "highest-loss": _keep_highest_loss,
-    "exp3": _learn_by_bandit,
-    "oracle-hard": _score_damage,
-    "oracle-soft": _score_drop,
-    "candidate-scoring": _score_loss,
-    "counts": _count,
-    "permuted": _count_permuted,
-    "drift": _forecast_drift,
-}
-_NAMED_BY_ATTACH = ("auto", "shrunk", "factored", "paper", "uniform")
-ESTIMATORS = (*_NAMED_BY_ATTACH, *_MAKERS)
-"""Names that a method's `estimator` may have."""
-
-
-def choose_estimator(method: Method) -> EstimatorName | MakeEstimator:
+def choose_estimator(method: Method) -> str | EstimatorSettings:
     """Return what `attach` is to be given as the estimator.
 
     Args:
         method: The method; it rehearses.
 
     Returns:
-        A name, or a function that makes the estimator.
+        "auto", or settings.
 
     Raises:
         SettingError: If there is no such estimator, or it has no such setting.
     """
-    name: Any = method.estimator
-    maker = _MAKERS.get(name) if isinstance(name, str) else None
-    known = [] if maker is None else _list_settings(make_drift_estimator if name == "drift" else maker)
-    unknown = sorted(set(method.settings) - set(known))
-    if unknown:
-        raise SettingError(
-            f'`settings` names {shorten(f"`{one}`" for one in unknown)}, but the estimator "{name}" has '
-            f"{shorten((f'`{one}`' for one in known), 9) or 'no settings'}. Correct the method."
-        )
-    chosen: EstimatorName | MakeEstimator = name if maker is None else partial(maker, **method.settings)
-    require_estimator(chosen)
-    return chosen
-
-
-def _list_settings(maker: MakeEstimator | Callable[..., Any]) -> list[str]:
-    return [name for name, one in signature(maker).parameters.items() if one.kind is Parameter.KEYWORD_ONLY]
+    if method.estimator == AUTO and not method.settings:
+        return AUTO
+    return make_settings(ESTIMATORS, method.estimator or "none", method.settings, "estimator")

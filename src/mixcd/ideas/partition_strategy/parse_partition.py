@@ -1,0 +1,53 @@
+"""`parse_partition`: partition strategies by name, as `attach`, configs, sweeps and the command line take them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+
+from mixcd.ideas.partition_strategy.by_column import ByColumn
+from mixcd.ideas.partition_strategy.by_features import ByFeatures
+from mixcd.ideas.partition_strategy.by_prior_loss import ByPriorLoss
+from mixcd.ideas.partition_strategy.combined import Combined
+from mixcd.words.errors import SettingError
+from mixcd.words.vocabulary import PartitionStrategy
+
+PARTITIONS: Mapping[str, Callable[..., PartitionStrategy]] = {
+    "loss": ByPriorLoss,
+    "column": ByColumn,
+    "features": ByFeatures,
+}
+"""What makes each partition strategy, by name; the setting that follows the name is its first field."""
+
+
+def parse_partition(texts: str | Sequence[str]) -> PartitionStrategy:
+    """Make a partition strategy of its text.
+
+    Args:
+        texts: Such as "loss:10" (prior loss, in ten bins), "column:topic" or "features:10"; several are combined.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        SettingError: If a text is none of these.
+
+    Example:
+        >>> parse_partition("loss:5")
+        ByPriorLoss(bins=5)
+    """
+    strategies = tuple(_parse_one(text) for text in ([texts] if isinstance(texts, str) else texts))
+    return strategies[0] if len(strategies) == 1 else Combined(strategies)
+
+
+def _parse_one(text: str) -> PartitionStrategy:
+    name, _, setting = text.partition(":")
+    if text == "loss":
+        return ByPriorLoss()
+    strategy = PARTITIONS.get(name)
+    if strategy is not None and setting:
+        takes_text = fields(strategy)[0].type is str  # type: ignore[arg-type]
+        if takes_text or setting.isdecimal():
+            return strategy(setting if takes_text else int(setting))
+    raise SettingError(
+        f'"{text}" is no partition: write "loss:10" for ten bins of prior loss, "column:NAME", or "features:10" for '
+        "ten clusters of the base model's features."
+    )

@@ -1,0 +1,1 @@
+"""The conformance suite: what every supported trainer and every estimator must do."""

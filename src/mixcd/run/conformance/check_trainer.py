@@ -1,0 +1,291 @@
+"""`check_trainer`: does rehearsal follow a trainer?"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from mixcd.matter.base_model.batched_inference import evaluating
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.fine_tuned_model.prediction_observer import PredictionObserver
+from mixcd.run.conformance.check_result import CheckResult
+from mixcd.run.trainer.attach import Rehearsal, attach
+from mixcd.run.trainer.same_as_training import OwnStep
+
+MIX_RATIO = 0.25
+STEPS = 8
+_HALF = STEPS // 2
+_LAG = 8
+_NULL_ROWS, _ROUNDING = 16, 1e-6
+
+MakeTrainer = Callable[[Path, Mapping[str, Any]], Trainer]
+"""Makes a trainer whose model has the same weights every time, of an output folder and changes to its arguments."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one training showed.
+
+    Args:
+        blocks: The row numbers of each step.
+        observed: The rehearsed samples that each step observed.
+        counts: Observed and damaged samples of each bin.
+        weights: The model after training.
+        forward_count: Forward passes with gradients.
+        seen_count: Those that were observed.
+        new_count: Samples of the new data.
+    """
+
+    blocks: Mapping[int, list[int]]
+    observed: list[list[int]]
+    counts: list[list[float]]
+    weights: Mapping[str, torch.Tensor]
+    forward_count: int
+    seen_count: int
+    new_count: int
+
+
+def check_trainer(
+    make_trainer: MakeTrainer, prior_data: Any, folder: Path, *, correctness: CorrectnessRule | None = None
+) -> list[CheckResult]:
+    """Train several times with rehearsal, and check what every supported trainer must do.
+
+    Args:
+        make_trainer: Makes a fresh trainer of an output folder and some changes to its arguments. It must set no
+            `max_steps`, and have data to evaluate on.
+        prior_data: The prior data, as `attach` takes them.
+        folder: A folder for the trainers' outputs.
+        correctness: When a prediction is right, as `attach` takes it.
+
+    Returns:
+        One result a check, in this order: one forward pass a micro-batch; the mix ratio is exact; the ids arrive; the
+        same draws for 0 and 2 workers; an interrupted run goes on as if it had not been; evaluation leaves the counts
+        alone; `detach` gives the trainer back; nothing is damaged at learning rate 0 without dropout, and the held-out
+        losses are the trainer's own within 1e-6. What makes training itself fail is a fault of every check that needs
+        it.
+    """
+
+    def run(name: str, resume: str | None = None, **changes: Any) -> _Run | str:
+        try:
+            return _train(make_trainer, prior_data, folder / name, correctness, changes, resume)
+        except Exception as error:  # whatever the trainer raises is what the check found
+            return f"{type(error).__name__}: {error}"
+
+    plain = run("plain", gradient_accumulation_steps=2)
+    workers = run("workers", gradient_accumulation_steps=2, dataloader_num_workers=2)
+    whole = run("whole", save_strategy="steps", save_steps=_HALF)
+    resumed = run("whole", resume=str(folder / "whole" / f"checkpoint-{_HALF}"))
+    evaluated = run("evaluated", eval_strategy="steps", eval_steps=2, gradient_accumulation_steps=2)
+    return [
+        CheckResult("one forward pass a micro-batch", _judge(_find_extra_forwards, plain)),
+        CheckResult("the mix ratio is exact", _judge(_find_other_mix, plain)),
+        CheckResult("the ids arrive", _judge(_find_lost_ids, plain)),
+        CheckResult("the same draws for 0 and 2 workers", _judge(_find_other_draws, plain, workers)),
+        CheckResult("an interrupted run goes on as if it had not been", _judge(_find_other_end, whole, resumed)),
+        CheckResult("evaluation leaves the counts alone", _judge(_find_other_counts, plain, evaluated)),
+        CheckResult("`detach` gives the trainer back", _find_remains(make_trainer, prior_data, folder, correctness)),
+        CheckResult(
+            "nothing is damaged at learning rate 0", _find_noise(make_trainer, prior_data, folder, correctness)
+        ),
+    ]
+
+
+class _CountForwards(TrainerCallback):
+    """Counts the forward passes with gradients of the whole model, whoever makes them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Hook the model."""
+        model.register_forward_hook(self._add)
+
+    def _add(self, *_: Any) -> None:
+        self.count += torch.is_grad_enabled()
+
+
+def _train(
+    make_trainer: MakeTrainer,
+    prior_data: Any,
+    folder: Path,
+    correctness: CorrectnessRule | None,
+    changes: Mapping[str, Any],
+    resume: str | None,
+) -> _Run:
+    trainer = make_trainer(folder, {"max_steps": STEPS, **changes})
+    new_count = len(cast(Any, trainer.train_dataset))
+    rehearsal = _attach(trainer, prior_data, correctness)
+    blocks, observed = _record(rehearsal)
+    forwards = _CountForwards()
+    trainer.add_callback(forwards)
+    trainer.train(resume_from_checkpoint=resume)
+    counts = rehearsal.counts
+    model = cast(torch.nn.Module, trainer.model)
+    return _Run(
+        blocks,
+        observed,
+        [counts.observed_count.tolist(), counts.damaged_count.tolist()],
+        {name: value.detach().clone() for name, value in model.state_dict().items()},
+        forwards.count,
+        rehearsal.forward_count,
+        new_count,
+    )
+
+
+def _attach(trainer: Trainer, prior_data: Any, correctness: CorrectnessRule | None) -> Rehearsal:
+    return attach(trainer, prior_data, mix_ratio=MIX_RATIO, correctness=correctness, lag=_LAG, seed=0)
+
+
+def _record(rehearsal: Rehearsal) -> tuple[dict[int, list[int]], list[list[int]]]:
+    """Return what fills, while training, with the planned blocks and the observed samples."""
+    loop, blocks, observed = rehearsal._loop, dict[int, list[int]](), list[list[int]]()
+    plan, commit = loop.block, loop.commit
+
+    def block(step: int) -> Any:
+        planned = plan(step)
+        if step < STEPS:
+            blocks[step] = planned.tolist()
+        return planned
+
+    def record(observation: Any, *rest: Any) -> Any:
+        observed.append(observation.sample_ids.tolist())
+        return commit(observation, *rest)
+
+    setattr(loop, "block", block)  # noqa: B010
+    setattr(loop, "commit", record)  # noqa: B010
+    return blocks, observed
+
+
+def _judge(find: Callable[..., str], *runs: _Run | str) -> str:
+    failed = [run for run in runs if isinstance(run, str)]
+    return failed[0] if failed else find(*runs)
+
+
+def _find_extra_forwards(run: _Run) -> str:
+    wanted = 2 * STEPS
+    if (run.forward_count, run.seen_count) != (wanted, wanted):
+        return f"{run.forward_count} forward passes, {run.seen_count} of them observed, in {wanted} micro-batches"
+    return ""
+
+
+def _find_other_mix(run: _Run) -> str:
+    shares = [sum(number >= run.new_count for number in block) for block in run.blocks.values()]
+    rows = sum(len(block) for block in run.blocks.values())
+    if abs(sum(shares) - MIX_RATIO * rows) > 1 or max(shares) - min(shares) > 1:
+        return f"{sum(shares)} of {rows} rows are prior, from {min(shares)} to {max(shares)} a step"
+    return ""
+
+
+def _find_lost_ids(run: _Run) -> str:
+    for step, ids in enumerate(run.observed):
+        planned = sorted(number - run.new_count for number in run.blocks[step] if number >= run.new_count)
+        if sorted(ids) != planned:
+            return f"step {step} planned the prior samples {planned} and observed {sorted(ids)}"
+    return ""
+
+
+def _find_other_draws(one: _Run, other: _Run) -> str:
+    different = [step for step in range(STEPS) if one.blocks[step] != other.blocks[step]]
+    return f"the draws differ from step {different[0]} on" if different else ""
+
+
+def _find_other_end(whole: _Run, resumed: _Run) -> str:
+    different = [step for step in range(_HALF, STEPS) if whole.blocks[step] != resumed.blocks.get(step)]
+    if different:
+        return f"the draws differ from step {different[0]} on"
+    changed = [name for name, value in whole.weights.items() if not torch.equal(value, resumed.weights[name])]
+    return f"`{changed[0]}` has other values after resuming" if changed else _find_other_counts(whole, resumed)
+
+
+def _find_other_counts(one: _Run, other: _Run) -> str:
+    return "" if one.counts == other.counts else "the observed and damaged counts differ"
+
+
+def _find_remains(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: CorrectnessRule | None) -> str:
+    try:
+        trainer = make_trainer(folder / "detached", {"max_steps": 1})
+        before = set(vars(trainer))
+        rehearsal = _attach(trainer, prior_data, correctness)
+        rehearsal.detach()
+        left = sorted(set(vars(trainer)) - before)
+        trainer.train()
+    except Exception as error:  # likewise
+        return f"{type(error).__name__}: {error}"
+    observer: PredictionObserver = rehearsal._seam.observer
+    if observer.forward_count:
+        return "training was observed after `detach`"
+    return f"`{left[0]}` is left on the trainer" if left else ""
+
+
+def measure_false_damage(
+    make_trainer: MakeTrainer,
+    prior_data: Any,
+    folder: Path,
+    *,
+    correctness: CorrectnessRule | None = None,
+    dropout: float = 0.1,
+) -> float:
+    """Train at learning rate 0 with dropout: what is damaged then, no training has damaged.
+
+    Args:
+        make_trainer: As in `check_trainer`, like the following.
+        prior_data: The prior data.
+        folder: A folder for the trainer's output.
+        correctness: When a prediction is right.
+        dropout: The share that every dropout of the model drops.
+
+    Returns:
+        The share of the rehearsed samples that looks damaged.
+    """
+    _, rehearsal = _train_still(make_trainer, prior_data, folder / "noisy", correctness, dropout)
+    return float(rehearsal.counts.damaged_count.sum() / rehearsal.counts.observed_count.sum())
+
+
+def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: CorrectnessRule | None) -> str:
+    """The null check: a model that does not change loses nothing, and is judged as its trainer judges it."""
+    try:
+        trainer, rehearsal = _train_still(make_trainer, prior_data, folder / "still", correctness, 0.0)
+        change = rehearsal.evaluate().prior
+        held_out = rehearsal._held_out["prior"]
+        own = _read_alone(OwnStep(trainer, held_out.data, rehearsal._rule), range(_NULL_ROWS))
+    except Exception as error:  # likewise
+        return f"{type(error).__name__}: {error}"
+    damaged = int(rehearsal.counts.damaged_count.sum())
+    if damaged or change.damaged_count or change.gained_count:
+        return (
+            f"{damaged} damaged in training; {change.damaged_count} damaged and {change.gained_count} gained after it"
+        )
+    for row, (loss, is_right) in enumerate(own):
+        before = held_out.before
+        if abs(loss - before.loss[row]) > _ROUNDING or is_right != before.correct[row]:
+            return f"held-out row {row} has a loss of {before.loss[row]:.8g}, and {loss:.8g} by the trainer's own step"
+    return ""
+
+
+def _train_still(
+    make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: CorrectnessRule | None, dropout: float
+) -> tuple[Trainer, Rehearsal]:
+    """Train at learning rate 0."""
+    trainer = make_trainer(folder, {"max_steps": STEPS, "learning_rate": 0.0})
+    _set_dropout(cast(torch.nn.Module, trainer.model), dropout)
+    rehearsal = attach(
+        trainer, prior_data, mix_ratio=MIX_RATIO, correctness=correctness, lag=_LAG, seed=0, held_out=prior_data
+    )
+    trainer.train()
+    return trainer, rehearsal
+
+
+def _read_alone(step: OwnStep, rows: range) -> list[tuple[float, bool]]:
+    with evaluating(step.model):
+        return [step.predict_by_trainer(step.data[row])[0] for row in rows]
+
+
+def _set_dropout(model: torch.nn.Module, share: float) -> None:
+    """Set all dropout: of modules made for it, and the shares that other modules hold."""
+    for module in model.modules():
+        held = [name for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
+        for name in [*held, *(["p"] if isinstance(module, torch.nn.Dropout) else [])]:
+            setattr(module, name, share)
