@@ -319,13 +319,14 @@ def test_an_estimator_is_a_name_or_a_name_with_settings(write, value, estimator)
         ('{ name = "counts", discont = 0.9 }', '`settings` names `discont`, but the estimator "counts" has `discount`'),
         (
             '{ name = "counts", discount = "x" }',
-            "`discount` of the estimator \"counts\" is 'x': input should be a valid number",
+            "is 'x': input should be a valid number",
         ),
         (
             '{ name = "counts", smoothing = "none" }',
-            "`smoothing` of the estimator \"counts\" is 'none': input should be 'beta'",
+            "is 'none': input should be 'beta'",
         ),
         ('{ name = "drift", ridge = 0 }', "`ridge` is 0, but it must be positive"),
+        ('{ name = "counts", discount = [1] }', '`discount` of the estimator "counts" is [1]: input should be'),
     ],
 )
 def test_an_estimator_that_makes_no_sense_is_refused_by_its_key(write, value, part):

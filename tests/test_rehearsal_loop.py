@@ -10,6 +10,7 @@ from mixcd.ideas.batch_plan import BatchPlan
 from mixcd.ideas.collateral_damage_estimator import CountEstimator
 from mixcd.ideas.probe import Probe
 from mixcd.ideas.sampling_scheduler import draw, weigh_candidates
+from mixcd.run.rehearsal_loop.loop_state import identify_estimator
 from mixcd.run.rehearsal_loop.rehearsal_health import measure_vitals
 from mixcd.run.rehearsal_loop.rehearsal_loop import LEAST_LAG, RehearsalLoop
 from mixcd.words.errors import PlanError, ResumeError, SettingError
@@ -359,6 +360,7 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
         "estimator": "CountEstimator(discount=0.9, smoothing='beta')",
         "floor": 0.05,
         "partition": fingerprint(PARTITION),
+        "estimator arrays": identify_estimator(loop.estimator)["estimator arrays"],
         "source of the belief": "training",
         "model fingerprint": "m1",
         "data fingerprint": "d1",

@@ -66,18 +66,14 @@ class ProbeSettings:
 _ORACLE = ProbeSettings(sample_count=5000, every=25, is_charged=False)
 
 BUILT_IN: Mapping[str, Method] = {
+    **{name: Method(name) for name in PRODUCT_ESTIMATORS},
     "none": Method(estimator=None),
-    "uniform": Method("uniform"),
     "stratified": Method("stratified", partition=ByColumn("label")),
     "highest-loss": Method("highest-loss"),
     "right-only": Method("right-only"),
-    "paper": Method("paper"),
-    "counts": Method("counts"),
-    "shrunk": Method("shrunk"),
     "factored": Method("factored", partition=ByPriorLoss() * ByColumn("label")),
     "permuted": Method("permuted"),
     "joint": Method("counts", partition=ByPriorLoss() * ByColumn("label")),
-    "drift": Method("drift"),
     "candidate-scoring": Method("candidate-scoring", floor=0.0, probe=ProbeSettings(samples_a_draw=4)),
     "unbiased": Method("counts", probe=ProbeSettings(samples_a_draw=1)),
     "exp3": Method("exp3", floor=0.0),
