@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixcd.edge.config.config import Config, list_values, read_config, render
+from mixcd.edge.config.config import Config, list_values, parse_correctness, read_config, render
 from mixcd.edge.config.data_config import COLUMNS, ColumnsConfig
 from mixcd.ideas.collateral_damage_estimator import Counts, Drift, Paper
 from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss, parse_partition
 from mixcd.ideas.partition_strategy.combined import Combined
+from mixcd.matter.correctness import NearTarget, RightClass, RightTokens
 from mixcd.words.errors import SettingError
 
 LEAST = """\
@@ -334,3 +335,37 @@ def test_an_estimator_that_makes_no_sense_is_refused_by_its_key(write, value, pa
         read_config(write(LEAST), [f"rehearsal.estimator={value}"])
     assert part in str(failure.value)
     assert "`rehearsal.estimator`" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ('"right-class"', RightClass()),
+        ('{ name = "right-tokens", least_share = 0.7 }', RightTokens(0.7)),
+        ('{ name = "near-target", tolerance = 0.5 }', NearTarget(0.5)),
+    ],
+)
+def test_a_rule_is_a_name_or_a_name_with_settings(write, value, rule):
+    config = read_config(write(LEAST), [f"rehearsal.correctness={value}"])
+    assert parse_correctness(config.rehearsal.correctness) == rule
+    assert read_config(write(render(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ('"right-clas"', '"right-clas" is no rule, did you mean `right-class`?'),
+        ('"near-target"', 'The rule "near-target" needs `tolerance`'),
+        ('{ name = "right-tokens", least_share = 2 }', "`least_share` is 2"),
+        ("{ least_share = 0.5 }", '"" is no rule'),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused_by_its_key(write, value, part):
+    message = fault(write(LEAST), f"rehearsal.correctness={value}")
+    assert part in message
+    assert "`rehearsal.correctness`" in message
+
+
+def test_two_rules_contradict_each_other(write):
+    settings = ["task=text-generation", "rehearsal.correctness=right-tokens", "rehearsal.least_share=0.5"]
+    assert "`rehearsal.correctness` and `rehearsal.least_share` are two rules" in fault(write(LEAST), *settings)

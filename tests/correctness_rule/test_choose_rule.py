@@ -146,10 +146,30 @@ def test_a_regression_needs_a_tolerance():
 
 
 def test_what_is_no_rule_and_a_batch_without_labels_are_refused():
-    with pytest.raises(SettingError, match="`correctness` is 'exact', which is none of the rules `RightClass`"):
+    with pytest.raises(SettingError, match='`correctness` is "exact", which is no rule .known: `right-class`, '):
         choose_rule("exact", llama(), TOKENS, "prior_data")
     with pytest.raises(DataError, match="`prior_data` has no labels"):
         choose_rule(None, llama(), {"input_ids": torch.ones(1, 1)}, "prior_data")
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("right-class", RightClass()),
+        ("right-labels", RightLabels()),
+        ("right-span", RightSpan()),
+        ("right-tokens", RightTokens(is_shifted=True)),
+    ],
+)
+def test_a_rule_may_be_given_by_name(name, rule):
+    assert choose_rule(name, llama(), TOKENS, "prior_data") == rule
+
+
+def test_unknown_and_unfinished_names_of_rules_are_refused():
+    with pytest.raises(SettingError, match="`correctness` is 1, which is no rule. Pass a name .right-class, "):
+        choose_rule(1, llama(), TOKENS, "prior_data")
+    with pytest.raises(SettingError, match=r"Pass `mixcd.NearTarget\(tolerance\)`, in the unit"):
+        choose_rule("near-target", llama(), TOKENS, "prior_data")
 
 
 def test_label_sets_of_whole_numbers_are_refused_with_what_to_cast():

@@ -72,6 +72,12 @@ class RehearsalConfig(Section):
     )
     cache_columns: list[str] = Field([], description="More columns to cache, for `mixcd partition`.")
 
+    correctness: str | dict[str, Any] | None = Field(
+        None,
+        description='When a sample is right; by default what the task is made for. Or "right-class", "right-labels", '
+        '"right-span", "right-tokens"; or a table of a `name` with settings, as in '
+        '{ name = "near-target", tolerance = 0.5 }.',
+    )
     least_share: float | None = Field(
         None, gt=0, le=1, description="τ, the share of its target tokens that a sample needs right; all by default."
     )
@@ -89,6 +95,13 @@ class RehearsalConfig(Section):
         if name not in known:
             raise ValueError(f"is {name!r}, which is no estimator{nearest_name(str(name), known)}")
         parse_estimator(value)
+        return value
+
+    @field_validator("correctness")
+    @classmethod
+    def _is_a_rule(cls, value: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if value is not None:
+            parse_correctness(value)
         return value
 
     @field_validator("partition")
@@ -134,6 +147,8 @@ class Config(Section):
                 "`batch_size` and `training.gradient_accumulation_steps` contradict each other: the first sets the "
                 "second; remove one"
             )
+        if graded and wanted.correctness is not None:
+            yield f"`rehearsal.correctness` and `rehearsal.{graded[0]}` are two rules, but one must judge; remove one"
         if self.task not in _JUDGED_BY_TOKENS:
             for key in graded:
                 yield f"`rehearsal.{key}` grades target tokens, which samples of `{self.task}` do not have; remove it"
@@ -181,6 +196,25 @@ def parse_estimator(value: str | Mapping[str, Any]) -> str | EstimatorSettings:
     settings = {"name": value} if isinstance(value, str) else dict(value)
     name = str(settings.pop("name", AUTO))
     return AUTO if name == AUTO and not settings else make_settings(ESTIMATORS, name, settings, "estimator")
+
+
+def parse_correctness(value: str | Mapping[str, Any]) -> Any:
+    """Return the rule that a config names.
+
+    Args:
+        value: A name, or a table of a `name` and settings.
+
+    Raises:
+        SettingError: If there is no such rule, or it has no such setting.
+
+    Example:
+        >>> parse_correctness({"name": "near-target", "tolerance": 0.5})
+        NearTarget(tolerance=0.5)
+    """
+    from mixcd.matter.correctness import RULES  # with torch, for which most configs need not wait
+
+    settings = {"name": value} if isinstance(value, str) else dict(value)
+    return make_settings(RULES, str(settings.pop("name", "")), settings, "rule")
 
 
 def read_config(path: Path, settings: Sequence[str] = ()) -> Config:

@@ -5,13 +5,13 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments, get_scheduler
 
-from mixcd.edge.config.config import Config, RehearsalConfig
+from mixcd.edge.config.config import Config, RehearsalConfig, parse_correctness
 from mixcd.edge.model.adapter import add_adapter
 from mixcd.edge.model.loading import load_model, load_tokenizer
 from mixcd.edge.model.model_place import reason_of
@@ -157,6 +157,8 @@ def _limit_length(arguments: TrainingArguments, config: Config, longest: int | N
 
 
 def _choose_rule(config: RehearsalConfig) -> CorrectnessRule | None:
+    if config.correctness is not None:
+        return cast(CorrectnessRule, parse_correctness(config.correctness))
     if config.least_share is None and config.loss_tolerance is None:
         return None
     return RightTokens(least_share=config.least_share or 1.0, loss_tolerance=config.loss_tolerance)

@@ -1,6 +1,6 @@
 """Correctness rules: each says which samples a model gets right, by its forward pass."""
 
-from mixcd.matter.correctness.choose_rule import choose_common_rule, choose_rule
+from mixcd.matter.correctness.choose_rule import RULES, choose_common_rule, choose_rule
 from mixcd.matter.correctness.near_target import NearTarget
 from mixcd.matter.correctness.reading import CorrectnessRule, Reading
 from mixcd.matter.correctness.right_class import RightClass
@@ -10,6 +10,7 @@ from mixcd.matter.correctness.right_tokens import RightTokens
 from mixcd.matter.model_shape.model_kind import is_causal, is_multiple_choice, is_token_classifier
 
 __all__ = [
+    "RULES",
     "CorrectnessRule",
     "NearTarget",
     "Reading",

@@ -1,6 +1,6 @@
 """`choose_rule`: which rule fits a model and its data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,18 +14,25 @@ from mixcd.matter.correctness.right_span import SPAN_KEYS, RightSpan
 from mixcd.matter.correctness.right_tokens import RightTokens
 from mixcd.matter.model_shape.fresh_adapter import bare_model, prepends_tokens
 from mixcd.matter.model_shape.model_kind import find_shift, is_masked, is_multiple_choice, is_token_classifier
-from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError, shorten
+from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError, end_sentence, nearest_name, shorten
 
-_RULES = (RightClass, RightLabels, RightSpan, RightTokens, NearTarget)
+RULES: Mapping[str, Callable[..., CorrectnessRule]] = {
+    "right-class": RightClass,
+    "right-labels": RightLabels,
+    "right-span": RightSpan,
+    "right-tokens": RightTokens,
+    "near-target": NearTarget,
+}
+"""What makes each rule, by its name in `attach` and configs."""
 
 
 def choose_rule(
-    wanted: CorrectnessRule | None, model: torch.nn.Module, batch: Mapping[str, Any], data_name: str
+    wanted: CorrectnessRule | str | None, model: torch.nn.Module, batch: Mapping[str, Any], data_name: str
 ) -> CorrectnessRule:
     """Choose when a sample is right: what the caller said, else what the labels and the model are made for.
 
     Args:
-        wanted: The caller's rule, or None.
+        wanted: The caller's rule, its name, or None.
         model: The base model.
         batch: A batch of the data.
         data_name: Whose batch it is, for messages.
@@ -39,13 +46,17 @@ def choose_rule(
             the model; or if numbers are to be predicted and no tolerance is given.
         UnsupportedTrainerError: If the labels fit no task that is known.
     """
+    if isinstance(wanted, str):
+        wanted = _make_rule(wanted)
     if isinstance(wanted, RightTokens):
         _require_tokens(batch, data_name)
         return _settle_shift(wanted, model)
     if wanted is not None:
-        if not isinstance(wanted, _RULES):
-            names = ", ".join(f"`{rule.__name__}`" for rule in _RULES)
-            raise SettingError(f"`correctness` is {wanted!r}, which is none of the rules {names}. Pass one of them.")
+        if not isinstance(wanted, tuple(RULES.values())):  # type: ignore[arg-type]
+            raise SettingError(
+                f"`correctness` is {wanted!r}, which is no rule. Pass a name ({', '.join(RULES)}), or a rule such as "
+                "`mixcd.RightTokens(0.7)`."
+            )
         return wanted
     if all(key in batch for key in SPAN_KEYS):
         return RightSpan()
@@ -70,8 +81,19 @@ def choose_rule(
     return RightClass()
 
 
+def _make_rule(name: str) -> CorrectnessRule:
+    if name not in RULES:
+        raise SettingError(end_sentence(f'`correctness` is "{name}", which is no rule{nearest_name(name, RULES)}'))
+    if RULES[name] is NearTarget:
+        raise SettingError(
+            '`correctness` is "near-target", but how near is right is for you to say. Pass '
+            "`mixcd.NearTarget(tolerance)`, in the unit of the labels."
+        )
+    return RULES[name]()
+
+
 def choose_common_rule(
-    wanted: CorrectnessRule | None,
+    wanted: CorrectnessRule | str | None,
     model: torch.nn.Module,
     new: tuple[str, Mapping[str, Any]],
     prior: tuple[str, Mapping[str, Any]],
@@ -79,7 +101,7 @@ def choose_common_rule(
     """Choose the rule that judges new and prior samples, which must be of one kind.
 
     Args:
-        wanted: The caller's rule, or None.
+        wanted: The caller's rule, its name, or None.
         model: The base model.
         new: What messages call the new data, and a batch of them.
         prior: The same of the prior data.
