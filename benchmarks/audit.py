@@ -65,7 +65,8 @@ def main(arguments: Sequence[str]) -> None:
         audits = [audit(given.lane, task, seed, given.every) for seed in given.seeds]
         found = {name: [getattr(one, name) for one in audits] for name in QUANTITIES}
         path = HERE / "results" / f"audit-{given.lane.removesuffix('_lane')}-{task}.json"
-        replace_file(path, lambda unfinished, made=found: unfinished.write_text(json.dumps(made), "utf-8"))
+        with replace_file(path) as unfinished:
+            unfinished.write_text(json.dumps(found), "utf-8")
         print(f"\n{task}, {given.lane}, {len(audits)} seeds: mean ± 95 % t interval")
         for name, values in found.items():
             half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5

@@ -37,7 +37,8 @@ def main() -> None:
         found[raw.name] = {"base_score": list(scores.values()), "commonest_share": shares}
         print(f"{raw.name:20} base {np.mean(found[raw.name]['base_score']):.3f}, commonest {np.mean(shares):.3f}")
     target = HERE / "results" / "commonest_label.json"
-    replace_file(target, lambda unfinished: unfinished.write_text(json.dumps(found), "utf-8"))
+    with replace_file(target) as unfinished:
+        unfinished.write_text(json.dumps(found), "utf-8")
 
 
 if __name__ == "__main__":

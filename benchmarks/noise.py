@@ -257,7 +257,8 @@ def main() -> None:
             told = f"; read again {100 * np.mean(again):.1f} %" if again else ""
             print(f"  {noise:12} {100 * mean.value:5.2f} % ({100 * low:.2f} to {100 * high:.2f}){told}", flush=True)
     print(f"{time.perf_counter() - started:.0f} s, of one processor {time.process_time():.0f} s")
-    replace_file(RESULTS, lambda unfinished: unfinished.write_text(json.dumps(results, indent=1), "utf-8"))
+    with replace_file(RESULTS) as unfinished:
+        unfinished.write_text(json.dumps(results, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

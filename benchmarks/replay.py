@@ -162,7 +162,8 @@ def record(lane: str, task_name: str, seed: int) -> Recording:
     arrays["pool_correct"] = np.stack([one.correct for one in watcher.seen])
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    replace_file(path, lambda unfinished: save_file(whole, unfinished))
+    with replace_file(path) as unfinished:
+        save_file(whole, unfinished)
     return Recording(whole)
 
 
@@ -417,7 +418,8 @@ def main(arguments: Sequence[str]) -> None:
         recordings = [record(given.lane, task, seed) for seed in given.seeds]
         result = {name: [judge(one, make) for one in recordings] for name, make in ESTIMATORS.items()}
         path = HERE / "results" / f"replay-{given.lane.removesuffix('_lane')}-{task}.json"
-        replace_file(path, lambda unfinished, made=result: unfinished.write_text(json.dumps(made), "utf-8"))
+        with replace_file(path) as unfinished:
+            unfinished.write_text(json.dumps(result), "utf-8")
         _print(task, result, len(recordings))
 
 

@@ -435,7 +435,8 @@ def make_documents() -> dict[Path, str]:
 def main() -> None:
     """Write the documents."""
     for path, text in make_documents().items():
-        replace_file(path, lambda unfinished, content=text: unfinished.write_text(content, "utf-8"))
+        with replace_file(path) as unfinished:
+            unfinished.write_text(text, "utf-8")
         sys.stdout.write(f"wrote {path.relative_to(HERE.parent)}\n")
 
 

@@ -82,7 +82,8 @@ def main() -> None:
     faults = [f"*{trainer}*, {check}: {reason}." for (trainer, check), reason in KNOWN_FAULTS.items()]
     table = [*head, *rows, "", *faults, "", NOISE, *noise]
     page = INTRODUCTION + "\n".join(table) + "\n" + show_examples() + REFUSED
-    replace_file(DOCS / "support.md", lambda unfinished: unfinished.write_text(page, "utf-8"))
+    with replace_file(DOCS / "support.md") as unfinished:
+        unfinished.write_text(page, "utf-8")
 
 
 def _show(result: CheckResult) -> str:

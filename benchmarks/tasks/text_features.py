@@ -40,7 +40,8 @@ def features_of(pool: TextPool) -> torch.Tensor:
         if not file.is_file():
             compute = compare_features if pool.is_compared else compute_features
             features = compute(pool.texts, pool.name).half()
-            replace_file(file, lambda path: save_file({"features": features}, path))
+            with replace_file(file) as unfinished:
+                save_file({"features": features}, unfinished)
     return load_file(file)["features"].float()
 
 

@@ -159,7 +159,8 @@ def _tokenizer() -> Any:
             single="$A </s>", special_tokens=[("</s>", whole.token_to_id("</s>"))]
         )
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, lambda unfinished: whole.save(str(unfinished)))
+        with replace_file(file) as unfinished:
+            whole.save(str(unfinished))
     return PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token="<pad>", eos_token="</s>")  # noqa: S106
 
 

@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,12 +19,15 @@ _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PROBE_SIZE = 2**20
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name, then rename it: readers see the old file or the new one.
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Write a file under a temporary name inside the block, then rename it: readers see the old file or the new one.
 
     Args:
         path: The file.
-        write: Writes the content to the path it is given.
+
+    Yields:
+        The temporary name.
 
     Raises:
         OSError: If it cannot be written; what was there before stays.
@@ -32,7 +35,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
         with naming_file(path):
-            write(unfinished)
+            yield unfinished
             os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

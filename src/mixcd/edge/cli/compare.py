@@ -129,7 +129,8 @@ def compare_and_show(base: str, tuned: str, samples: Samples, judging: Judging, 
         )
     text = json.dumps(comparison_to_json(comparison), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     if showing.output is not None:
-        replace_file(showing.output, lambda path: path.write_text(text, "utf-8"))
+        with replace_file(showing.output) as unfinished:
+            unfinished.write_text(text, "utf-8")
     if showing.report is not None:
         told = {"base model": base, "fine-tuned model": tuned, "data": ", ".join(samples.paths)}
         write_report(comparison, showing.report, overwrite=showing.overwrite, settings=told)

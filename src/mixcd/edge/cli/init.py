@@ -91,7 +91,8 @@ def write_starter_config(path: Path, *, model: str, new: str, prior: Sequence[st
         * (task in _GRADED),
         columns=f": {shorten(to_cut_by, 5)}" if to_cut_by else "",
     )
-    replace_file(path, lambda unfinished: unfinished.write_text(text, "utf-8"))
+    with replace_file(path) as unfinished:
+        unfinished.write_text(text, "utf-8")
 
 
 def _guess_task(data: Dataset) -> Task:

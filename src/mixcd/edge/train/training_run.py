@@ -160,8 +160,8 @@ class _Run:
 
     def _begin(self) -> None:
         if self._is_first:
-            text = render(self._config)
-            replace_file(self._folder.config, lambda path: path.write_text(text, "utf-8"))
+            with replace_file(self._folder.config) as unfinished:
+                unfinished.write_text(render(self._config), "utf-8")
         self.note(processes=self._setup.trainer.args.world_size)
 
     def _find_trained(self, checkpoint: Path | None) -> Path | None:

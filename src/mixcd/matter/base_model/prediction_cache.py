@@ -128,7 +128,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         OSError: If it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / MANIFEST, lambda path: path.write_bytes(_render(manifest)))
+    with replace_file(folder / MANIFEST) as unfinished:
+        unfinished.write_bytes(_render(manifest))
 
 
 def require_match(folder: Path, found: Manifest, wanted: Manifest) -> None:
@@ -209,9 +210,11 @@ def write_part(
     path = folder / part_name(number)
     start = number * manifest.part_size
     flat = [write_rows(array_path(folder, name), start, arrays[name]) for name in sorted(manifest.arrays)]
-    replace_file(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
+    with replace_file(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
     checksum = _checksum(manifest, path.name, path.read_bytes() + b"".join(flat))
-    replace_file(path.with_suffix(".sha256"), lambda unfinished: unfinished.write_text(checksum, "ascii"))
+    with replace_file(path.with_suffix(".sha256")) as unfinished:
+        unfinished.write_text(checksum, "ascii")
 
 
 def array_path(folder: Path, name: str) -> Path:
@@ -235,7 +238,8 @@ def write_basis(folder: Path, basis: FeatureBasis) -> str:
         The file's checksum, for the manifest.
     """
     values = {"mean": basis.mean, "components": np.ascontiguousarray(basis.components)}
-    replace_file(folder / BASIS, lambda path: path.write_bytes(save(values)))
+    with replace_file(folder / BASIS) as unfinished:
+        unfinished.write_bytes(save(values))
     return hashlib.sha256((folder / BASIS).read_bytes()).hexdigest()
 
 

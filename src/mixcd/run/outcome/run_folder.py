@@ -124,8 +124,8 @@ class RunFolder:
             record: What to write; format and time are added.
         """
         dated = {"format": FORMAT, **record, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
-        text = json.dumps(dated, indent=1) + "\n"
-        replace_file(self.record, lambda path: path.write_text(text, "utf-8"))
+        with replace_file(self.record) as unfinished:
+            unfinished.write_text(json.dumps(dated, indent=1) + "\n", "utf-8")
 
     def finish_steps(self) -> None:
         """Turn the lines of the steps into a table."""
@@ -228,7 +228,6 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
     for name, changes in (("prior_sets", evaluation.prior_sets), ("bins", evaluation.bins)):
         if changes:
             values[name] = {one: change_to_json(change) for one, change in changes.items()}
-    text = json.dumps(values, indent=1) + "\n"
     rows = [vars(sample) for sample in evaluation.damaged]
     schema = pa.schema(
         [
@@ -239,8 +238,10 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
             ("text", pa.string()),
         ]
     )
-    replace_file(damaged, lambda path: pq.write_table(pa.Table.from_pylist(rows, schema), path))
-    replace_file(scores, lambda path: path.write_text(text, "utf-8"))
+    with replace_file(damaged) as unfinished:
+        pq.write_table(pa.Table.from_pylist(rows, schema), unfinished)
+    with replace_file(scores) as unfinished:
+        unfinished.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
 
 
 def change_from_json(values: Mapping[str, Any]) -> TaskChange:

@@ -79,7 +79,8 @@ class StepRecorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep the lines of the steps that the checkpoint has."""
         kept = [line for line in read_steps(self._path) if line["step"] <= state.global_step]
-        replace_file(self._path, lambda path: path.write_text("".join(map(_to_line, kept)), "utf-8"))
+        with replace_file(self._path) as unfinished:
+            unfinished.write_text("".join(map(_to_line, kept)), "utf-8")
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Append a line."""
@@ -109,7 +110,8 @@ def write_steps(lines: list[dict[str, Any]], path: Path) -> None:
         lines: What `read_steps` returned.
         path: The file.
     """
-    replace_file(path, lambda unfinished: pq.write_table(pa.Table.from_pylist(lines), unfinished))
+    with replace_file(path) as unfinished:
+        pq.write_table(pa.Table.from_pylist(lines), unfinished)
 
 
 def _mean(values: Floats) -> float:

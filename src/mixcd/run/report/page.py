@@ -151,8 +151,8 @@ def write_page(page: Page, path: str | Path, *, overwrite: bool) -> None:
         SettingError: If there is a file and it may not be replaced, or no folder to write to.
     """
     require_free([path], "a report", overwrite=overwrite)
-    text = render_page(page)
-    replace_file(Path(path), lambda unfinished: unfinished.write_text(text, "utf-8"))
+    with replace_file(Path(path)) as unfinished:
+        unfinished.write_text(render_page(page), "utf-8")
 
 
 @cache

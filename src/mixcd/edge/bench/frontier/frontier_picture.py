@@ -76,7 +76,8 @@ def draw_png(report: FrontierReport, path: Path) -> None:
     legend = axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    replace_file(path, lambda unfinished: figure.savefig(unfinished, format="png", dpi=150))
+    with replace_file(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=150)
 
 
 def write_html(report: FrontierReport, path: Path) -> None:
@@ -109,7 +110,8 @@ def write_html(report: FrontierReport, path: Path) -> None:
         title=html.escape(_describe(report)), xaxis_title=_NEW, yaxis_title=_PRIOR, template="plotly_white"
     )
     page = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-    replace_file(path, lambda unfinished: unfinished.write_text(page, "utf-8"))
+    with replace_file(path) as unfinished:
+        unfinished.write_text(page, "utf-8")
 
 
 _SMALL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": "#555555"}

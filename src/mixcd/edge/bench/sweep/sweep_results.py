@@ -97,7 +97,8 @@ def write_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     schema = RESULTS_SCHEMA.with_metadata({_FORMAT_KEY: str(RESULTS_FORMAT).encode()})
     table = pa.Table.from_pylist(list(rows), schema=schema)
-    replace_file(path, lambda unfinished: pq.write_table(table, unfinished, compression="zstd"))
+    with replace_file(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
 
 
 def run_key(row: Mapping[str, Any]) -> tuple[str, float, int]:
