@@ -1,4 +1,5 @@
 import dataclasses
+from contextlib import suppress
 
 import pytest
 from transformers import TrainingArguments
@@ -31,6 +32,12 @@ def test_arguments_pass_through():
 def test_every_argument_of_transformers_has_a_type_that_is_understood():
     for field in dataclasses.fields(TrainingArguments):
         assert not isinstance(field.type, str), field.name  # a type, not its text: values can be checked
+        with suppress(SettingError):  # and no other error
+            check_arguments({field.name: object()})
+
+
+def test_values_in_a_list_and_of_classes_are_left_to_transformers():
+    check_arguments({"debug": ["underflow_overflow"], "label_names": [1], "parallelism_config": {}})
 
 
 def test_all_faults_are_told_at_once():

@@ -4,10 +4,11 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping
-from enum import Enum
-from types import MappingProxyType, NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from enum import EnumType
+from types import MappingProxyType
+from typing import Any, get_args
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
 from mixcd.edge.config.config import Config
@@ -40,6 +41,16 @@ _RANGES = {
 _MEASURED = ("loss", "runtime", "samples_per_second", "steps_per_second")
 """What the trainer's own evaluation measures."""
 _DEFAULTS = {"report_to": "none"}
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+_WANTED = {
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "string_type": "a text",
+}
+"""What pydantic's faults say is wanted; others are left to transformers."""
 
 
 @hold_back_warnings()
@@ -115,8 +126,8 @@ def check_arguments(
             faults.append(f"`training.{name}` is not yours to set: {refused[name]}")
         elif name not in kinds:
             faults.append(f"`training.{name}` is no {owner}{nearest_name(name, kinds)}")
-        elif not _fits(value, kinds[name]):
-            faults.append(f"`training.{name}` is {value!r}, but transformers wants {_name_of(kinds[name])}")
+        elif wanted := _find_wanted(value, kinds[name]):
+            faults.append(f"`training.{name}` is {value!r}, but transformers wants {wanted}")
     if faults:
         raise SettingError(f"{end_sentence('; '.join(faults))} Correct the config, or pass `--set`.")
 
@@ -151,45 +162,14 @@ def _choose_accumulation(batch_size: int, training: Mapping[str, Any]) -> int:
     return batch_size // (processes * rows)
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a TOML value can be of a type; types that TOML has no word for are left to transformers."""
-    if get_origin(kind) in (Union, UnionType):
-        choices = _choices_of(kind)
-        if choices and isinstance(value, str):
-            return value in choices
-        return any(_fits(value, inner) for inner in get_args(kind))
-    if kind in (float, int):
-        wanted = (int, float) if kind is float else int
-        return isinstance(value, wanted) and not isinstance(value, bool)
-    if kind in (bool, str):
-        return isinstance(value, kind)
-    kind = get_origin(kind) or kind
-    if kind in (list, dict):
-        return isinstance(value, kind)
-    return kind is not NoneType and not _is_enum(kind)
-
-
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
-
-
-def _choices_of(kind: Any) -> list[str]:
-    """The texts that an argument may be, where transformers lists them."""
-    return [str(one.value) for inner in get_args(kind) if _is_enum(inner) for one in inner]
-
-
-def _name_of(kind: Any) -> str:
-    if choices := _choices_of(kind):
-        return f"one of {', '.join(choices)}"
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(_name_of(inner) for inner in get_args(kind) if inner is not type(None))
-    names: dict[Any, str] = {
-        float: "a number",
-        int: "a whole number",
-        bool: "true or false",
-        str: "a text",
-        list: "a list",
-        dict: "a table",
-    }
-    kind = get_origin(kind) or kind
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
+def _find_wanted(value: Any, kind: Any) -> str:
+    """What a type wants instead of a TOML value; empty where it fits, or where TOML has no word for the type."""
+    enums: list[Any] = [inner for inner in get_args(kind) if isinstance(inner, EnumType)]
+    if choices := [str(one.value) for enum in enums for one in enum]:
+        return "" if value in choices else f"one of {', '.join(choices)}"
+    try:
+        TypeAdapter(kind, config=_STRICT).validate_python(value)
+    except ValidationError as error:
+        wanted = [_WANTED.get(fault["type"], "") if fault["input"] is value else "" for fault in error.errors()]
+        return " or ".join(wanted) if all(wanted) else ""
+    return ""
