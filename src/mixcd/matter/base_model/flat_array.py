@@ -1,13 +1,22 @@
 """Flat arrays of 16-bit floats on disk: written row by row in any order, memory-mapped when read."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from mixcd.words.errors import CacheError
 
 _ITEM = np.dtype("<f2")
 _NAME = "values"
+RESTORE = (
+    "A cache must be as mixcd wrote it. Restore the file, or delete the cache folder and run again to predict anew."
+)
+"""What to do about a file of a cache that is not as it was written."""
 
 
 def create_array(path: Path, row_count: int, width: int) -> None:
@@ -41,11 +50,12 @@ def write_rows(path: Path, start: int, rows: NDArray[np.floating]) -> bytes:
         The bytes that were written.
 
     Raises:
+        CacheError: If the file is not as `create_array` made it.
         OSError: If they cannot be written, for example because the disk is full.
     """
-    content = np.ascontiguousarray(rows, dtype=_ITEM).tobytes()
-    with path.open("r+b") as file:
-        file.seek(_data_start(path) + start * rows.shape[1] * _ITEM.itemsize)
+    array, content = open_array(path), np.ascontiguousarray(rows, dtype=_ITEM).tobytes()
+    with path.open("r+b") as file:  # a full disk would kill a process that writes to a memory map
+        file.seek(array.offset + array[:start].nbytes)
         file.write(content)
     return content
 
@@ -59,15 +69,18 @@ def read_rows(path: Path, start: int, stop: int) -> bytes:
         stop: The number after the last row's.
 
     Returns:
-        The bytes; fewer when the file was cut short.
+        The bytes.
+
+    Raises:
+        CacheError: If the file is not as `create_array` made it.
     """
-    width = open_array(path).shape[1]
+    array = open_array(path)
     with path.open("rb") as file:
-        file.seek(_data_start(path) + start * width * _ITEM.itemsize)
-        return file.read((stop - start) * width * _ITEM.itemsize)
+        file.seek(array.offset + array[:start].nbytes)
+        return file.read(array[start:stop].nbytes)
 
 
-def open_array(path: Path) -> NDArray[np.float16]:
+def open_array(path: Path) -> np.memmap[Any, np.dtype[np.float16]]:
     """Map an array into memory: rows are read from the disk when they are asked for.
 
     Args:
@@ -77,7 +90,7 @@ def open_array(path: Path) -> NDArray[np.float16]:
         Shape (rows, width).
 
     Raises:
-        ValueError: If the file is not as `create_array` made it.
+        CacheError: If the file is not as `create_array` made it.
 
     Example:
         >>> import tempfile
@@ -87,16 +100,9 @@ def open_array(path: Path) -> NDArray[np.float16]:
         >>> open_array(path).tolist()
         [[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]]
     """
-    start = _data_start(path)
-    with path.open("rb") as file:
-        file.seek(8)
-        shape = tuple(json.loads(file.read(start - 8))[_NAME]["shape"])
-    return np.memmap(path, dtype=_ITEM, mode="r", offset=start, shape=shape)
-
-
-def _data_start(path: Path) -> int:
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-    if start > path.stat().st_size:
-        raise ValueError(f"`{path}` has no whole header")
-    return start
+    try:
+        with safe_open(path, "np") as file:
+            shape = file.get_slice(_NAME).get_shape()
+    except (OSError, SafetensorError) as error:
+        raise CacheError(f"`{path}` cannot be read: {error}. {RESTORE}") from error
+    return np.memmap(path, _ITEM, "r", path.stat().st_size - math.prod(shape) * _ITEM.itemsize, tuple(shape))

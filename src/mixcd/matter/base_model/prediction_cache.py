@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from mixcd.matter.base_model.flat_array import read_rows, write_rows
+from mixcd.matter.base_model.flat_array import RESTORE, read_rows, write_rows
 from mixcd.matter.base_model.head_features import FeatureBasis
 from mixcd.words.errors import CacheError
 from mixcd.words.files import LOCK, UNFINISHED, replace_file
@@ -259,7 +259,7 @@ def read_basis(folder: Path, manifest: Manifest) -> FeatureBasis:
     path = folder / BASIS
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != manifest.basis:
-        raise CacheError(f"The cache file `{path}` is missing, or was altered after it was written. {_PART_CURE}")
+        raise CacheError(f"The cache file `{path}` is missing, or was altered after it was written. {RESTORE}")
     return FeatureBasis(**load(content))
 
 
@@ -351,37 +351,23 @@ def check_parts(folder: Path, manifest: Manifest) -> None:
         _read_checked(folder, manifest, name, checksum)
 
 
-_PART_CURE = (
-    "A cache must be as mixcd wrote it. Restore the file, or delete the cache folder and run again to predict anew."
-)
-
-
 def _read_checked(folder: Path, manifest: Manifest, name: str, checksum: str) -> bytes:
     path = folder / name
     if not path.is_file():
-        raise CacheError(f"The cache part `{path}` is missing. {_PART_CURE}")
+        raise CacheError(f"The cache part `{path}` is missing. {RESTORE}")
     content = path.read_bytes()
     flat = _read_flat(folder, manifest, int(path.stem.removeprefix("part-")))
     if _checksum(manifest, name, content + flat) != checksum:
-        beside = (
-            f", or its rows of {' and '.join(f'`{one}`' for one in _files_of(manifest))}" if manifest.arrays else ""
-        )
-        raise CacheError(f"The cache part `{path}`{beside} was truncated or altered after it was written. {_PART_CURE}")
+        arrays = " and ".join(f"`{array_path(Path(), array)}`" for array in sorted(manifest.arrays))
+        beside = f", or its rows of {arrays}" if arrays else ""
+        raise CacheError(f"The cache part `{path}`{beside} was truncated or altered after it was written. {RESTORE}")
     return content
 
 
 def _read_flat(folder: Path, manifest: Manifest, number: int) -> bytes:
     start = number * manifest.part_size
     stop = min(start + manifest.part_size, cached_count(manifest))
-    try:
-        return b"".join(read_rows(array_path(folder, name), start, stop) for name in sorted(manifest.arrays))
-    except (OSError, ValueError, KeyError) as error:
-        files = " and ".join(f"`{folder / one}`" for one in _files_of(manifest))
-        raise CacheError(f"{files} cannot be read: {error}. {_PART_CURE}") from error
-
-
-def _files_of(manifest: Manifest) -> list[str]:
-    return [array_path(Path(), name).name for name in sorted(manifest.arrays)]
+    return b"".join(read_rows(array_path(folder, name), start, stop) for name in sorted(manifest.arrays))
 
 
 def _render(manifest: Manifest) -> bytes:
