@@ -264,7 +264,7 @@ def _require_file(file: Path, name: str) -> None:
 
 
 def _check_contents(files: Sequence[Path], kind: str, name: str) -> None:
-    """Find what `datasets` would read wrongly without a word, or refuse without saying where."""
+    """Find what `datasets` and pyarrow would read wrongly without a word, or refuse without saying in which line."""
     for file in files:
         if kind in SEPARATORS:
             _check_table(file, name, SEPARATORS[kind])
