@@ -121,14 +121,16 @@ def end_sentence(text: str) -> str:
     return text if text.endswith(("?", ".")) else f"{text}."
 
 
-def plain_name(name: str) -> str:
-    """Return a name that is safe to show: what cannot be printed becomes a space.
+def plain_name(name: str, most: int | None = None) -> str:
+    r"""Return a name or another text on one line, without characters that a terminal would obey.
 
     Args:
-        name: A method's or the task's name.
+        name: Any text.
+        most: Where to cut it; None for nowhere.
 
     Example:
-        >>> plain_name("a" + chr(10) + "b")
-        'a b'
+        >>> plain_name("red: \x1b[31m", most=6)
+        'red: …'
     """
-    return "".join(one if one.isprintable() else " " for one in name)
+    plain = "".join(one if one.isprintable() else " " for one in name)
+    return plain if most is None or len(plain) <= most else f"{plain[: most - 1]}…"

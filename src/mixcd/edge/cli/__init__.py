@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from mixcd.edge.train.stop_signals import Stopped
-from mixcd.words.errors import WRONG_PLACE, RehearsalError, SweepError
+from mixcd.words.errors import WRONG_PLACE, RehearsalError, SweepError, plain_name
 from mixcd.words.version import __version__
 
 FAILED, WRONG_REQUEST, TOO_DAMAGED, INTERRUPTED = 1, 2, 3, 130
@@ -83,7 +83,7 @@ def _name_of(error: OSError) -> str:
 
 def _exit(code: int, line: str) -> None:
     rank = os.environ.get("RANK", "0")
-    line = " ".join("".join(one if one.isprintable() else " " for one in line).split())  # names may hold anything
+    line = " ".join(plain_name(line).split())  # names may hold anything
     sys.stderr.write(f"{line}\n" if rank == "0" else f"[process {rank}] {line}\n")
     raise SystemExit(code)
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from mixcd.edge.compare.comparison import MOST_SHOWN, Comparison
 from mixcd.edge.compare.partition_damage import PartitionDamage
 from mixcd.edge.compare.verdict import judge_damage, judge_rehearsal
+from mixcd.words.errors import plain_name
 
 _MOST_BINS = 8
 """Bins of a partition that are printed; the JSON has all."""
@@ -31,7 +32,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(table)
     console.print()
     for line in (*comparison.notes, judge_damage(comparison), judge_rehearsal(comparison)):
-        console.print(make_plain(line), markup=False, highlight=False, soft_wrap=True)
+        console.print(plain_name(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def make_summary(comparison: Comparison) -> Iterator[str]:
@@ -65,34 +66,19 @@ def make_tables(comparison: Comparison) -> Iterator[Table]:
         yield _make_sample_table(comparison)
 
 
-def make_plain(text: str, most: int | None = None) -> str:
-    r"""Return a text on one line, without characters that a terminal would obey.
-
-    Args:
-        text: Any text.
-        most: Where to cut it; None for nowhere.
-
-    Example:
-        >>> make_plain("red: \x1b[31m", most=6)
-        'red: …'
-    """
-    plain = "".join(one if one.isprintable() else " " for one in text)
-    return plain if most is None or len(plain) <= most else f"{plain[: most - 1]}…"
-
-
 def _make_partition_table(partition: PartitionDamage) -> Table:
     lift = partition.lift
     told = f"lift {lift.value:.2f} ({lift.low:.2f} to {lift.high:.2f})" if lift.high < float("inf") else "lift unknown"
     more = len(partition.bins) - _MOST_BINS
     table = _make_table(
-        f"By {make_plain(partition.name, _NAME_START)}: {told}",
+        f"By {plain_name(partition.name, _NAME_START)}: {told}",
         ("bin", "samples", "before", "after", "damaged (95 %)"),
         f"and {more:,} bins more" if more > 0 else None,
     )
     for one in partition.bins[:_MOST_BINS]:
         change, (low, high) = one.change, one.change.damaged_interval
         table.add_row(
-            Text(make_plain(one.name, _NAME_START)),
+            Text(plain_name(one.name, _NAME_START)),
             f"{change.sample_count:,}",
             f"{change.score_before:.3f}",
             f"{change.score_after:.3f}",
@@ -109,12 +95,12 @@ def _make_sample_table(comparison: Comparison) -> Table:
         ("sample", *({"label": "label", "prediction": "now"}[name] for name in told), "loss", "text"),
     )
     for sample in samples:
-        classes = [Text(make_plain(getattr(sample, name) or "–", _CLASS_START)) for name in told]
+        classes = [Text(plain_name(getattr(sample, name) or "–", _CLASS_START)) for name in told]
         table.add_row(
             str(sample.sample_id),
             *classes,
             f"{sample.loss_before:.2f} → {sample.loss_after:.2f}",
-            Text(make_plain(sample.text, _TEXT_START), no_wrap=True, overflow="ellipsis"),
+            Text(plain_name(sample.text, _TEXT_START), no_wrap=True, overflow="ellipsis"),
         )
     return table
 
