@@ -77,11 +77,14 @@ class Partition:
     @cached_property
     def bin_sizes(self) -> Ids:
         """The number of prior samples in each bin, shape (bins,)."""
-        sizes = np.zeros(self.bin_count + 1, dtype=np.int64)
-        for start in range(0, len(self.bin_ids), _CHUNK):  # bin ids may be memory-mapped, and huge
-            chunk = self.bin_ids[start : start + _CHUNK].astype(np.int64) - UNCACHED_BIN
-            sizes += np.bincount(chunk, minlength=self.bin_count + 1)
-        return sizes[1:]
+        starts = range(0, len(self.bin_ids), _CHUNK)  # bin ids may be memory-mapped, and huge
+        chunks = (self.count(slice(start, start + _CHUNK)) for start in starts)
+        return sum(chunks, start=np.zeros(self.bin_count, np.int64))
+
+    def count(self, chosen: Ids | Flags | slice) -> Ids:
+        """Return how many of the chosen samples are in each bin, shape (bins,); uncached ones are in none."""
+        bins = self.bin_ids[chosen]
+        return np.bincount(bins[bins != UNCACHED_BIN], minlength=self.bin_count)
 
 
 class PartitionStrategy(ABC):
@@ -258,11 +261,8 @@ def count_damage(partition: Partition, base_correct: Flags, observation: Observa
             f"`observation` names sample {shorten(unknown)}, but the partition covers samples 0 to "
             f"{sample_count - 1}. Build the partition from the same prior dataset that training draws from."
         )
-    bins = partition.bin_ids[ids]
-    damaged = base_correct[ids] & ~observation.correct
-    cached = bins != UNCACHED_BIN
-    observed_count = np.bincount(bins[cached], minlength=partition.bin_count)  # n_k
-    damaged_count = np.bincount(bins[cached & damaged], minlength=partition.bin_count)  # u_k
+    observed_count = partition.count(ids)  # n_k
+    damaged_count = partition.count(ids[base_correct[ids] & ~observation.correct])  # u_k
     return DamageCounts(observed_count.astype(np.float64), damaged_count.astype(np.float64))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixcd.ideas.lift import Lift, estimate_lift
-from mixcd.run.outcome.evaluation import TaskChange
+from mixcd.run.outcome.evaluation import TaskChange, compare_bins
 from mixcd.words.vocabulary import DamageCounts, Flags, Partition
 
 
@@ -57,16 +57,11 @@ def measure_damage(name: str, partition: Partition, before: Flags, after: Flags)
         >>> measure_damage("kind", partition, right, np.array([True, True, True, False])).bins[0].name
         'hard'
     """
-    sizes, right, damaged, gained = (
-        np.bincount(partition.bin_ids[chosen], minlength=partition.bin_count)
-        for chosen in (slice(None), before, before & ~after, ~before & after)
-    )
-    bins = [
-        BinDamage(partition.bin_names[k], TaskChange(int(sizes[k]), int(right[k]), int(damaged[k]), int(gained[k])))
-        for k in np.flatnonzero(sizes)
-    ]
-    counts = DamageCounts(sizes.astype(np.float64), damaged.astype(np.float64))
-    return PartitionDamage(name, estimate_lift(counts, sizes), tuple(sorted(bins, key=_hardness)))
+    changes = compare_bins(partition, before, after)
+    sizes, damaged = partition.bin_sizes, np.array([change.damaged_count for change in changes], np.float64)
+    lift = estimate_lift(DamageCounts(sizes.astype(np.float64), damaged), sizes)
+    bins = [one for one in map(BinDamage, partition.bin_names, changes) if one.change.sample_count]
+    return PartitionDamage(name, lift, tuple(sorted(bins, key=_hardness)))
 
 
 def rank_partitions(partitions: Iterable[PartitionDamage]) -> tuple[PartitionDamage, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from scipy.stats import binomtest
 
-from mixcd.words.vocabulary import Flags
+from mixcd.words.vocabulary import Flags, Partition
 
 LEAST_SAMPLES = 30
 """Fewer samples are too few for an interval that says anything."""
@@ -145,3 +145,10 @@ def compare_correctness(before: Flags, after: Flags) -> TaskChange:
         damaged_count=int((before & ~after).sum()),
         gained_count=int((~before & after).sum()),
     )
+
+
+def compare_bins(partition: Partition, before: Flags, after: Flags) -> list[TaskChange]:
+    """Count the flips in each bin, empty ones too, as `compare_correctness` does in all samples."""
+    kinds = (slice(None), before, before & ~after, ~before & after)
+    counts = (partition.count(kind).tolist() for kind in kinds)
+    return [TaskChange(*numbers) for numbers in zip(*counts, strict=True)]

@@ -15,11 +15,11 @@ from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import apply_tolerance
 from mixcd.matter.prior_and_new_data.prior_dataset import SOURCE_COLUMN, PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_held_out
-from mixcd.run.outcome.evaluation import DamagedSample, Evaluation, TaskChange, compare_correctness
+from mixcd.run.outcome.evaluation import DamagedSample, Evaluation, TaskChange, compare_bins, compare_correctness
 from mixcd.run.trainer.same_as_training import require_same_settings
 from mixcd.run.trainer.sft_trainer import prepare_raw
 from mixcd.run.trainer.trainer_predictions import predict_now, predict_with_trainer
-from mixcd.words.vocabulary import Flags, PartitionStrategy
+from mixcd.words.vocabulary import Flags, Partition, PartitionStrategy
 
 TEXT_START = 400
 """Characters of a text that are kept."""
@@ -130,12 +130,8 @@ def _compare_bins(held_out: HeldOut, after: Flags, bin_names: Sequence[str]) -> 
     names, numbers = np.unique(np.array(bin_names), return_inverse=True)
     if "" in names:
         return {}
-    before = held_out.before.correct
-    sizes, right, damaged, gained = (
-        np.bincount(numbers[chosen], minlength=len(names)).tolist()
-        for chosen in (slice(None), before, before & ~after, ~before & after)
-    )
-    return {str(name): TaskChange(sizes[k], right[k], damaged[k], gained[k]) for k, name in enumerate(names)}
+    changes = compare_bins(Partition(numbers, tuple(names)), held_out.before.correct, after)
+    return dict(zip(names.tolist(), changes, strict=True))
 
 
 def _list_damaged(
