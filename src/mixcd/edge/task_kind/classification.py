@@ -1,21 +1,14 @@
 """`Classification`: one of several classes a sample, for texts and pairs of them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
-from transformers import (
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from mixcd.edge.config.config import Config
 from mixcd.edge.config.data_config import ColumnsConfig
+from mixcd.edge.task_kind.task_kind import TaskKind
 from mixcd.matter.correctness.right_class import require_known_labels
 from mixcd.matter.prior_and_new_data.label_names import number_labels
 from mixcd.matter.prior_and_new_data.preparation.classes import LABEL, ColumnNames, prepare_classes
@@ -23,13 +16,11 @@ from mixcd.words.errors import SettingError
 
 
 @dataclass(frozen=True)
-class Classification:
-    """Trained by `Trainer`; labels may be class numbers, or names that the model knows."""
+class Classification(TaskKind):
+    """Labels may be class numbers, or names that the model knows."""
 
     model_class: ClassVar[Any] = AutoModelForSequenceClassification
     adapter_type: ClassVar[str] = "SEQ_CLS"
-    can_pad_by_end: ClassVar[bool] = False
-    own_arguments: ClassVar[Mapping[str, str]] = {}
 
     def require_model(self, model: PreTrainedModel, path: object) -> None:
         """Refuse regressions and several labels a sample."""
@@ -56,21 +47,3 @@ class Classification:
         labels = np.asarray(rows.with_format("numpy")[LABEL][:])
         require_known_labels(labels, np.arange(len(rows)), class_count, name)
         return rows
-
-    def arguments_class(self) -> type[TrainingArguments]:
-        """Return transformers' own."""
-        return TrainingArguments
-
-    def default_arguments(self, config: Config) -> Mapping[str, Any]:
-        """Return none."""
-        del config
-        return {}
-
-    def trainer_class(self) -> type[Trainer]:
-        """Return transformers' own."""
-        return Trainer
-
-    def make_collator(self, tokenizer: Any, model: PreTrainedModel) -> Any:
-        """Return one that pads."""
-        del model
-        return DataCollatorWithPadding(tokenizer)

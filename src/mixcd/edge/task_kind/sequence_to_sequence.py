@@ -1,6 +1,5 @@
 """`SequenceToSequence`: an encoder-decoder writes a target text for a source text."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,22 +14,17 @@ from transformers import (
     TrainingArguments,
 )
 
-from mixcd.edge.config.config import Config
 from mixcd.edge.config.data_config import ColumnsConfig
+from mixcd.edge.task_kind.task_kind import TaskKind
 from mixcd.matter.prior_and_new_data.preparation.pairs import PairColumns, prepare_pairs
 
 
 @dataclass(frozen=True)
-class SequenceToSequence:
+class SequenceToSequence(TaskKind):
     """Trained by `Seq2SeqTrainer`."""
 
     model_class: ClassVar[Any] = AutoModelForSeq2SeqLM
     adapter_type: ClassVar[str] = "SEQ_2_SEQ_LM"
-    can_pad_by_end: ClassVar[bool] = False
-    own_arguments: ClassVar[Mapping[str, str]] = {}
-
-    def require_model(self, model: PreTrainedModel, path: object) -> None:
-        """Refuse nothing more."""
 
     def prepare(
         self, data: Dataset, name: str, columns: ColumnsConfig, model: PreTrainedModel, tokenizer: Any, max_length: Any
@@ -43,11 +37,6 @@ class SequenceToSequence:
     def arguments_class(self) -> type[TrainingArguments]:
         """Return those that can generate in evaluation."""
         return Seq2SeqTrainingArguments
-
-    def default_arguments(self, config: Config) -> Mapping[str, Any]:
-        """Return none."""
-        del config
-        return {}
 
     def trainer_class(self) -> type[Trainer]:
         """Return the one that can generate in evaluation."""

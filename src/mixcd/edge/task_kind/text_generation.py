@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, Trainin
 
 from mixcd.edge.config.config import Config
 from mixcd.edge.config.data_config import ColumnsConfig
+from mixcd.edge.task_kind.task_kind import TaskKind
 from mixcd.matter.prior_and_new_data.preparation.preparation import is_text, require_texts, write_rows
 from mixcd.words.errors import DataError, SettingError, shorten
 
@@ -27,16 +28,13 @@ _OWN = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class TextGeneration:
+class TextGeneration(TaskKind):
     """Trained by TRL's `SFTTrainer`, which prepares the rows itself; TRL need not be installed for other tasks."""
 
     model_class: ClassVar[Any] = AutoModelForCausalLM
     adapter_type: ClassVar[str] = "CAUSAL_LM"
     can_pad_by_end: ClassVar[bool] = True
     own_arguments: ClassVar[Mapping[str, str]] = _OWN
-
-    def require_model(self, model: PreTrainedModel, path: object) -> None:
-        """Refuse nothing more."""
 
     def prepare(
         self, data: Dataset, name: str, columns: ColumnsConfig, model: PreTrainedModel, tokenizer: Any, max_length: Any
