@@ -1,4 +1,4 @@
-"""Imports and runs every public name with what `pip install mixcd` brings, and nothing else. `make test-bare`."""
+"""Imports and runs every public name with what `pip install mixcd` brings, and nothing else. `make test-wheel`."""
 
 import importlib.util
 import subprocess
@@ -103,6 +103,8 @@ def run_each(folder):
 
 
 def main():
+    if not Path(mixcd.__file__).is_relative_to(sys.prefix):
+        sys.exit(f"This mixcd is not installed here, but lies in {Path(mixcd.__file__).parent}.")
     there = [name for name in EXTRAS if importlib.util.find_spec(name)]
     if there:
         sys.exit(f"This environment is not bare: it has {', '.join(there)}.")
@@ -112,9 +114,11 @@ def main():
     missing = sorted(set(mixcd.__all__) ^ set(done))
     if missing:
         sys.exit(f"Not run: {', '.join(missing)}.")
-    told = subprocess.run([sys.executable, "-m", "mixcd", "--help"], capture_output=True, text=True, check=False)
-    if told.returncode != 2 or "pip install 'mixcd[cli]'" not in told.stderr or told.stderr.count("\n") != 1:
-        sys.exit(f"`mixcd` without its extra exits {told.returncode} and says: {told.stderr}")
+    sweep = "from mixcd.edge.cli import run; run(['sweep', 'sweep.toml'])"  # transformers brings typer and rich
+    for extra, *arguments in (("cli", "-m", "mixcd", "--help"), ("bench", "-c", sweep)):
+        told = subprocess.run([sys.executable, "-I", *arguments], capture_output=True, text=True, check=False)
+        if told.returncode != 2 or f"pip install 'mixcd[{extra}]'" not in told.stderr or told.stderr.count("\n") != 1:
+            sys.exit(f"Without the extra `{extra}` `mixcd` exits {told.returncode} and says: {told.stderr}")
     sys.stdout.write(f"{len(done)} public names ran without extras.\n")
 
 

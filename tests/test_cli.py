@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from forked import COMMAND, run_forked
 from mixcd.edge.demo import demo
 
@@ -45,4 +47,17 @@ def test_a_missing_package_is_named_with_what_to_install():
     code = "import sys; sys.modules['typer'] = None; from mixcd.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
-    assert "needs the package `typer`, which is not installed. Run `pip install 'mixcd[cli]'`." in done.stderr
+    assert done.stderr == (
+        "The command line needs the package `typer`, which is not installed. Run `pip install 'mixcd[cli]'`.\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["sweep", "frontier"])
+def test_without_the_bench_its_two_commands_name_it(monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    done = run_forked(COMMAND, command, "any.file")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"`mixcd {command}` needs the package `plotly`, which is not installed. Run `pip install 'mixcd[bench]'`.\n"
+    )
+    assert run_forked(COMMAND, command, "--help").returncode == 0

@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from forked import COMMAND, Forked
+from mixcd.edge.bench.sweep.show import describe_progress, make_progress_table
 from mixcd.edge.bench.sweep.sweep import SweepProgress
 from mixcd.edge.bench.sweep.sweep_results import read_results
 from mixcd.edge.cli import run
-from mixcd.edge.cli.sweep import describe_progress, make_progress_table
 from toy_sweep import write_toy
 
 SLOW = '\n[method.slow]\nlike = "none"\ntrainer = "MODULE.py:make_slow_trainer"\n'
@@ -188,7 +188,7 @@ def quick(folder, monkeypatch):
         show(progress)
         return progress
 
-    monkeypatch.setattr("mixcd.edge.cli.sweep.run_sweep", run_sweep)
+    monkeypatch.setattr("mixcd.edge.bench.sweep.show.run_sweep", run_sweep)
 
 
 def test_without_a_terminal_every_change_is_one_line(quick, capfd):
@@ -218,7 +218,7 @@ def test_a_full_disk_is_one_line_and_a_failure(folder, monkeypatch, capfd):
     def fill_disk(*_):
         raise OSError(28, "No space left on device", "out/toy.parquet")
 
-    monkeypatch.setattr("mixcd.edge.cli.sweep.run_sweep", fill_disk)
+    monkeypatch.setattr("mixcd.edge.bench.sweep.show.run_sweep", fill_disk)
     with pytest.raises(SystemExit) as done:
         run(("sweep", "sweep.toml"))
     assert done.value.code == 1

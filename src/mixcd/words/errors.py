@@ -57,6 +57,10 @@ class PlanError(RehearsalError, RuntimeError):
     """A step was planned, observed or committed out of turn."""
 
 
+class MissingExtraError(RehearsalError, ImportError):
+    """A package of an extra is not installed."""
+
+
 class SweepError(RehearsalError, RuntimeError):
     """Runs of a sweep failed."""
 

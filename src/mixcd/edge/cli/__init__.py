@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from mixcd.edge.train.stop_signals import Stopped
 from mixcd.words.errors import WRONG_PLACE, RehearsalError, SweepError, plain_name
+from mixcd.words.extras import require_extra
 from mixcd.words.version import __version__
 
 FAILED, WRONG_REQUEST, TOO_DAMAGED, INTERRUPTED = 1, 2, 3, 130
@@ -303,7 +304,8 @@ def sweep(
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.", min=1)] = None,
 ) -> None:
     """Compare methods over mix ratios and seeds; goes on where an earlier call stopped."""
-    from mixcd.edge.cli.sweep import sweep_and_show
+    require_extra("bench", "`mixcd sweep`")
+    from mixcd.edge.bench.sweep.show import sweep_and_show
 
     sweep_and_show(config, setting or [], workers)
 
@@ -325,7 +327,8 @@ def frontier(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Compare the methods of a sweep: prior against new score, seed by seed, with 95 % intervals."""
-    from mixcd.edge.cli.frontier import Pictures, show_frontier
+    require_extra("bench", "`mixcd frontier`")
+    from mixcd.edge.bench.frontier.show import Pictures, show_frontier
 
     pictures = Pictures(png, html, report, overwrite)
     show_frontier(results, half, against, oracle, only or [], pictures, output_format, measure)

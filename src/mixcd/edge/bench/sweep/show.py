@@ -1,4 +1,4 @@
-"""`mixcd sweep`: runs a sweep, and shows how far it is."""
+"""What `mixcd sweep` shows: how far it is, and how it ended."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`mixcd frontier`: what a sweep found, as tables and pictures."""
+"""What `mixcd frontier` shows: what a sweep found, as tables and pictures."""
 
 import json
 import sys
