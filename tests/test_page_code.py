@@ -1,7 +1,8 @@
 """The code on the pages runs, its commands and configs are understood, and it prints what the page says.
 
 Most pages take names for granted that any user has. `prepare` makes these, on a tiny model and tiny data, anew for each
-block. The tutorial is given nothing. Blocks of other pages that need other names are prepared for in `PREPARED`.
+block. The tutorial is given the folder `examples/` and nothing else. Blocks of other pages that need other names are
+prepared for in `PREPARED`.
 """
 
 import itertools
@@ -23,6 +24,7 @@ COMMANDS = [(page, words) for page in PAGES for words in list_commands(page)]
 TOML = [(page, text) for page in PAGES for text in list_blocks(page, "toml")]
 WITH_CODE = [page for page in PAGES if list_blocks(page, "python") and page.name != "README.md"]  # see test_readme.py
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+OWN_LOOP = ROOT / "docs" / "how-to" / "own-loop.md"
 LONG = (TUTORIAL, ROOT / "docs" / "support.md")
 SLOW = ((), pytest.mark.slow)
 
@@ -73,11 +75,24 @@ def prepare(base_weights, tuned_model, new_data, prior_data):
 @pytest.mark.parametrize("page", [pytest.param(page, marks=SLOW[page in LONG], id=name_of(page)) for page in WITH_CODE])
 def test_the_python_blocks_of_a_page_run(page, prepare, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "examples")
     own = PREPARED.get(name_of(page))
     run_page(page, {}, prepare if own is None else lambda: own(tmp_path))
     printed = mask(capsys.readouterr().out)
     for said in list_blocks(page, "text") if page == TUTORIAL else ():
         assert mask(said) in printed
+
+
+def test_the_loop_of_your_own_rehearses(prepare, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    run_page(OWN_LOOP, names, prepare)
+    assert names["rehearsal"].counts.observed_count.sum() == 20 * 4
+
+
+def test_the_tutorial_comes_to_the_point():
+    lines = [line for block in list_blocks(TUTORIAL, "python") for line in block.splitlines() if line.strip()]
+    assert next(number for number, line in enumerate(lines) if "mixcd." in line) < 25
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{name_of(page)}: {words}" for page, words in COMMANDS])
