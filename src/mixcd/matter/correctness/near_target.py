@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from mixcd.matter.correctness.reading import (
-    NOTHING,
+    CorrectnessRule,
     Reading,
     Targets,
     find_target,
@@ -21,7 +21,7 @@ from mixcd.words.vocabulary import Ids
 
 
 @dataclass(frozen=True)
-class NearTarget:
+class NearTarget(CorrectnessRule):
     """Right when every predicted number is within a tolerance of its target. Our choice, not the paper's.
 
     Args:
@@ -33,11 +33,7 @@ class NearTarget:
 
     tolerance: float
 
-    has_logits: ClassVar[bool] = True
-    loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
-    settings: ClassVar[Mapping[str, Any]] = NOTHING
-    untargeted: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < float("inf"):

@@ -1,9 +1,10 @@
 """What is read off a forward pass, and the interface of the rules that read it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -40,39 +41,48 @@ class Reading:
     has_target: torch.Tensor | None = None
 
 
-class CorrectnessRule(Protocol):
+class CorrectnessRule(ABC):
     """Says which samples a model gets right, by its forward pass; the same for base and fine-tuned model."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The rule in words: predictions cached under another rule are refused."""
 
     @property
     def has_logits(self) -> bool:
         """Whether readings bring logits, so that drift can be forecast."""
+        return True
 
     @property
     def loss_tolerance(self) -> float | None:
         """How much larger than the base model's a loss may be and still be right; None where losses do not matter."""
+        return None
 
     @property
+    @abstractmethod
     def withheld(self) -> tuple[str, ...]:
         """What of a batch is kept from the model when it only predicts: targets, from which it would make a loss."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What the model is called with besides the batch when it only predicts."""
+        return MappingProxyType({})
 
     @property
     def untargeted(self) -> str:
         """What a sample has that no model can get right, in words; empty where each has a target."""
+        return ""
 
+    @abstractmethod
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
         """Return what the samples of a batch are judged against; a `DataError` if it is not there."""
 
+    @abstractmethod
     def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
         """Refuse targets that the model cannot predict, by a `DataError` that names the samples."""
 
+    @abstractmethod
     def read(self, output: Any, targets: Targets) -> Reading:
         """Read a forward pass, or say by an `UnsupportedTrainerError` why it shows no predictions."""
 
@@ -127,10 +137,6 @@ def weigh_wrong(margins: torch.Tensor) -> torch.Tensor:
         tensor([0, 2])
     """
     return functional.pad(margins.float().clamp(-_FARTHEST, _FARTHEST), (1, 0))
-
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-"""The settings of a rule that needs none."""
 
 
 def find_target(batch: Mapping[str, Any], names: tuple[str, ...], data_name: str) -> torch.Tensor:

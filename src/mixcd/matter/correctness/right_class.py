@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from mixcd.matter.correctness.reading import NOTHING, Reading, Targets, find_target, read_tensor, refuse_output
+from mixcd.matter.correctness.reading import CorrectnessRule, Reading, Targets, find_target, read_tensor, refuse_output
 from mixcd.words.errors import DataError, shorten
 from mixcd.words.vocabulary import Ids
 
@@ -18,18 +18,14 @@ LABEL_KEYS = ("labels", "label")
 
 
 @dataclass(frozen=True)
-class RightClass:
+class RightClass(CorrectnessRule):
     """Right when the arg-max of the class logits is the label.
 
     Paper: collateral damage in text classification.
     """
 
     name: ClassVar[str] = "sequence-classification: arg-max of the logits equals the label"
-    has_logits: ClassVar[bool] = True
-    loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
-    settings: ClassVar[Mapping[str, Any]] = NOTHING
-    untargeted: ClassVar[str] = ""
 
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
         """Return the class numbers."""

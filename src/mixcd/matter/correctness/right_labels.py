@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from mixcd.matter.correctness.reading import (
-    NOTHING,
+    CorrectnessRule,
     Reading,
     Targets,
     find_target,
@@ -22,15 +22,11 @@ from mixcd.words.vocabulary import Ids
 
 
 @dataclass(frozen=True)
-class RightLabels:
+class RightLabels(CorrectnessRule):
     """Right when every label is decided rightly, at a probability of one half. Our choice, not the paper's."""
 
     name: ClassVar[str] = "multi-label classification: every label is decided rightly"
-    has_logits: ClassVar[bool] = True
-    loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
-    settings: ClassVar[Mapping[str, Any]] = NOTHING
-    untargeted: ClassVar[str] = ""
 
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
         """Return the labels, 1 where one holds and 0 where not."""

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from mixcd.matter.correctness.reading import (
-    NOTHING,
+    CorrectnessRule,
     Reading,
     Targets,
     find_target,
@@ -25,7 +25,7 @@ _TASK = "extractive question answering"
 
 
 @dataclass(frozen=True)
-class RightSpan:
+class RightSpan(CorrectnessRule):
     """Right when the arg-max start and the arg-max end are both the gold ones; padding is never predicted.
 
     A sample whose answer ends before it starts is never right, and has loss 0: such are the one-token answers at a
@@ -35,10 +35,7 @@ class RightSpan:
     """
 
     name: ClassVar[str] = "extractive question answering: arg-max start and end equal the gold span"
-    has_logits: ClassVar[bool] = True
-    loss_tolerance: ClassVar[None] = None
     withheld: ClassVar[tuple[str, ...]] = SPAN_KEYS
-    settings: ClassVar[Mapping[str, Any]] = NOTHING
     untargeted: ClassVar[str] = "an answer that ends before it starts"
 
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:

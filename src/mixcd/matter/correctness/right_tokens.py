@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from mixcd.matter.correctness.reading import (
-    NOTHING,
+    CorrectnessRule,
     Reading,
     Targets,
     find_target,
@@ -32,7 +32,7 @@ _FUSED: Mapping[str, Any] = {"fused_lm_head": True, "use_cache": False}
 
 
 @dataclass(frozen=True)
-class RightTokens:
+class RightTokens(CorrectnessRule):
     """Right when the target tokens are predicted, each given all true tokens before it (teacher forcing).
 
     With every token right, the default, that is the same as greedy decoding giving exactly the target. The graded
@@ -99,7 +99,7 @@ class RightTokens:
     @property
     def settings(self) -> Mapping[str, Any]:
         """What makes a fused head score the labels."""
-        return _FUSED if self.is_fused else NOTHING
+        return _FUSED if self.is_fused else super().settings
 
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
         """Return the target tokens, `IGNORED` where there is none; and whose they are where samples share a row."""
