@@ -30,9 +30,7 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
         SettingError: If the output exists, the model cannot be loaded, or no prior data were held out.
     """
     folder = RunFolder(run)
-    record = folder.read()
-    if record is None:
-        raise RunFolderError(f"`{run}` holds no run. Name the folder of a run that `mixcd train` made.")
+    record = folder.require()
     tuned = model or folder.model
     if model is None and not tuned.exists():
         raise RunFolderError(

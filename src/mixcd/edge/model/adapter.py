@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from mixcd.edge.config.config import AdapterConfig
+from mixcd.edge.model.model_place import reason_of
 from mixcd.edge.model.saved_adapter import find_shared, import_peft
 from mixcd.edge.task_kind import TaskKind
 from mixcd.words.errors import SettingError, shorten
@@ -38,10 +39,9 @@ def add_adapter(config: AdapterConfig, kind: TaskKind, model: PreTrainedModel, a
         try:
             adapted = peft.get_peft_model(model, _make_settings(peft, config, kind))
         except (ValueError, TypeError, KeyError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
             raise SettingError(
-                f"PEFT refuses the config's `adapter`: {reason}. Set `adapter.target_modules` to modules of the model, "
-                'or to "all-linear".'
+                f"PEFT refuses the config's `adapter`: {reason_of(error)} Set `adapter.target_modules` to modules of "
+                'the model, or to "all-linear".'
             ) from error
     if arguments.gradient_checkpointing:
         adapted.enable_input_require_grads()

@@ -34,9 +34,7 @@ def read_ledger(run: Path) -> Ledger:
         DataError: If a run did not measure one of the earlier tasks.
     """
     folder = RunFolder(run)
-    record = folder.read()
-    if record is None:
-        raise RunFolderError(f"`{run}` holds no run. Name the folder of a run that `mixcd train` made.")
+    record = folder.require()
     stages = [*record.get("lineage", []), describe_stage(folder, record)]
     first = [_key(source["path"]) for source in _require_described(stages[0])["prior"]]
     tasks = [first, *([_key(_require_described(stage)["new"])] for stage in stages)]

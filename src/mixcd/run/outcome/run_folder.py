@@ -117,6 +117,13 @@ class RunFolder:
             ) from error
         return record
 
+    def require(self) -> dict[str, Any]:
+        """Read the record of a run that must be there; a `RunFolderError` if it is not."""
+        record = self.read()
+        if record is None:
+            raise RunFolderError(f"`{self.path}` holds no run. Name the folder of a run that `mixcd train` made.")
+        return record
+
     def write(self, record: Mapping[str, Any]) -> None:
         """Write the record, whole or not at all.
 

@@ -61,9 +61,7 @@ def read_findings(folder: RunFolder) -> RunFindings:
     Raises:
         RunFolderError: If it holds no finished run, or a file of it cannot be read.
     """
-    record = folder.read()
-    if record is None:
-        raise RunFolderError(f"`{folder.path}` holds no run. Name the folder of a run that `mixcd train` made.")
+    record = folder.require()
     if record["state"] not in (FINISHED, "evaluating"):
         raise RunFolderError(
             f"The run in `{folder.path}` {folder.describe_progress(record)}, but a report needs a finished one. Go on "
