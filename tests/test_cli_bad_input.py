@@ -162,7 +162,7 @@ def has(line, *parts):
         ("rehearsal.seed=-1", "`rehearsal.seed` is -1"),
         (
             "rehearsal.estimator=best",
-            "`rehearsal.estimator` is 'best', which is no estimator (known: `auto`, `counts`, `shrunk`, `factored`, `drift`",
+            "`rehearsal.estimator` is 'best', which is no estimator (known: `auto`, `counts`, `shrunk`, `factored`",
         ),
         ("rehearsal.partition=[]", "`rehearsal.partition` is []: list should have at least 1 item"),
         ("rehearsal.partition=loss:10", "`rehearsal.partition` is 'loss:10': input should be a valid list"),

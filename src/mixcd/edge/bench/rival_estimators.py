@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from mixcd.edge.bench.ema_estimator import Ema
 from mixcd.ideas.collateral_damage_estimator import CountEstimator
 from mixcd.words.keyed_random import Stream, keyed_generator
 from mixcd.words.vocabulary import (
@@ -320,6 +321,7 @@ RIVALS: Mapping[str, Callable[..., EstimatorSettings]] = {
     "stratified": Stratified,
     "right-only": RightOnly,
     "highest-loss": HighestLoss,
+    "ema": Ema,
     "exp3": Exp3,
     "permuted": Permuted,
     "oracle-hard": HardOracle,

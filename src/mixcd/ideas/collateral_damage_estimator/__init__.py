@@ -11,7 +11,6 @@ from mixcd.ideas.collateral_damage_estimator.count_estimator import (
     damage_intervals,
 )
 from mixcd.ideas.collateral_damage_estimator.drift_estimator import Drift, DriftEstimator
-from mixcd.ideas.collateral_damage_estimator.ema_estimator import Ema
 from mixcd.ideas.collateral_damage_estimator.factored_estimator import Factored, FactoredEstimator
 from mixcd.words.vocabulary import EstimatorSettings
 
@@ -22,7 +21,6 @@ ESTIMATORS: Mapping[str, Callable[..., EstimatorSettings]] = {
     "shrunk": partial(Counts, smoothing="shrunk"),
     "factored": Factored,
     "drift": Drift,
-    "ema": Ema,
     "paper": Paper,
     "uniform": Uniform,
 }
@@ -35,7 +33,6 @@ __all__ = [
     "Counts",
     "Drift",
     "DriftEstimator",
-    "Ema",
     "Factored",
     "FactoredEstimator",
     "Paper",

@@ -76,6 +76,7 @@ BUILT_IN: Mapping[str, Method] = {
     "joint": Method("counts", partition=ByPriorLoss() * ByColumn("label")),
     "candidate-scoring": Method("candidate-scoring", floor=0.0, probe=ProbeSettings(samples_a_draw=4)),
     "unbiased": Method("counts", probe=ProbeSettings(samples_a_draw=1)),
+    "ema": Method("ema"),
     "exp3": Method("exp3", floor=0.0),
     "oracle-hard": Method("oracle-hard", floor=0.0, probe=_ORACLE),
     "oracle-soft": Method("oracle-soft", floor=0.0, probe=_ORACLE),

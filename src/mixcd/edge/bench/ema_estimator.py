@@ -1,4 +1,7 @@
-"""`EmaEstimator`: a moving average of each sample's own observed damage, over the damage rate of its bin."""
+"""`EmaEstimator`: a moving average of each sample's own observed damage, over the damage rate of its bin.
+
+Tried as an estimator of the product, and no better than the bins alone: `docs/results.md`.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
