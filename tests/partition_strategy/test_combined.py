@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.ideas.partition_strategy import ByColumn, ByPriorLoss, Combined
+from mixcd.ideas.partition_strategy import ByColumn, ByPriorLoss, Combined, parse_partition
 from mixcd.words.errors import DataError, SettingError
 from mixcd.words.vocabulary import PriorTable
 
@@ -101,3 +101,23 @@ def test_no_parts_are_refused():
 def test_what_a_part_raises_comes_through():
     with pytest.raises(DataError, match="`ByColumn` asks for column `topic`"):
         (LOSS * ByColumn("topic")).assign(TABLE)
+
+
+def test_a_partition_is_told_by_text_or_is_one_already():
+    assert parse_partition("loss:5") == ByPriorLoss(5)
+    assert parse_partition(("loss", "column:label")) == ByPriorLoss() * ByColumn("label")
+    combined = ByPriorLoss(3) * ByColumn("label")
+    assert parse_partition(combined) is combined
+
+
+@pytest.mark.parametrize("wanted", [ByPriorLoss, 10, None, [], {"loss": 10}])
+def test_what_is_no_partition_is_refused(wanted):
+    with pytest.raises(SettingError, match="`partition` is .*, which is no partition. Pass a text"):
+        parse_partition(wanted)
+
+
+def test_a_combined_partition_keeps_its_factors():
+    table = PriorTable(np.array([0.1, 0.2, 3.0, 4.0]), {"label": np.array([0, 1, 1, 1])})
+    parts = ByPriorLoss(2), ByColumn("label")
+    factors = Combined(parts).assign(table).factors
+    assert [one.bin_ids.tolist() for one in factors] == [part.assign(table).bin_ids.tolist() for part in parts]

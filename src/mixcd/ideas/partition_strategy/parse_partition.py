@@ -18,23 +18,28 @@ PARTITIONS: Mapping[str, Callable[..., PartitionStrategy]] = {
 """What makes each partition strategy, by name; the setting that follows the name is its first field."""
 
 
-def parse_partition(texts: str | Sequence[str]) -> PartitionStrategy:
+def parse_partition(wanted: PartitionStrategy | str | Sequence[str]) -> PartitionStrategy:
     """Make a partition strategy of its text.
 
     Args:
-        texts: Such as "loss:10" (prior loss, in ten bins), "column:topic" or "features:10"; several are combined.
-
-    Returns:
-        The strategy.
+        wanted: Such as "loss:10" (prior loss, in ten bins), "column:topic" or "features:10"; several are combined. Or a
+            strategy, which is returned as it is.
 
     Raises:
-        SettingError: If a text is none of these.
+        SettingError: If it is none of these.
 
     Example:
         >>> parse_partition("loss:5")
         ByPriorLoss(bins=5)
     """
-    strategies = tuple(_parse_one(text) for text in ([texts] if isinstance(texts, str) else texts))
+    if isinstance(wanted, PartitionStrategy):
+        return wanted
+    if isinstance(wanted, type) or not isinstance(wanted, Sequence) or not wanted:
+        raise SettingError(
+            f'`partition` is {wanted!r}, which is no partition. Pass a text such as "loss:10", or a strategy such as '
+            "`mixcd.ByPriorLoss(10)`; derive a class of your own from `mixcd.PartitionStrategy`."
+        )
+    strategies = tuple(_parse_one(text) for text in ([wanted] if isinstance(wanted, str) else wanted))
     return strategies[0] if len(strategies) == 1 else Combined(strategies)
 
 
