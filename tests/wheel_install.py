@@ -1,4 +1,4 @@
-"""Builds wheel and source archive, and runs what they install, with the oldest and newest Python. `make test-wheel`.
+"""Builds wheel and source archive, and runs them with the oldest and the newest Python here. `make test-wheel`.
 
 The environments hold what `pip install mixcd` brings, and are kept until what it brings changes.
 """

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import time
+from multiprocessing import popen_spawn_posix
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,13 @@ def children_of(process_id):
     return found
 
 
+def command_of(process_id):
+    try:
+        return Path(f"/proc/{process_id}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
 def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
@@ -126,15 +134,16 @@ def test_a_sweep_prints_how_far_it_is_and_fails_when_a_run_fails(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("early", [True, False], ids=["while a worker starts", "in a run"])
-def test_ctrl_c_is_one_line_keeps_the_rows_and_leaves_no_process(folder, early):
+def test_ctrl_c_is_one_line_keeps_the_rows_and_leaves_no_process(folder, early, monkeypatch):
+    launch = popen_spawn_posix.Popen._launch
+    monkeypatch.setattr(popen_spawn_posix.Popen, "_launch", lambda *rest: launch(*rest) or time.sleep(2 * early))
     process = start(
         *("sweep.toml", "--workers", "1", "--set", "seeds=[0]", "--set", 'methods=["none","slow"]'),
         start_new_session=True,
     )
     results = folder / "out" / "toy.parquet"
     if early:
-        wait_for(lambda: len(children_of(process.pid)) >= 2)  # multiprocessing's tracker, and the worker
-        time.sleep(0.5)
+        wait_for(lambda: any("spawn_main" in command_of(one) for one in children_of(process.pid)))
     else:
         wait_for(lambda: results.exists() and (folder / "training").exists())
     left = children_of(process.pid)
@@ -143,7 +152,7 @@ def test_ctrl_c_is_one_line_keeps_the_rows_and_leaves_no_process(folder, early):
     assert process.returncode == 130, err
     assert err == f"Stopped. Finished runs are in `{results}`; the same command makes the others.\n"
     assert out.startswith("0 of 2 runs finished\n")
-    wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in left))
+    wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in left), seconds=5)
     assert [row["method"] for row in (read_results(results) if results.exists() else [])] == ([] if early else ["none"])
     assert not list((folder / "work").rglob("*.unfinished"))
 

@@ -25,8 +25,6 @@ from mixcd.words.files import lock_file, lock_folder
 Run = tuple[str, float, int]
 """Method, mix ratio, seed."""
 
-_FINISHED, _FAILED = "finished", "failed"
-
 
 @dataclass
 class SweepProgress:
@@ -92,6 +90,7 @@ def _run_all(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], N
         while waiting or working:
             while waiting and len(working) < workers:
                 working.append(_Worker(sweep, waiting.pop(0), _threads_for(workers)))
+                working[-1].start()
             ready = wait([worker.connection for worker in working], timeout=1.0)
             for worker in [one for one in working if one.connection in ready]:
                 _handle(worker, rows, progress, Path(sweep.results))
@@ -131,46 +130,50 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_work, args=(sweep.model_dump_json(exclude_unset=True), runs, threads, other), daemon=True
         )
+        self._far_end = other
+
+    def start(self) -> None:
+        """Start the process."""
         resource_tracker.ensure_running()  # whose start would unblock what is blocked here
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process.start()  # with Ctrl-C blocked from birth: the first process decides
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        other.close()
+        self._far_end.close()
 
-    def receive(self) -> tuple[str, Run, Any]:
-        """Return the next message; one of failure when the process died."""
+    def receive(self) -> tuple[Run | None, list[dict[str, Any]] | str, float]:
+        """Return the next run with its rows, or with why it failed, and its seconds; no run when none was left."""
         try:
-            kind, run, content = self.connection.recv()
+            run, made, seconds = self.connection.recv()
         except (EOFError, OSError):
             self._process.join()
             self.is_done = True
-            kind, run, content = _FAILED, self.left[0] if self.left else None, _describe_end(self._process.exitcode)
-        return kind, run, content
+            return self.left[0] if self.left else None, _describe_end(self._process.exitcode), 0.0
+        return run, made, seconds
 
     def stop(self) -> None:
         """End the process."""
-        self._process.terminate()
-        self._process.join()
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
 
 
 def _handle(worker: _Worker, rows: list[dict[str, Any]], progress: SweepProgress, results: Path) -> None:
     """Take in one message of a worker."""
-    kind, run, content = worker.receive()
+    run, made, seconds = worker.receive()
     if run is None:  # all done, and the process ended
         return
     worker.left = [one for one in worker.left if one != run]
-    if kind == _FINISHED:
-        made, seconds = content
-        rows[:] = [row for row in rows if run_key(row) != run]  # of a run that lacked an average with the base model
-        rows.extend(made)
-        results.parent.mkdir(parents=True, exist_ok=True)
-        write_results(results, rows)
-        progress.finished.add(run)
-        progress.seconds.append(seconds)
-    else:
-        progress.failed[run] = content
+    if isinstance(made, str):
+        progress.failed[run] = made
+        return
+    rows[:] = [row for row in rows if run_key(row) != run]  # of a run that lacked an average with the base model
+    rows.extend(made)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    write_results(results, rows)
+    progress.finished.add(run)
+    progress.seconds.append(seconds)
 
 
 def _threads_for(workers: int) -> int:
@@ -224,13 +227,13 @@ def _work(sweep_json: str, runs: Sequence[Run], threads: int, connection: Connec
     with calm_libraries():
         logging.getLogger("mixcd").setLevel(logging.ERROR)  # what each of many runs says of itself is in its row
         try:
-            for run, rows, seconds in _make_runs(sweep, runs, folder):
+            for run, made, seconds in _make_runs(sweep, runs, folder):
                 done.add(run)
-                connection.send((_FINISHED, run, (rows, seconds)) if isinstance(rows, list) else (_FAILED, run, rows))
+                connection.send((run, made, seconds))
         except Exception as error:  # the task could not be made: the sweep goes on with other seeds, and tells
             for run in runs:
                 if run not in done:
-                    connection.send((_FAILED, run, _tell(error)))
+                    connection.send((run, _tell(error), 0.0))
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     connection.close()
 
