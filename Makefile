@@ -5,7 +5,6 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 LOWEST = .venv-lowest
-BARE = .venv-bare
 INTEGRATION = tests/test_canaries.py tests/test_rehearsal.py tests/test_two_processes.py tests/test_tasks.py tests/test_sft_trainer.py
 # Two processes of one thread each: the tests are many, and their models tiny.
 PYTEST = -m pytest -q -rs -n 2 --dist worksteal
@@ -13,7 +12,7 @@ PYTEST = -m pytest -q -rs -n 2 --dist worksteal
 # kept even where this variable says otherwise: Python would compile torch and transformers in each process again.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test test-lowest test-bare faults docs lint clean
+.PHONY: demo test test-lowest test-wheel faults docs lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/mixcd demo --output mixcd-demo --overwrite
@@ -25,9 +24,10 @@ test: lint
 test-lowest: $(LOWEST)/installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) $(INTEGRATION)
 
-# Every public name, imported and run with the package alone, without its extras; continuous integration runs it, too.
-test-bare: $(BARE)/installed
-	OMP_NUM_THREADS=1 $(BARE)/bin/python tests/bare_install.py
+# Wheel and source archive, built, installed without extras, and run with the oldest and the newest Python here; continuous
+# integration runs it, too.
+test-wheel: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/wheel_install.py
 
 # Kills the real command 100 times and alters 1,000 cache files; `make test` does a few of each.
 faults: $(INSTALLED)
@@ -44,20 +44,15 @@ lint: $(INSTALLED)
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --no-compile --constraint constraints-lowest.txt --editable '.[cli,dev]'
-	touch $@
-
-$(BARE)/installed: pyproject.toml constraints.txt $(shell find src -name '*.py')
-	$(PYTHON) -m venv $(BARE)
-	$(BARE)/bin/python -m pip install --quiet --no-compile --constraint constraints.txt .
+	$(LOWEST)/bin/python -m pip install --quiet --no-compile --constraint constraints-lowest.txt --editable '.[bench,dev]'
 	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt demo-packages.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mixcd needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[cli,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[bench,dev]'
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes --requirement demo-packages.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(BARE) mixcd-demo site
+	rm -rf $(VENV) $(LOWEST) .venv-bare-* dist mixcd-demo site

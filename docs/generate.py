@@ -68,6 +68,8 @@ folder that holds a whole model as well. `mixcd compare` opens models in the sam
 `evaluation.json` has the scores of each under `prior_sets`, so `mixcd ledger` reads the score on every task after every stage off the records, given the same seed throughout: a share that is held out
 of a stage's new data is the same share when they become prior data of the next.
 
+**Sweeps.** `mixcd sweep` and `mixcd frontier` are the research bench, and need the extra `bench`.
+
 **Held-out data** are never trained on. A share is drawn by the seed of the run, the same share for the same data and seed, and `run.json` says how many; or give
 a path or a split. Without them there is no evaluation.
 

@@ -11,34 +11,34 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OLDEST, BEYOND = 11, 20
-"""Of Python 3."""
+MINORS = range(11, 20)
+"""Of Python 3, what mixcd supports."""
 
 
 def run(*command):
-    """Run a command outside the checkout, with nothing of it on Python's path."""
-    subprocess.run([str(one) for one in command], check=True, cwd=tempfile.gettempdir())
+    """Run a command in an empty folder, so that nothing of the checkout is on Python's path."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([str(one) for one in command], check=True, cwd=folder)
 
 
 def find_pythons():
-    """Return the Pythons of this machine that mixcd supports, by version, oldest first."""
-    found = {}
-    for version in (f"3.{minor}" for minor in range(OLDEST, BEYOND)):
-        name = f"python{version}"
-        places = [shutil.which(name), *sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}"))]
-        for place in filter(None, places):  # pyenv has a command for each of its Pythons that may refuse to work
-            if subprocess.run([place, "-c", ""], capture_output=True, check=False).returncode == 0:
-                found[version] = place
-    return found
+    """Return the Pythons of this machine that mixcd supports, by minor version, oldest first."""
+    found = {sys.version_info.minor: sys.executable}
+    for minor in MINORS:
+        name = f"python3.{minor}"
+        for place in (shutil.which(name), *Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/{name}")):
+            if place and subprocess.run([place, "-c", ""], capture_output=True, check=False).returncode == 0:
+                found.setdefault(minor, place)  # pyenv's command of this name may refuse to work
+    return dict(sorted(found.items()))
 
 
 def install(python, *what):
     run(python, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", ROOT / "constraints.txt", *what)
 
 
-def make_environment(python, version, wheel):
+def make_environment(python, minor, wheel):
     """Return the Python of an environment that has what mixcd needs."""
-    folder = ROOT / f".venv-bare-{version}"
+    folder = ROOT / f".venv-bare-3.{minor}"
     made_for = folder / "made-for"
     needed = "\n".join((ROOT / name).read_text("utf-8") for name in ("pyproject.toml", "constraints.txt"))
     if not made_for.exists() or made_for.read_text("utf-8") != needed:
@@ -54,18 +54,18 @@ def main():
     run(sys.executable, "-m", "build", "--quiet", "--outdir", ROOT / "dist", ROOT)  # the wheel from the archive
     (wheel,), (archive,) = (ROOT / "dist").glob("*.whl"), (ROOT / "dist").glob("*.tar.gz")
     pythons = find_pythons()
-    for version in dict.fromkeys((next(iter(pythons)), next(reversed(pythons)))):
-        python = make_environment(pythons[version], version, wheel)
+    for minor in sorted({min(pythons), max(pythons)}):
+        python = make_environment(pythons[minor], minor, wheel)
         for package, *check in (
-            (archive, "-c", "import mixcd; mixcd.attach; print(mixcd.__version__)"),
+            (archive, "-c", "import mixcd; print(mixcd.__version__)"),
             (wheel, ROOT / "tests" / "bare_install.py"),
         ):
             install(python, "--force-reinstall", "--no-deps", package)
-            sys.stdout.write(f"Python {version}, {package.name}: ")
+            sys.stdout.write(f"Python 3.{minor}, {package.name}: ")
             sys.stdout.flush()
             run(python, "-I", *check)
     if len(pythons) == 1:
-        sys.stdout.write("There is one Python here that mixcd supports, so nothing newer was tried.\n")
+        sys.stdout.write("There is one Python here that mixcd supports, so no newer one was tried.\n")
 
 
 if __name__ == "__main__":
