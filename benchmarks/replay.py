@@ -39,7 +39,7 @@ from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.trainer.attach import attach
 from mixcd.run.trainer.sft_trainer import prepare_raw
-from mixcd.run.trainer.trainer_predictions import observe_now
+from mixcd.run.trainer.trainer_predictions import inference_of
 from mixcd.run.trainer.trainer_support import rule_of
 from mixcd.words.files import replace_file
 from mixcd.words.keyed_random import Stream, keyed_generator
@@ -124,7 +124,7 @@ class PoolWatcher(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Predict when it is time."""
         if state.global_step in self._steps:
-            observation, _count = observe_now(self._trainer, self._prior, self._pool_ids, self._rule, False)
+            observation, _count = inference_of(self._trainer, self._prior, self._rule).observe(self._pool_ids)
             self.seen.append(observation)
 
 

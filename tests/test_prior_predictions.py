@@ -8,7 +8,7 @@ import torch
 
 from mixcd.ideas.partition_strategy import ByFeatures
 from mixcd.matter.base_model.head_features import pool_head_input
-from mixcd.matter.base_model.prior_pass import Processes
+from mixcd.matter.base_model.inference import Processes
 from mixcd.matter.base_model.prior_predictions import assign_bins, predict_prior
 from mixcd.matter.correctness import NearTarget
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset

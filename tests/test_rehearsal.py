@@ -22,7 +22,7 @@ from mixcd.ideas.probe import Probe, choose_probed
 from mixcd.ideas.sampling_scheduler import Draw
 from mixcd.matter.correctness import RightClass
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
-from mixcd.run.trainer.trainer_predictions import predict_now, prior_pass_of
+from mixcd.run.trainer.trainer_predictions import inference_of, predict_now
 from mixcd.run.trainer.trainer_seam import TrainerSeam
 from mixcd.words.errors import (
     AlreadyAttachedError,
@@ -988,7 +988,7 @@ def test_a_drift_run_resumes_bit_for_bit(base_weights, new_data, prior_data, tmp
         model.load_state_dict(base_weights)
         trainer = make_trainer(model, new_data, tmp_path / folder, max_steps=steps, save_strategy="steps", save_steps=7)
         cache = tmp_path / "cache"
-        trainer_pass = prior_pass_of(trainer, PriorDataset(prior_data), RightClass())
+        trainer_pass = inference_of(trainer, PriorDataset(prior_data), RightClass())
         mixcd.predict_prior(
             trainer.model,
             prior_data,

@@ -1,7 +1,6 @@
 """`mixcd predict`: the prior pass alone."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -12,11 +11,12 @@ from mixcd.edge.config.config import Config
 from mixcd.edge.train.arguments import make_arguments
 from mixcd.edge.train.setup import set_up
 from mixcd.matter.base_model.prediction_cache import read_parts
+from mixcd.matter.base_model.prior_pass import PriorPass
 from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT, cache_predictions, require_enough_right
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.outcome.run_folder import RunFolder
 from mixcd.run.rehearsal_loop.estimator_choice import choose_feature_count, choose_settings
-from mixcd.run.trainer.trainer_predictions import prior_pass_of
+from mixcd.run.trainer.trainer_predictions import inference_of
 from mixcd.run.trainer.trainer_support import rule_of
 
 
@@ -46,11 +46,8 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
         config.estimator, config.partition if wanted.partition else None, model, rule, config.cache_folder
     )
     feature_count = choose_feature_count(estimator, config.partition)
-    prior_pass = replace(prior_pass_of(trainer, prior, rule), feature_count=feature_count)
-    with trainer.accelerator.autocast():
-        manifest, forward_count = cache_predictions(
-            prior_pass, config.cache_folder, tokenizer=trainer.processing_class, columns=tuple(columns), share=share
-        )
+    prior_pass = PriorPass(inference_of(trainer, prior, rule), feature_count)
+    manifest, forward_count = cache_predictions(prior_pass, config.cache_folder, columns=tuple(columns), share=share)
     sizes, right, losses = [], [], []
     for part in read_parts(config.cache_folder, manifest):
         sizes.append(part.num_rows)

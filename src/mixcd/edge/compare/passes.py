@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mixcd.matter.base_model.batched_inference import Collate, evaluating, predict_rows, put_results, read_groups
+from mixcd.matter.base_model.batched_inference import Collate
+from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prior_predictions import predict_prior
 from mixcd.matter.base_model.require_apart import require_apart
 from mixcd.matter.correctness import CorrectnessRule
@@ -78,28 +78,14 @@ class ComparisonPass:
             DataError: If rows have no labels, labels that the model cannot predict, or losses that are not finite.
             UnsupportedTrainerError: If the model's output shows no predictions.
         """
-        require_apart(model, self.data, self.rule, collate_fn)
-        found: dict[str, NDArray[Any]] = {}
-        first = forward_count = 0
-        hidden = not self.progress or None
-        with (
-            evaluating(model),
-            tqdm(total=len(sample_ids), desc=owner.lower(), disable=hidden) as bar,
-        ):
-            for ids, rows in read_groups(self.data, sample_ids, self.batch_size):
-                part, count = predict_rows(
-                    model,
-                    rows,
-                    ids,
-                    rule=self.rule,
-                    collate_fn=collate_fn,
-                    batch_size=self.batch_size,
-                    data_name=self.data.name,
-                    advance=bar.update,
-                )
-                require_finite_losses(ids, part["loss"], owner)
-                put_results(found, slice(first, first + len(ids)), part, len(sample_ids))
-                first, forward_count = first + len(ids), forward_count + count
+        inference = Inference(model, self.data, self.rule, collate_fn, self.batch_size)
+        require_apart(inference)
+        with tqdm(total=len(sample_ids), desc=owner.lower(), disable=not self.progress or None) as bar:
+            found, forward_count = inference.predict(
+                sample_ids,
+                advance=bar.update,
+                look=lambda ids, _, part: require_finite_losses(ids, part["loss"], owner),
+            )
         return Outcomes(
             sample_ids,
             found["correct"],

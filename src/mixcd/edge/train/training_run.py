@@ -39,7 +39,7 @@ from mixcd.run.report.page import write_page
 from mixcd.run.report.run_findings import read_findings
 from mixcd.run.report.run_page import make_run_page
 from mixcd.run.trainer.attach import Rehearsal, attach
-from mixcd.run.trainer.trainer_predictions import observe_now
+from mixcd.run.trainer.trainer_predictions import inference_of
 from mixcd.run.trainer.trainer_support import rule_of
 from mixcd.words.errors import WRONG_PLACE, RehearsalError, RunFolderError, SettingError, shorten
 from mixcd.words.files import lock_folder, naming_file, replace_file
@@ -214,7 +214,7 @@ class _Run:
     def _read_losses(self) -> Floats:
         trainer, prior = self._setup.trainer, PriorDataset(self._setup.prior)
         rule = rule_of(trainer, prior, self._setup.correctness)
-        observation, _ = observe_now(trainer, prior, np.arange(min(len(prior), _TRIED_ROWS)), rule, with_logits=False)
+        observation, _ = inference_of(trainer, prior, rule).observe(np.arange(min(len(prior), _TRIED_ROWS)))
         return observation.loss
 
     def _finish(self, rehearsal: Rehearsal) -> None:

@@ -9,20 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mixcd.matter.base_model.batched_inference import (
-    GROUP_ROWS,
-    Collate,
-    evaluating,
-    predict_rows,
-    put_results,
-    read_groups,
-)
+from mixcd.matter.base_model.batched_inference import GROUP_ROWS
 from mixcd.matter.base_model.flat_array import create_array
 from mixcd.matter.base_model.head_features import FITTED_ROWS, FeatureBasis, fit_basis
+from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prediction_cache import (
     Manifest,
     array_path,
@@ -39,8 +32,6 @@ from mixcd.matter.base_model.prediction_cache import (
     write_manifest,
     write_part,
 )
-from mixcd.matter.correctness import CorrectnessRule
-from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import CacheError, DataError, UnsupportedTrainerError
 from mixcd.words.files import lock_folder
 from mixcd.words.keyed_random import Stream, keyed_generator
@@ -49,24 +40,6 @@ from mixcd.words.vocabulary import Ids, require_finite_losses
 LEAST_PART_SIZE, MOST_PART_SIZE = 1024, 16_384
 """Samples in one part: what an interruption can cost."""
 _USUAL_PART_COUNT = 16
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes that share a prior pass.
-
-    Args:
-        rank: This one's number, from 0.
-        count: How many there are.
-        wait: Returns when all of them have called it.
-    """
-
-    rank: int = 0
-    count: int = 1
-    wait: Callable[[], object] = lambda: None
-
-
-ALONE = Processes()
 
 
 def choose_part_size(cached_count: int) -> int:
@@ -90,23 +63,11 @@ class PriorPass:
     """One inference of a model over prior data, on one process or several.
 
     Args:
-        model: The base model, the same on every process.
-        prior: The prior data.
-        collate_fn: Makes a batch of a list of rows.
-        batch_size: Rows a batch at the length of the longest row.
-        progress: Whether to show a progress bar with the time left.
-        processes: Who shares the pass.
-        rule: Says which predictions are right.
+        inference: How the base model predicts the prior data.
         feature_count: Features to cache, with the class logits where there are any; 0 for neither.
     """
 
-    model: torch.nn.Module
-    prior: PriorDataset
-    collate_fn: Collate
-    batch_size: int
-    progress: bool
-    rule: CorrectnessRule
-    processes: Processes = ALONE
+    inference: Inference
     feature_count: int = 0
 
     def fill(self, folder: Path, wanted: Manifest, keep_share: bool) -> tuple[Manifest, int]:
@@ -126,7 +87,7 @@ class PriorPass:
             DataError: If rows have no labels, unknown labels, or losses that are not finite.
             OSError: If the cache cannot be written.
         """
-        is_first, wait = self.processes.rank == 0, self.processes.wait
+        is_first, wait = self.inference.processes.rank == 0, self.inference.processes.wait
         fit_count = 0
         with ExitStack() as stack:
             if is_first and not _is_complete(folder, read_manifest(folder)):
@@ -143,8 +104,7 @@ class PriorPass:
                 check_parts(folder, manifest)
             self._require_features(folder, manifest)
             try:
-                with evaluating(self.model):
-                    forward_count = self._predict_missing(folder, manifest)
+                forward_count = self._predict_missing(folder, manifest)
             except (DataError, UnsupportedTrainerError):  # what was predicted is of no use to the corrected run
                 drop_cache(folder)
                 raise
@@ -161,13 +121,12 @@ class PriorPass:
             sample_ids: Which, shape (some,).
 
         Returns:
-            Arrays as `predict_rows` returns them, and the forward passes made.
+            As `Inference.predict`.
 
         Raises:
             RehearsalError: As in `fill`.
         """
-        with evaluating(self.model):
-            predicted, _, forward_count = self._predict(sample_ids, (), lambda _: None, with_head_input=False)
+        predicted, forward_count = self.inference.predict(sample_ids)
         require_finite_losses(sample_ids, predicted["loss"])
         return predicted, forward_count
 
@@ -175,8 +134,8 @@ class PriorPass:
         manifest = read_manifest(folder)
         if manifest is None:
             raise CacheError(
-                f"Process {self.processes.rank} sees no cache in `{folder}`, where process 0 wrote one. All processes "
-                "must see the same folder. Choose a folder on a shared file system for the cache."
+                f"Process {self.inference.processes.rank} sees no cache in `{folder}`, where process 0 wrote one. All "
+                "processes must see the same folder. Choose a folder on a shared file system for the cache."
             )
         return manifest
 
@@ -188,8 +147,7 @@ class PriorPass:
         rng = keyed_generator(wanted.seed, 0, Stream.FEATURES)
         chosen = np.sort(rng.choice(len(covered), min(len(covered), FITTED_ROWS), replace=False, shuffle=False))
         ids = np.asarray(covered)[chosen]
-        with evaluating(self.model):
-            predicted, _, forward_count = self._predict(ids, (), lambda _: None)
+        predicted, forward_count = self.inference.predict(ids, with_head_input=True)
         basis = fit_basis(predicted["head_input"], self.feature_count)
         folder.mkdir(parents=True, exist_ok=True)
         checksum = write_basis(folder, basis)
@@ -209,10 +167,11 @@ class PriorPass:
 
     def _predict_missing(self, folder: Path, manifest: Manifest) -> int:
         """Predict and write this process's parts that the cache lacks; return the forward passes made."""
+        processes = self.inference.processes
         finished, size, count = list_parts(folder, manifest), manifest.part_size, cached_count(manifest)
         covered = _list_ids(manifest)
-        own = range(self.processes.rank * size, count, self.processes.count * size)
-        hidden = not (self.progress and self.processes.rank == 0) or None
+        own = range(processes.rank * size, count, processes.count * size)
+        hidden = not (self.inference.progress and processes.rank == 0) or None
         basis = read_basis(folder, manifest) if manifest.arrays else None
         forward_count = 0
         with tqdm(total=sum(min(size, count - start) for start in own), desc="prior pass", disable=hidden) as bar:
@@ -237,43 +196,23 @@ class PriorPass:
         basis: FeatureBasis | None,
         advance: Callable[[int], object],
     ) -> tuple[pa.Table, dict[str, NDArray[Any]], int]:
-        predicted, stored, forward_count = self._predict(sample_ids, columns, advance, basis is not None)
+        stored: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
+
+        def store(ids: Ids, rows: list[Any], _: object) -> None:
+            for name, parts in stored.items():
+                parts.append(self.inference.data.read_column(name, ids, rows))
+
+        predicted, forward_count = self.inference.predict(
+            sample_ids, advance=advance, look=store, with_head_input=basis is not None
+        )
         require_finite_losses(sample_ids, predicted["loss"])
         arrays: dict[str, NDArray[Any]] = {}
         if basis is not None:
             arrays["features"] = basis.apply(predicted.pop("head_input"))
             if "logits" in predicted:
                 arrays["logits"] = predicted.pop("logits")
-        return pa.table({"sample_id": sample_ids, **predicted, **stored}), arrays, forward_count
-
-    def _predict(
-        self,
-        sample_ids: Ids,
-        columns: tuple[str, ...],
-        advance: Callable[[int], object],
-        with_head_input: bool = True,
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], int]:
-        """Predict some samples; return the predictions, the columns asked for, and the forward passes made."""
-        predicted: dict[str, NDArray[Any]] = {}
-        stored: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
-        first = forward_count = 0
-        for ids, rows in read_groups(self.prior, sample_ids, self.batch_size):
-            found, count = predict_rows(
-                self.model,
-                rows,
-                ids,
-                rule=self.rule,
-                collate_fn=self.collate_fn,
-                batch_size=self.batch_size,
-                data_name=self.prior.name,
-                advance=advance,
-                with_head_input=with_head_input,
-            )
-            put_results(predicted, slice(first, first + len(ids)), found, len(sample_ids))
-            for name, parts in stored.items():
-                parts.append(self.prior.read_column(name, ids, rows))
-            first, forward_count = first + len(ids), forward_count + count
-        return predicted, {name: np.concatenate(parts) for name, parts in stored.items()}, forward_count
+        columns_found = {name: np.concatenate(parts) for name, parts in stored.items()}
+        return pa.table({"sample_id": sample_ids, **predicted, **columns_found}), arrays, forward_count
 
 
 def _list_ids(manifest: Manifest) -> range | Ids:

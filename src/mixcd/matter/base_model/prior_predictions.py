@@ -15,9 +15,10 @@ from scipy.stats import binomtest
 
 from mixcd.matter.base_model.batched_inference import Collate, collate
 from mixcd.matter.base_model.flat_array import open_array
+from mixcd.matter.base_model.inference import ALONE, Inference, Processes
 from mixcd.matter.base_model.model_fingerprint import fingerprint_batch, fingerprint_model, make_stable_batch
 from mixcd.matter.base_model.prediction_cache import Manifest, array_path, drop_cache, read_manifest, read_parts
-from mixcd.matter.base_model.prior_pass import ALONE, PriorPass, Processes, choose_part_size
+from mixcd.matter.base_model.prior_pass import PriorPass, choose_part_size
 from mixcd.matter.base_model.reading_noise import note_false_damage
 from mixcd.matter.base_model.require_apart import require_apart
 from mixcd.matter.correctness import CorrectnessRule, RightTokens, choose_rule
@@ -164,21 +165,62 @@ def predict_prior(
     )
     require_fixed_masks(collate_fn)
     rule = choose_rule(correctness, model, collate(collate_fn, [prior[0]]), prior.name)
-    prior_pass = PriorPass(model, prior, collate_fn, batch_size, progress, rule, processes, features)
-    folder = Path(cache_dir)
-    _require_settings(share, batch_size)
-    require_apart(model, prior, rule, collate_fn)
-    first_count = _look_first(prior_pass, folder, least_share_right)
-    manifest, forward_count = cache_predictions(
-        prior_pass, folder, tokenizer=tokenizer, columns=columns, share=share, seed=seed, part_size=part_size
+    inference = Inference(model, prior, rule, collate_fn, batch_size, tokenizer, processes, progress)
+    return complete_predictions(
+        PriorPass(inference, features),
+        Path(cache_dir),
+        columns=columns,
+        share=share,
+        seed=seed,
+        part_size=part_size,
+        least_share_right=least_share_right,
     )
+
+
+def complete_predictions(
+    prior_pass: PriorPass,
+    folder: Path,
+    *,
+    columns: Sequence[str] = (),
+    share: float | None = None,
+    seed: int = 0,
+    part_size: int | None = None,
+    least_share_right: float = LEAST_SHARE_RIGHT,
+) -> PriorPredictions:
+    """Read what the cache holds, and predict what it lacks.
+
+    Args:
+        prior_pass: The pass to make over the samples that the cache lacks.
+        folder: The cache's folder.
+        columns: As in `predict_prior`, like the following.
+        share: The share to predict.
+        seed: Which samples make it up.
+        part_size: Samples in a part.
+        least_share_right: The least share of right predictions.
+
+    Returns:
+        The predictions.
+
+    Raises:
+        RehearsalError: As in `predict_prior`.
+    """
+    inference = prior_pass.inference
+    with inference.autocast():
+        _require_settings(share, inference.batch_size)
+        require_apart(inference)
+        first_count = _look_first(prior_pass, folder, least_share_right)
+        manifest, forward_count = cache_predictions(
+            prior_pass, folder, columns=columns, share=share, seed=seed, part_size=part_size
+        )
     predictions = _load(folder, manifest, first_count + forward_count)
-    _warn_of_untargeted(predictions, prior.name, rule)
+    _warn_of_untargeted(predictions, inference.data.name, inference.rule)
     try:
-        require_enough_right(float(predictions.correct.mean()), least_share_right, rule, predictions.share_right)
+        require_enough_right(
+            float(predictions.correct.mean()), least_share_right, inference.rule, predictions.share_right
+        )
     except DataError:
-        processes.wait()  # until all have read it
-        if processes.rank == 0 and predictions.forward_count:
+        inference.processes.wait()  # until all have read it
+        if inference.processes.rank == 0 and predictions.forward_count:
             drop_cache(folder)
         raise
     return predictions
@@ -194,8 +236,8 @@ def _look_first(prior_pass: PriorPass, folder: Path, least_share_right: float) -
         RehearsalError: As in `predict_prior`.
     """
     is_new = read_manifest(folder) is None
-    prior_pass.processes.wait()  # until all have looked
-    sample_count = len(prior_pass.prior)
+    prior_pass.inference.processes.wait()  # until all have looked
+    sample_count = len(prior_pass.inference.data)
     if not is_new or sample_count < _FIRST_ROWS_OF:
         return 0
     rng = keyed_generator(0, 0, Stream.FIRST_ROWS)
@@ -205,7 +247,7 @@ def _look_first(prior_pass: PriorPass, folder: Path, least_share_right: float) -
     most = binomtest(right_count, _FIRST_ROWS).proportion_ci(_CERTAINTY, method="wilson").high
     if most < least_share_right:
         share, token_shares = right_count / _FIRST_ROWS, found.get("share_right")
-        require_enough_right(share, least_share_right, prior_pass.rule, token_shares, _FIRST_ROWS)
+        require_enough_right(share, least_share_right, prior_pass.inference.rule, token_shares, _FIRST_ROWS)
     return forward_count
 
 
@@ -213,7 +255,6 @@ def cache_predictions(
     prior_pass: PriorPass,
     folder: Path,
     *,
-    tokenizer: Any,
     columns: Sequence[str],
     share: float | None = None,
     seed: int = 0,
@@ -224,8 +265,7 @@ def cache_predictions(
     Args:
         prior_pass: The pass to make over the samples that the cache lacks.
         folder: The cache's folder.
-        tokenizer: As in `predict_prior`, like the following.
-        columns: Columns to store.
+        columns: As in `predict_prior`, like the following.
         share: The share to predict.
         seed: Which samples make it up.
         part_size: Samples in a part.
@@ -236,31 +276,33 @@ def cache_predictions(
     Raises:
         RehearsalError: As in `predict_prior`.
     """
-    _require_settings(share, prior_pass.batch_size)
-    prior = prior_pass.prior
+    inference = prior_pass.inference
+    prior = inference.data
+    _require_settings(share, inference.batch_size)
     for name in columns:
         prior.require_plain_column(name)
     first = range(len(prior))[:PREPROCESSING_ROWS]
 
     def make_batch() -> Mapping[str, Any]:
-        return collate(prior_pass.collate_fn, prior.rows(first))
+        return collate(inference.collate_fn, prior.rows(first))
 
-    wanted = Manifest(
-        sources={
-            **fingerprint_model(prior_pass.model, prior_pass.rule, make_batch(), len(first)),
-            "tokenizer": fingerprint_tokenizer(tokenizer),
-            "data": fingerprint_rows(prior),
-            "preprocessing": fingerprint_batch(make_stable_batch(make_batch)),
-            "rule": prior_pass.rule.name,
-        },
-        sample_count=len(prior),
-        share=share or 1.0,
-        seed=seed,
-        columns=tuple(columns),
-        part_size=part_size or choose_part_size(math.ceil((share or 1.0) * len(prior))),
-    )
-    manifest, forward_count = prior_pass.fill(folder, wanted, keep_share=share is None)
-    manifest, more = note_false_damage(prior_pass, folder, manifest)
+    with inference.autocast():
+        wanted = Manifest(
+            sources={
+                **fingerprint_model(inference.model, inference.rule, make_batch(), len(first)),
+                "tokenizer": fingerprint_tokenizer(inference.tokenizer),
+                "data": fingerprint_rows(prior),
+                "preprocessing": fingerprint_batch(make_stable_batch(make_batch)),
+                "rule": inference.rule.name,
+            },
+            sample_count=len(prior),
+            share=share or 1.0,
+            seed=seed,
+            columns=tuple(columns),
+            part_size=part_size or choose_part_size(math.ceil((share or 1.0) * len(prior))),
+        )
+        manifest, forward_count = prior_pass.fill(folder, wanted, keep_share=share is None)
+        manifest, more = note_false_damage(prior_pass, folder, manifest)
     return manifest, forward_count + more
 
 

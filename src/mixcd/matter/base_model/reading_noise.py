@@ -47,11 +47,12 @@ def note_false_damage(prior_pass: PriorPass, folder: Path, manifest: Manifest) -
     Raises:
         OSError: If the manifest cannot be written.
     """
-    forward_count, is_first = 0, prior_pass.processes.rank == 0
-    if is_first and manifest.false_damage_rate is None and reads_at_random(prior_pass.prior, prior_pass.collate_fn):
+    inference = prior_pass.inference
+    forward_count, is_first = 0, inference.processes.rank == 0
+    if is_first and manifest.false_damage_rate is None and reads_at_random(inference.data, inference.collate_fn):
         rate, forward_count = _measure(prior_pass, folder, manifest)
         write_manifest(folder, replace(manifest, false_damage_rate=rate))
-    prior_pass.processes.wait()
+    inference.processes.wait()
     noted = read_manifest(folder) or manifest
     if is_first and noted.false_damage_rate:
         logger.warning(
@@ -60,7 +61,7 @@ def note_false_damage(prior_pass: PriorPass, folder: Path, manifest: Manifest) -
             "they are read again, without any training: that much of the damage is noise. Give these rows the "
             "transform of evaluation, which draws nothing; new rows may keep theirs. If the collator draws, let the "
             "transform of the new rows do so instead.",
-            prior_pass.prior.name,
+            inference.data.name,
             100 * noted.false_damage_rate,
         )
     return noted, forward_count
@@ -79,5 +80,5 @@ def _measure(prior_pass: PriorPass, folder: Path, manifest: Manifest) -> tuple[f
     chosen = np.sort(rng.choice(right, min(REREAD_SAMPLES, right.size), replace=False, shuffle=False))
     with fixed_random_numbers(manifest.seed):
         found, forward_count = prior_pass.predict_some(sample_ids[chosen])
-    still_right = apply_tolerance(prior_pass.rule, found["correct"], found["loss"], loss[chosen])
+    still_right = apply_tolerance(prior_pass.inference.rule, found["correct"], found["loss"], loss[chosen])
     return float(1 - still_right.mean()), forward_count

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mixcd.matter.base_model.batched_inference import Collate, collate, evaluating, predict_batch
-from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.model_shape.fresh_adapter import bare_model
 from mixcd.matter.model_shape.joined_rows import OWN_TOKENS, find_own, mark_own, name_collator
 from mixcd.matter.model_shape.model_limits import require_fitting
@@ -20,22 +20,20 @@ _ROUNDING = 1e-3
 """The largest part of a loss that is rounding. It is none at all where samples are kept apart and nothing is routed."""
 
 
-def require_apart(model: torch.nn.Module, data: PriorDataset, rule: CorrectnessRule, collate_fn: Collate) -> None:
+def require_apart(inference: Inference) -> None:
     """Refuse joined rows where the model mixes up their samples; rows of one sample each are let pass.
 
     Whether it does depends on the attention, the model's kind and what the collator returns, so it is tried: some
     samples' tokens change places, and the losses of the others must stay what they are.
 
     Args:
-        model: The model.
-        data: Prepared rows.
-        rule: Says which samples are right.
-        collate_fn: Makes a batch of a list of rows.
+        inference: How the model predicts some data.
 
     Raises:
         UnsupportedTrainerError: If it does, or the row does not say where each sample starts.
         DataError: If samples have no labels, labels that the model cannot predict, or more tokens than it takes.
     """
+    model, data, collate_fn = inference.model, inference.data, inference.collate_fn
     if find_own(collate(collate_fn, [data[0]] * 2), 2) is None:
         return
     sample_ids, rows = _choose_short(data)
@@ -46,7 +44,7 @@ def require_apart(model: torch.nn.Module, data: PriorDataset, rule: CorrectnessR
     tokens[:, moved] = tokens[:, moved].flip(-1)
     with evaluating(model):
         before, after = (
-            predict_batch(model, rule, one, sample_ids, data.name)["loss"][1::2]
+            predict_batch(model, inference.rule, one, sample_ids, data.name)["loss"][1::2]
             for one in (batch, {**batch, "input_ids": tokens})
         )
     if not np.allclose(before, after, rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True):

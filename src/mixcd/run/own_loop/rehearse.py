@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from mixcd.ideas.batch_plan import BatchPlan
 from mixcd.ideas.partition_strategy import ByPriorLoss
 from mixcd.matter.base_model.batched_inference import Collate, collate
-from mixcd.matter.base_model.prior_pass import ALONE, Processes
 from mixcd.matter.base_model.prior_predictions import PriorPredictions, predict_prior
 from mixcd.matter.base_model.require_apart import require_cache_off
 from mixcd.matter.correctness import CorrectnessRule, choose_common_rule
@@ -33,7 +32,7 @@ from mixcd.run.rehearsal_loop.estimator_choice import (
 from mixcd.run.rehearsal_loop.plan_sampler import EpochSampler
 from mixcd.run.rehearsal_loop.rehearsal_health import Vitals
 from mixcd.run.rehearsal_loop.rehearsal_loop import RehearsalLoop
-from mixcd.run.rehearsal_loop.shared_arrays import broadcast_arrays
+from mixcd.run.rehearsal_loop.shared_arrays import broadcast_arrays, processes_of
 from mixcd.words.errors import PlanError, SettingError
 from mixcd.words.vocabulary import DamageCounts, Partition, PartitionStrategy
 
@@ -114,9 +113,7 @@ def rehearse(
         tokenizer=tokenizer,
         batch_size=batch_size,
         columns=strategy.column_names,
-        processes=ALONE
-        if accelerator is None
-        else Processes(accelerator.process_index, process_count, accelerator.wait_for_everyone),
+        processes=processes_of(accelerator),
         features=choose_feature_count(named, strategy, features),
     )
     made, bins = make_estimator(named, strategy, prior, predictions)

@@ -1,4 +1,4 @@
-"""`broadcast_arrays`: all processes hold the first one's arrays, to the bit."""
+"""What the processes of a run share: the first one's arrays, to the bit, and the work of a prior pass."""
 
 from typing import Any
 
@@ -6,6 +6,19 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast
 from numpy.typing import NDArray
+
+from mixcd.matter.base_model.inference import ALONE, Processes
+
+
+def processes_of(accelerator: Any) -> Processes:
+    """Return the processes that share a prior pass.
+
+    Args:
+        accelerator: An `accelerate.Accelerator`; None for a single process.
+    """
+    if accelerator is None:
+        return ALONE
+    return Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
 
 
 def broadcast_arrays(accelerator: Any, arrays: tuple[NDArray[np.float64], ...]) -> tuple[NDArray[np.float64], ...]:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import Trainer
 
-from mixcd.matter.base_model.batched_inference import collate, evaluating, predict_rows
+from mixcd.matter.base_model.batched_inference import collate, evaluating
 from mixcd.matter.base_model.model_fingerprint import describe_settings
 from mixcd.matter.base_model.prediction_cache import differing_settings
 from mixcd.matter.base_model.prior_predictions import PriorPredictions
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.model_shape.joined_rows import mark_own
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
-from mixcd.run.trainer.trainer_predictions import aligned_model
+from mixcd.run.trainer.trainer_predictions import aligned_model, inference_of
 from mixcd.run.trainer.trainer_support import collator_of
 from mixcd.words.errors import CacheError, UnsupportedTrainerError
 from mixcd.words.vocabulary import Flags, Floats, Ids
@@ -57,12 +57,11 @@ def require_same_predictions(
     order = np.argsort(predictions.token_count, kind="stable")
     places = np.unique(np.concatenate([order[: _CHECKED_ROWS // 2], order[-_CHECKED_ROWS // 2 :]]))
     ids, cached = predictions.sample_ids[places], predictions.loss[places]
-    rows = data.rows(ids.tolist())
     check = OwnStep(trainer, data, rule)
     with evaluating(check.model), trainer.accelerator.autocast(), _metrics_kept(trainer):
-        alone = np.concatenate([check.predict([row], ids[n : n + 1]) for n, row in enumerate(rows)])
-        together = check.predict(rows, ids)
-        own = [check.predict_by_trainer(row) for row in rows]
+        alone = np.concatenate([check.predict(ids[n : n + 1]) for n in range(len(ids))])
+        together = check.predict(ids)
+        own = [check.predict_by_trainer(row) for row in data.rows(ids.tolist())]
     _require_own(check, ids, alone, [[loss for loss, _ in passes] for passes in own])
     if check.differ(alone, together).any():
         _warn_of_padding(check, ids, alone, together)
@@ -112,19 +111,10 @@ class OwnStep:
         """The model, with the tokenizer's special tokens."""
         return aligned_model(self.trainer)
 
-    def predict(self, rows: list[Any], sample_ids: Ids) -> NDArray[Any]:
-        """Predict rows in one batch, as the prior pass does; return their losses, shape (rows,)."""
-        collate_fn, size = collator_of(self.trainer, self.data), len(rows)
-        predicted, _ = predict_rows(
-            self.model,
-            rows,
-            sample_ids,
-            rule=self.rule,
-            collate_fn=collate_fn,
-            batch_size=size,
-            data_name=self.data.name,
-        )
-        return predicted["loss"]
+    def predict(self, sample_ids: Ids) -> NDArray[Any]:
+        """Predict samples in one batch, as the prior pass does; return their losses, shape (samples,)."""
+        inference = replace(inference_of(self.trainer, self.data, self.rule), batch_size=len(sample_ids))
+        return inference.predict(sample_ids, at_once=True)[0]["loss"]
 
     def predict_by_trainer(self, row: Any) -> list[tuple[float, bool]]:
         """Predict a row by the trainer's own step; return loss and correctness of each pass it makes with the model."""

@@ -25,7 +25,7 @@ from mixcd.run.rehearsal_loop.plan_sampler import PlanSampler
 from mixcd.run.rehearsal_loop.rehearsal_health import find_failure_signs
 from mixcd.run.rehearsal_loop.rehearsal_loop import Learnt, RehearsalLoop, choose_lag
 from mixcd.run.rehearsal_loop.shared_arrays import broadcast_arrays
-from mixcd.run.trainer.trainer_predictions import aligned_model, observe_now
+from mixcd.run.trainer.trainer_predictions import aligned_model, inference_of
 from mixcd.run.trainer.trainer_support import SHADOWED, collator_of
 from mixcd.words.errors import PlanError, ResumeError, UnsupportedTrainerError, shorten
 from mixcd.words.vocabulary import Belief, DamageCounts, Floats, Observation
@@ -208,7 +208,9 @@ class TrainerSeam:
             ids = choose_probed(self.probe, self._prior_count, self._seed, self._loop.steps_done)
         if ids is None:
             return None
-        observation, forward_count = observe_now(self._trainer, self._prior, ids, self._rule, self._reads_logits)
+        observation, forward_count = inference_of(self._trainer, self._prior, self._rule).observe(
+            ids, self._reads_logits
+        )
         self.probe_forward_count += forward_count
         return judge_by_loss(self._rule, observation, self._base_loss)
 

@@ -1,0 +1,149 @@
+"""`Inference`: a model's predictions on some of its data, as every pass makes them that trains nothing."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixcd.matter.base_model.batched_inference import (
+    Collate,
+    collate,
+    evaluating,
+    predict_rows,
+    put_results,
+    read_groups,
+)
+from mixcd.matter.correctness import CorrectnessRule, choose_rule
+from mixcd.matter.model_shape.model_limits import require_fixed_masks
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.vocabulary import Ids, Observation
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share a prior pass.
+
+    Args:
+        rank: This one's number, from 0.
+        count: How many there are.
+        wait: Returns when all of them have called it.
+    """
+
+    rank: int = 0
+    count: int = 1
+    wait: Callable[[], object] = lambda: None
+
+
+ALONE = Processes()
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a model predicts some data: the base model, or the one in training as it is now.
+
+    Args:
+        model: The model, the same on every process.
+        data: Prepared rows.
+        rule: Says which predictions are right.
+        collate_fn: Makes a batch of a list of rows.
+        batch_size: Rows a batch at the length of the longest row.
+        tokenizer: What made the rows of texts; None where it is not known.
+        processes: Who shares the work of a prior pass.
+        progress: Whether a prior pass shows a progress bar with the time left.
+        autocast: Makes the block in which the model computes as in training.
+    """
+
+    model: torch.nn.Module
+    data: PriorDataset
+    rule: CorrectnessRule
+    collate_fn: Collate
+    batch_size: int
+    tokenizer: Any = None
+    processes: Processes = ALONE
+    progress: bool = False
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def checked(self) -> "Inference":
+        """Return this with its rule as it fits the data, after a look at the first row.
+
+        Raises:
+            RehearsalError: As `choose_rule`; or if the collator masks at random.
+        """
+        require_fixed_masks(self.collate_fn)
+        batch = collate(self.collate_fn, [self.data[0]])
+        return replace(self, rule=choose_rule(self.rule, self.model, batch, self.data.name))
+
+    def predict(
+        self,
+        sample_ids: Ids,
+        *,
+        at_once: bool = False,
+        advance: Callable[[int], object] = lambda _: None,
+        look: Callable[[Ids, list[Any], Mapping[str, NDArray[Any]]], object] = lambda *_: None,
+        with_head_input: bool = False,
+    ) -> tuple[dict[str, NDArray[Any]], int]:
+        """Predict some samples without gradients; the model's training mode is put back.
+
+        Args:
+            sample_ids: Which, shape (samples,).
+            at_once: Whether all are sorted by length together, not in groups that fit in memory.
+            advance: Called with the number of samples done after each batch.
+            look: Called with the ids, the rows and the results of each group.
+            with_head_input: As in `predict_rows`.
+
+        Returns:
+            Arrays as `predict_rows` returns them, and the forward passes made.
+
+        Raises:
+            RehearsalError: As in `predict_rows`.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        first = forward_count = 0
+        with evaluating(self.model), self.autocast():
+            for ids, rows in self._read(sample_ids, at_once):
+                found, count = predict_rows(
+                    self.model,
+                    rows,
+                    ids,
+                    rule=self.rule,
+                    collate_fn=self.collate_fn,
+                    batch_size=self.batch_size,
+                    data_name=self.data.name,
+                    advance=advance,
+                    with_head_input=with_head_input,
+                )
+                look(ids, rows, found)
+                put_results(arrays, slice(first, first + len(ids)), found, len(sample_ids))
+                first, forward_count = first + len(ids), forward_count + count
+        return arrays, forward_count
+
+    def predict_all(self) -> dict[str, NDArray[Any]]:
+        """Predict all samples at once, and return arrays as `predict_rows` does."""
+        return self.predict(np.arange(len(self.data)), at_once=True)[0]
+
+    def observe(self, sample_ids: Ids, with_logits: bool = False) -> tuple[Observation, int]:
+        """Observe some samples by fresh inference.
+
+        Args:
+            sample_ids: Which, shape (observed,).
+            with_logits: Whether the class logits are wanted, too.
+
+        Returns:
+            The observation, and the forward passes made.
+        """
+        found, forward_count = self.predict(sample_ids, at_once=True, with_head_input=with_logits)
+        logits = found["logits"].astype(np.float64) if with_logits else None
+        return Observation(sample_ids, found["correct"], found["loss"].astype(np.float64), logits), forward_count
+
+    def _read(self, sample_ids: Ids, at_once: bool) -> Iterable[tuple[Ids, list[Any]]]:
+        if at_once:
+            return [(sample_ids, self.data.rows(sample_ids.tolist()))]
+        return read_groups(self.data, sample_ids, self.batch_size)
+
+
+Infer = Callable[[PriorDataset], Inference]
+"""Returns how a model, as it is when this is called, predicts some data."""
