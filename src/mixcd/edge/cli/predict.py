@@ -1,21 +1,18 @@
 """`mixcd predict`: the prior pass alone."""
 
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import pyarrow.compute as pc
-import torch
 
 from mixcd.edge.config.config import Config
 from mixcd.edge.train.arguments import make_arguments
 from mixcd.edge.train.setup import set_up
 from mixcd.matter.base_model.prediction_cache import read_parts
-from mixcd.matter.base_model.prior_pass import PriorPass
 from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT, cache_predictions, require_enough_right
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.outcome.run_folder import RunFolder
-from mixcd.run.rehearsal_loop.estimator_choice import choose_feature_count, choose_settings
+from mixcd.run.rehearsal_loop.opening import Wishes
 from mixcd.run.trainer.trainer_predictions import inference_of
 from mixcd.run.trainer.trainer_support import rule_of
 
@@ -38,16 +35,14 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     setup = set_up(config, make_arguments(config))
     folder.drop_empty()
     trainer, wanted = setup.trainer, config.rehearsal
-    columns = dict.fromkeys((*config.partition.column_names, *wanted.cache_columns))
-    model = cast(torch.nn.Module, trainer.model)
     prior = PriorDataset(setup.prior)
     rule = rule_of(trainer, prior, setup.correctness)
-    estimator = choose_settings(
-        config.estimator, config.partition if wanted.partition else None, model, rule, config.cache_folder
+    opening = Wishes(
+        config.partition if wanted.partition else None, config.estimator, cache_columns=wanted.cache_columns
+    ).open(inference_of(trainer, prior, rule), config.cache_folder)
+    manifest, forward_count = cache_predictions(
+        opening.prior_pass, config.cache_folder, columns=opening.columns, share=share
     )
-    feature_count = choose_feature_count(estimator, config.partition)
-    prior_pass = PriorPass(inference_of(trainer, prior, rule), feature_count)
-    manifest, forward_count = cache_predictions(prior_pass, config.cache_folder, columns=tuple(columns), share=share)
     sizes, right, losses = [], [], []
     for part in read_parts(config.cache_folder, manifest):
         sizes.append(part.num_rows)

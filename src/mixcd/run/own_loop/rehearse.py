@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from mixcd.ideas.batch_plan import BatchPlan
-from mixcd.ideas.partition_strategy import ByPriorLoss
 from mixcd.matter.base_model.batched_inference import Collate, collate
-from mixcd.matter.base_model.prior_predictions import PriorPredictions, predict_prior
+from mixcd.matter.base_model.inference import Inference
+from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions
 from mixcd.matter.base_model.require_apart import require_cache_off
 from mixcd.matter.correctness import CorrectnessRule, choose_common_rule
 from mixcd.matter.correctness.reading import judge_by_loss
@@ -21,14 +21,8 @@ from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_p
 from mixcd.matter.prior_and_new_data.label_names import require_same_numbers
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
-from mixcd.run.rehearsal_loop.estimator_choice import (
-    Estimator,
-    choose_feature_count,
-    choose_floor,
-    choose_settings,
-    make_estimator,
-    require_estimator,
-)
+from mixcd.run.rehearsal_loop.estimator_choice import Estimator
+from mixcd.run.rehearsal_loop.opening import Wishes
 from mixcd.run.rehearsal_loop.plan_sampler import EpochSampler
 from mixcd.run.rehearsal_loop.rehearsal_health import Vitals
 from mixcd.run.rehearsal_loop.rehearsal_loop import RehearsalLoop
@@ -90,9 +84,7 @@ def rehearse(
     Raises:
         RehearsalError: As in `attach`.
     """
-    require_estimator(estimator)
-    chosen_floor = choose_floor(estimator, floor)
-    strategy, folder = partition if partition is not None else ByPriorLoss(), Path(cache_dir)
+    wishes = Wishes(partition, estimator, floor, features, lag=lag)
     prior, new = PriorDataset(choose_rehearsed(prior_data, "prior_data")), PriorDataset(new_data, "new_data")
     require_padding(collate_fn)
     require_fixed_masks(collate_fn)
@@ -103,21 +95,10 @@ def rehearse(
     require_cache_off(model, prior, collate_fn)
     process_count = 1 if accelerator is None else int(accelerator.num_processes)
     plan = BatchPlan(len(new), len(prior), mix_ratio, batch_size, accumulation_steps * process_count, seed)
-    named = choose_settings(estimator, partition, model, rule, folder, features)
-    predictions = predict_prior(
-        model,
-        prior,
-        folder,
-        collate_fn=collate_fn,
-        correctness=rule,
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        columns=strategy.column_names,
-        processes=processes_of(accelerator),
-        features=choose_feature_count(named, strategy, features),
-    )
-    made, bins = make_estimator(named, strategy, prior, predictions)
-    loop = RehearsalLoop(made, bins, predictions.base_correct, sources=predictions.sources, floor=chosen_floor, lag=lag)
+    base = Inference(model, prior, rule, collate_fn, batch_size, tokenizer, processes_of(accelerator), True)
+    opening = wishes.open(base, Path(cache_dir))
+    predictions = opening.predict(LEAST_SHARE_RIGHT)
+    loop = opening.make_loop(predictions)
     loop.shape(plan, look_ahead=1)
     return HandRehearsal(
         loop, MixedDataset(new_data, prior), TaggingCollator(collate_fn), rule, predictions, accelerator

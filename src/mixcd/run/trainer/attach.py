@@ -10,7 +10,6 @@ import torch
 from transformers import Trainer
 
 from mixcd.ideas.batch_plan import require_mix_ratio
-from mixcd.ideas.partition_strategy import ByPriorLoss
 from mixcd.ideas.probe import Probe
 from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions
 from mixcd.matter.correctness import CorrectnessRule
@@ -20,20 +19,14 @@ from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
 from mixcd.run.outcome.evaluation import Evaluation
 from mixcd.run.outcome.step_record import StepRecord
 from mixcd.run.rehearsal_loop.audit import Audit, compare_rates
-from mixcd.run.rehearsal_loop.estimator_choice import (
-    Estimator,
-    choose_feature_count,
-    choose_floor,
-    choose_settings,
-    make_estimator,
-    require_estimator,
-)
+from mixcd.run.rehearsal_loop.estimator_choice import Estimator
+from mixcd.run.rehearsal_loop.opening import Wishes
 from mixcd.run.rehearsal_loop.rehearsal_health import Vitals
 from mixcd.run.rehearsal_loop.rehearsal_loop import RehearsalLoop
 from mixcd.run.trainer.held_out import HeldOut, collect_held_out, evaluate_held_out, predict_held_out
 from mixcd.run.trainer.same_as_training import require_same_predictions
 from mixcd.run.trainer.sft_trainer import prepare_raw
-from mixcd.run.trainer.trainer_predictions import predict_with_trainer
+from mixcd.run.trainer.trainer_predictions import inference_of
 from mixcd.run.trainer.trainer_seam import TrainerSeam
 from mixcd.run.trainer.trainer_support import (
     require_alike,
@@ -123,9 +116,7 @@ def attach(
             that is known.
     """
     require_mix_ratio(mix_ratio)
-    require_estimator(estimator)
-    chosen_floor = choose_floor(estimator, floor)
-    strategy = partition if partition is not None else ByPriorLoss()
+    wishes = Wishes(partition, estimator, floor, features, cache_columns, probe, lag)
     require_supported(trainer)
     warn_if_untested(trainer)
     warn_of_embedding_noise(trainer)
@@ -134,28 +125,17 @@ def attach(
     warn_of_generation(trainer, rule)
     args = trainer.args
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
-    chosen = choose_settings(estimator, partition, cast(torch.nn.Module, trainer.model), rule, folder, features)
-    feature_count = choose_feature_count(chosen, strategy, features)
+    opening = wishes.open(inference_of(trainer, prior, rule), folder)
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, prior, rule, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)
-    held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, strategy.column_names)
-    columns = tuple(dict.fromkeys((*strategy.column_names, *cache_columns)))
-    predictions = predict_with_trainer(trainer, prior, folder, columns, LEAST_SHARE_RIGHT, rule, feature_count)
+    held_out_data = {} if held_out is None else collect_held_out(trainer, held_out, opening.strategy.column_names)
+    predictions = opening.predict(LEAST_SHARE_RIGHT)
     require_same_predictions(trainer, prior, predictions, rule)
     held_out_predictions = predict_held_out(trainer, held_out_data, folder, rule)
-    made, bins = make_estimator(chosen, strategy, prior, predictions)
-    loop = RehearsalLoop(
-        made,
-        bins,
-        predictions.base_correct,
-        sources=predictions.sources,
-        floor=chosen_floor,
-        probe=probe,
-        lag=lag,
-    )
+    loop = opening.make_loop(predictions)
     seam.install(loop, None if rule.loss_tolerance is None else predictions.base_loss)
     _log_epoch(loop)
-    return Rehearsal(trainer, seam, loop, strategy, rule, predictions, held_out_predictions)
+    return Rehearsal(trainer, seam, loop, opening.strategy, rule, predictions, held_out_predictions)
 
 
 class Rehearsal:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from transformers import Trainer
 
 from mixcd.matter.base_model.batched_inference import list_inputs
-from mixcd.matter.base_model.prior_predictions import PriorPredictions, assign_bins
+from mixcd.matter.base_model.prior_pass import PriorPass
+from mixcd.matter.base_model.prior_predictions import PriorPredictions, assign_bins, complete_predictions
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import apply_tolerance
 from mixcd.matter.prior_and_new_data.prior_dataset import SOURCE_COLUMN, PriorDataset
@@ -18,7 +19,7 @@ from mixcd.matter.prior_and_new_data.split_choice import choose_held_out
 from mixcd.run.outcome.evaluation import DamagedSample, Evaluation, TaskChange, compare_bins, compare_correctness
 from mixcd.run.trainer.same_as_training import require_same_settings
 from mixcd.run.trainer.sft_trainer import prepare_raw
-from mixcd.run.trainer.trainer_predictions import predict_now, predict_with_trainer
+from mixcd.run.trainer.trainer_predictions import inference_of, predict_now
 from mixcd.words.vocabulary import Flags, Partition, PartitionStrategy
 
 TEXT_START = 400
@@ -78,9 +79,10 @@ def predict_held_out(
     Raises:
         RehearsalError: Whatever `predict_prior` raises.
     """
+    passes = {task: PriorPass(inference_of(trainer, data, rule).checked()) for task, data in held_out.items()}
     return {
-        task: HeldOut(data, predict_with_trainer(trainer, data, cache_dir / f"held_out_{task}", (), 0.0, rule))
-        for task, data in held_out.items()
+        task: HeldOut(held_out[task], complete_predictions(one, cache_dir / f"held_out_{task}", least_share_right=0.0))
+        for task, one in passes.items()
     }
 
 

@@ -1,6 +1,5 @@
 """Predictions made the way a trainer makes them: its model, special tokens, collator, precision and batch size."""
 
-from pathlib import Path
 from typing import Any, cast
 
 from numpy.typing import NDArray
@@ -9,8 +8,6 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin, Trainer
 from transformers.trainer_utils import align_special_tokens
 
 from mixcd.matter.base_model.inference import Inference
-from mixcd.matter.base_model.prior_pass import PriorPass
-from mixcd.matter.base_model.prior_predictions import PriorPredictions, complete_predictions
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.rehearsal_loop.shared_arrays import processes_of
@@ -37,36 +34,6 @@ def inference_of(trainer: Trainer, data: PriorDataset, rule: CorrectnessRule) ->
         not args.disable_tqdm,
         accelerator.autocast,
     )
-
-
-def predict_with_trainer(
-    trainer: Trainer,
-    data: PriorDataset,
-    folder: Path,
-    columns: tuple[str, ...],
-    least_share_right: float,
-    rule: CorrectnessRule,
-    features: int = 0,
-) -> PriorPredictions:
-    """Predict with the trainer's model as it is, or read the cache; the trainer's processes share the work.
-
-    Args:
-        trainer: The trainer.
-        data: Prepared rows.
-        folder: The cache's folder.
-        columns: Columns of the data to store beside the predictions.
-        least_share_right: The share of right predictions below which they are refused.
-        rule: Says which predictions are right.
-        features: Features to cache; 0 for none.
-
-    Returns:
-        The predictions.
-
-    Raises:
-        RehearsalError: Whatever `predict_prior` raises.
-    """
-    prior_pass = PriorPass(inference_of(trainer, data, rule).checked(), features)
-    return complete_predictions(prior_pass, folder, columns=columns, least_share_right=least_share_right)
 
 
 def predict_now(trainer: Trainer, data: PriorDataset, rule: CorrectnessRule) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,127 @@
+"""The opening of a rehearsal: from what the caller chose to the prior pass, and on to the loop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixcd.ideas.partition_strategy import ByPriorLoss
+from mixcd.ideas.probe import Probe
+from mixcd.matter.base_model.inference import Inference
+from mixcd.matter.base_model.prior_pass import PriorPass
+from mixcd.matter.base_model.prior_predictions import PriorPredictions, complete_predictions
+from mixcd.run.rehearsal_loop.estimator_choice import (
+    Estimator,
+    MakeEstimator,
+    choose_feature_count,
+    choose_floor,
+    choose_settings,
+    make_estimator,
+    require_estimator,
+)
+from mixcd.run.rehearsal_loop.rehearsal_loop import RehearsalLoop
+from mixcd.words.vocabulary import EstimatorSettings, PartitionStrategy
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the caller of `attach` or `rehearse` chose, or a config: who draws, by which bins, from which cache.
+
+    Args:
+        partition: As in `attach`, like the following; None where the caller named none.
+        estimator: Who chooses samples.
+        floor: ε, or None.
+        features: Features a sample to cache, or None.
+        cache_columns: Columns to cache besides those of the partition.
+        probe: Extra inference while training, or None.
+        lag: L in steps, or None.
+
+    Raises:
+        SettingError: If the estimator or the floor make no sense.
+    """
+
+    partition: PartitionStrategy | None = None
+    estimator: Estimator = "auto"
+    floor: float | None = None
+    features: int | None = None
+    cache_columns: Sequence[str] = ()
+    probe: Probe | None = None
+    lag: int | None = None
+
+    def __post_init__(self) -> None:
+        require_estimator(self.estimator)
+        choose_floor(self.estimator, self.floor)
+
+    def open(self, base: Inference, cache: Path) -> "Opening":
+        """Choose what the caller left open, by the base model, its prior data and what is cached; nothing is computed.
+
+        Args:
+            base: How the base model predicts the prior data.
+            cache: The folder of the prediction cache.
+
+        Raises:
+            SettingError: If estimator or rule do not fit the model, or the number of features makes no sense.
+            CacheError: If the folder holds something else than a cache.
+            UnsupportedTrainerError: If the collator masks at random.
+        """
+        strategy = ByPriorLoss() if self.partition is None else self.partition
+        chosen = choose_settings(self.estimator, self.partition, base.model, base.rule, cache, self.features)
+        prior_pass = PriorPass(base.checked(), choose_feature_count(chosen, strategy, self.features))
+        return Opening(self, strategy, chosen, prior_pass, cache)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A rehearsal that is about to begin.
+
+    Args:
+        wishes: What the caller chose.
+        strategy: The partition strategy.
+        estimator: The estimator's settings, or a function that makes it.
+        prior_pass: The base model's pass over the prior data, not yet made.
+        cache: The folder of the prediction cache.
+    """
+
+    wishes: Wishes
+    strategy: PartitionStrategy
+    estimator: EstimatorSettings | MakeEstimator
+    prior_pass: PriorPass
+    cache: Path
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the prior data to cache."""
+        return tuple(dict.fromkeys((*self.strategy.column_names, *self.wishes.cache_columns)))
+
+    def predict(self, least_share_right: float) -> PriorPredictions:
+        """Predict the prior data with the base model, or read its predictions from the cache.
+
+        Args:
+            least_share_right: The share of right predictions below which they are refused.
+
+        Raises:
+            RehearsalError: Whatever `predict_prior` raises.
+        """
+        return complete_predictions(
+            self.prior_pass, self.cache, columns=self.columns, least_share_right=least_share_right
+        )
+
+    def make_loop(self, predictions: PriorPredictions) -> RehearsalLoop:
+        """Make the loop that plans the steps and learns from them.
+
+        Args:
+            predictions: The base model's predictions on the prior data.
+
+        Raises:
+            DataError: If the partition covers other samples.
+            SettingError: If a function makes no estimator.
+        """
+        made, bins = make_estimator(self.estimator, self.strategy, self.prior_pass.inference.data, predictions)
+        return RehearsalLoop(
+            made,
+            bins,
+            predictions.base_correct,
+            sources=predictions.sources,
+            floor=choose_floor(self.wishes.estimator, self.wishes.floor),
+            probe=self.wishes.probe,
+            lag=self.wishes.lag,
+        )
