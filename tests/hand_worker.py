@@ -32,6 +32,8 @@ def main():
         accumulation_steps=args.accumulation,
         accelerator=accelerator,
         collate_fn=collate,
+        held_out=make_rows(200, seed=3, task="prior"),
+        probe=mixcd.Probe(100, every=3),
     )
     blocks = record_blocks(rehearsal, STEPS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
@@ -50,7 +52,15 @@ def main():
             step += 1
         if step == STEPS:
             break
+    if accelerator.is_main_process:
+        rehearsal.evaluate()  # the other process waits for nothing here
+    evaluation, report = rehearsal.evaluate().prior, args.folder / "report.html"
+    rehearsal.report(report)
+    accelerator.wait_for_everyone()
     result = {
+        "evaluation": {"before": evaluation.score_before, "after": evaluation.score_after},
+        "report_is_there": report.exists(),
+        "probed_count": rehearsal._loop.state.probed.total.counts.observed_count.tolist(),
         "blocks": {str(step): blocks[step] for step in range(STEPS)},
         "observed_count": rehearsal.counts.observed_count.tolist(),
         "beliefs": {

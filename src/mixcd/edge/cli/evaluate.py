@@ -1,5 +1,6 @@
 """`mixcd evaluate`: a fine-tuned model against its base model, on the run's held-out data."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ from mixcd.edge.model.tuned import load_tuned, take_model
 from mixcd.edge.train.arguments import make_arguments
 from mixcd.edge.train.setup import set_up
 from mixcd.run.outcome.evaluation import Evaluation
+from mixcd.run.outcome.held_out import evaluate_held_out, predict_held_out
 from mixcd.run.outcome.run_folder import RunFolder, write_evaluation
-from mixcd.run.trainer.held_out import collect_held_out, evaluate_held_out, predict_held_out
-from mixcd.run.trainer.trainer_support import rule_of
+from mixcd.run.trainer.trainer_predictions import inference_of
+from mixcd.run.trainer.trainer_support import collect_held_out, rule_of
 from mixcd.words.errors import RunFolderError, SettingError, shorten
 
 
@@ -53,9 +55,10 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
         )
     held_out = collect_held_out(trainer, setup.held_out_prior, strategy.column_names)
     rule = rule_of(trainer, held_out["prior"], setup.correctness)
-    predicted = predict_held_out(trainer, held_out, config.cache_folder, rule)
+    infer = partial(inference_of, trainer, rule=rule)
+    predicted = predict_held_out(infer, held_out, config.cache_folder)
     take_model(trainer, judged, "--model")
-    evaluation = evaluate_held_out(trainer, predicted, strategy, rule)
+    evaluation = evaluate_held_out(infer, predicted, strategy)
     if output is not None:
         output.mkdir(parents=True)
         write_evaluation(evaluation, output / "evaluation.json", output / "damaged.parquet")

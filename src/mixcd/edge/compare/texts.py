@@ -11,7 +11,7 @@ from mixcd.matter.correctness import CorrectnessRule, NearTarget, RightLabels, R
 from mixcd.matter.correctness.right_class import LABEL_KEYS
 from mixcd.matter.correctness.right_span import SPAN_KEYS
 from mixcd.matter.correctness.right_tokens import IGNORED
-from mixcd.run.trainer.held_out import TEXT_START, text_of
+from mixcd.run.outcome.held_out import TEXT_START, text_of
 
 _INPUTS = "input_ids"
 

@@ -142,7 +142,7 @@ def _attach(trainer: Trainer, prior_data: Any, correctness: CorrectnessRule | No
 def _record(rehearsal: Rehearsal) -> tuple[dict[int, list[int]], list[list[int]]]:
     """Return what fills, while training, with the planned blocks and the observed samples."""
     loop, blocks, observed = rehearsal._loop, dict[int, list[int]](), list[list[int]]()
-    plan, commit = loop.block, loop.commit
+    plan, learn = loop.block, loop.learn
 
     def block(step: int) -> Any:
         planned = plan(step)
@@ -152,10 +152,10 @@ def _record(rehearsal: Rehearsal) -> tuple[dict[int, list[int]], list[list[int]]
 
     def record(observation: Any, *rest: Any) -> Any:
         observed.append(observation.sample_ids.tolist())
-        return commit(observation, *rest)
+        return learn(observation, *rest)
 
     setattr(loop, "block", block)  # noqa: B010
-    setattr(loop, "commit", record)  # noqa: B010
+    setattr(loop, "learn", record)  # noqa: B010
     return blocks, observed
 
 
@@ -180,6 +180,8 @@ def _find_other_mix(run: _Run) -> str:
 
 
 def _find_lost_ids(run: _Run) -> str:
+    if len(run.observed) != STEPS:
+        return f"{len(run.observed)} of {STEPS} steps were observed"
     for step, ids in enumerate(run.observed):
         planned = sorted(number - run.new_count for number in run.blocks[step] if number >= run.new_count)
         if sorted(ids) != planned:
@@ -214,7 +216,7 @@ def _find_remains(make_trainer: MakeTrainer, prior_data: Any, folder: Path, corr
         trainer.train()
     except Exception as error:  # likewise
         return f"{type(error).__name__}: {error}"
-    observer: PredictionObserver = rehearsal._seam.observer
+    observer: PredictionObserver = rehearsal._learner.observer
     if observer.forward_count:
         return "training was observed after `detach`"
     return f"`{left[0]}` is left on the trainer" if left else ""
@@ -249,7 +251,7 @@ def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correc
     try:
         trainer, rehearsal = _train_still(make_trainer, prior_data, folder / "still", correctness, 0.0)
         change = rehearsal.evaluate().prior
-        held_out = rehearsal._held_out["prior"]
+        held_out = rehearsal._opened.held_out["prior"]
         own = _read_alone(OwnStep(trainer, held_out.data, rehearsal._rule), range(_NULL_ROWS))
     except Exception as error:  # likewise
         return f"{type(error).__name__}: {error}"

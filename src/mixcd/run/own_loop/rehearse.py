@@ -1,34 +1,41 @@
 """`rehearse`: rehearsal in a training loop of one's own: plain PyTorch, Accelerate, Lightning."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from mixcd.ideas.batch_plan import BatchPlan
+from mixcd.ideas.probe import Probe
 from mixcd.matter.base_model.batched_inference import Collate, collate
 from mixcd.matter.base_model.inference import Inference
-from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT, PriorPredictions
+from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT
 from mixcd.matter.base_model.require_apart import require_cache_off
 from mixcd.matter.correctness import CorrectnessRule, choose_common_rule
-from mixcd.matter.correctness.reading import judge_by_loss
 from mixcd.matter.fine_tuned_model.mixed_batch import SAMPLE_IDS, MixedDataset, TaggingCollator
-from mixcd.matter.fine_tuned_model.prediction_observer import PredictionObserver, read_rehearsed
 from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_padding
 from mixcd.matter.prior_and_new_data.label_names import require_same_numbers
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
-from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
+from mixcd.matter.prior_and_new_data.split_choice import choose_held_out, choose_rehearsed
+from mixcd.run.outcome.held_out import name_held_out, predict_held_out
+from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
 from mixcd.run.rehearsal_loop.opening import Wishes
 from mixcd.run.rehearsal_loop.plan_sampler import EpochSampler
-from mixcd.run.rehearsal_loop.rehearsal_health import Vitals
-from mixcd.run.rehearsal_loop.rehearsal_loop import RehearsalLoop
 from mixcd.run.rehearsal_loop.shared_arrays import broadcast_arrays, processes_of
+from mixcd.run.rehearsal_loop.step_learner import StepLearner
 from mixcd.words.errors import PlanError, SettingError
-from mixcd.words.vocabulary import DamageCounts, Partition, PartitionStrategy
+from mixcd.words.vocabulary import DamageCounts, PartitionStrategy
+
+_MISSING = (
+    "The step was planned with {planned} rows, but `observe` saw {seen}. Every batch of a step must be observed once, "
+    "and every step committed. Check `accumulation_steps`, and that `commit` follows every optimizer step."
+)
 
 
 def rehearse(
@@ -46,8 +53,12 @@ def rehearse(
     partition: PartitionStrategy | None = None,
     estimator: Estimator = "auto",
     correctness: CorrectnessRule | None = None,
+    held_out: Any = None,
+    new_held_out: Any = None,
+    cache_columns: Sequence[str] = (),
     features: int | None = None,
     floor: float | None = None,
+    probe: Probe | None = None,
     lag: int | None = None,
     seed: int = 0,
 ) -> "HandRehearsal":
@@ -73,18 +84,23 @@ def rehearse(
         partition: As in `attach`, like the following.
         estimator: Who chooses samples.
         correctness: When a prediction is right.
+        held_out: Prior samples that are never rehearsed, for `evaluate()`.
+        new_held_out: New samples that are not trained on, for `evaluate()`, too; `attach` takes `trainer.eval_dataset`.
+        cache_columns: As in `attach`, like the following.
         features: Features a sample to cache.
         floor: ε, the share of the draws that ignores the belief.
+        probe: Extra inference on uniformly drawn prior samples after a step.
         lag: How many steps old the belief is that a step is planned with.
         seed: The seed of the draws.
 
     Returns:
-        The handle: `loader`, `observe` and `commit`, and what is known of the prior data.
+        The handle: `loader`, `observe` and `commit`, `evaluate()` and `report()`, and what is known of the prior data.
 
     Raises:
         RehearsalError: As in `attach`.
     """
-    wishes = Wishes(partition, estimator, floor, features, lag=lag)
+    wishes, folder = Wishes(partition, estimator, floor, features, cache_columns, probe, lag), Path(cache_dir)
+    model = _unwrap(model)
     prior, new = PriorDataset(choose_rehearsed(prior_data, "prior_data")), PriorDataset(new_data, "new_data")
     require_padding(collate_fn)
     require_fixed_masks(collate_fn)
@@ -93,52 +109,60 @@ def rehearse(
     )
     require_same_numbers(model, new, prior)
     require_cache_off(model, prior, collate_fn)
-    process_count = 1 if accelerator is None else int(accelerator.num_processes)
-    plan = BatchPlan(len(new), len(prior), mix_ratio, batch_size, accumulation_steps * process_count, seed)
-    base = Inference(model, prior, rule, collate_fn, batch_size, tokenizer, processes_of(accelerator), True)
-    opening = wishes.open(base, Path(cache_dir))
+    processes = processes_of(accelerator)
+    plan = BatchPlan(len(new), len(prior), mix_ratio, batch_size, accumulation_steps * processes.count, seed)
+
+    def infer(data: PriorDataset) -> Inference:
+        autocast = nullcontext if accelerator is None else accelerator.autocast
+        return Inference(model, data, rule, collate_fn, batch_size, tokenizer, processes, True, autocast)
+
+    opening = wishes.open(infer(prior), folder)
+    held_out_data = _collect_held_out(held_out, new_held_out, opening.strategy.column_names)
     predictions = opening.predict(LEAST_SHARE_RIGHT)
+    held_out_predictions = predict_held_out(infer, held_out_data, folder)
     loop = opening.make_loop(predictions)
     loop.shape(plan, look_ahead=1)
-    return HandRehearsal(
-        loop, MixedDataset(new_data, prior), TaggingCollator(collate_fn), rule, predictions, accelerator
-    )
+    opened = Opened(opening.strategy, prior, rule, infer, predictions, held_out_predictions, loop)
+    return HandRehearsal(opened, MixedDataset(new_data, prior), TaggingCollator(collate_fn), probe, accelerator)
 
 
-class HandRehearsal:
+class HandRehearsal(RehearsalHandle):
     """Rehearsal in a loop of one's own: what `rehearse` returns. Build it with `rehearse` only.
 
+    `evaluate()`, `report()` and the probe run the model that `observe` was given last, without the wrapper of
+    data-parallel training; before the first step, the one that `rehearse` was given.
+
     Args:
-        loop: Plans the steps and learns from them.
+        opened: What was there at the beginning.
         data: New and prior rows.
         collate_fn: Makes batches that carry sample ids.
-        rule: Says which samples are right.
-        predictions: The base model's predictions on the prior data.
-        accelerator: As in `rehearse`.
+        probe: As in `rehearse`, like the following.
+        accelerator: Of a run on several processes.
     """
 
     def __init__(
-        self,
-        loop: RehearsalLoop,
-        data: MixedDataset,
-        collate_fn: TaggingCollator,
-        rule: CorrectnessRule,
-        predictions: PriorPredictions,
-        accelerator: Any,
+        self, opened: Opened, data: MixedDataset, collate_fn: TaggingCollator, probe: Probe | None, accelerator: Any
     ) -> None:
-        self.predictions = predictions
-        """The base model's predictions on the prior data."""
+        infer_base = opened.infer
+        self._model = infer_base(opened.prior).model
+        opened = replace(opened, infer=lambda data: replace(infer_base(data), model=self._model))
+        learner = StepLearner(
+            opened.loop,
+            opened.rule,
+            opened.predictions,
+            probe=probe,
+            infer_prior=lambda: opened.infer(opened.prior),
+            accelerator=accelerator,
+            missing=_MISSING,
+        )
+        super().__init__(opened, learner, "rehearse")
         self.data = data
         """New and prior rows, for a loader."""
-        self.sampler = EpochSampler(loop)
+        self.sampler = EpochSampler(opened.loop)
         """Says which rows are in the batches, for a loader; one pass is what is left of the epoch."""
         self.collate_fn = collate_fn
         """Makes a loader's batches; they carry the sample ids that `observe` takes out."""
-        self._loop = loop
-        self._rule = rule
-        self._base_loss = None if rule.loss_tolerance is None else predictions.base_loss
         self._accelerator = accelerator
-        self._observer = PredictionObserver(rule, loop.estimator.reads_logits)
 
     def loader(self, num_workers: int = 0, prefetch_factor: int | None = None, **settings: Any) -> DataLoader[Any]:
         """Return a data loader over the mixed batches; hand it to `accelerator.prepare` where there is one.
@@ -156,7 +180,7 @@ class HandRehearsal:
         """
         plan = self._loop.plan
         batches_ahead = 1 + num_workers * (prefetch_factor or 2)
-        steps_ahead = -(-batches_ahead * self._process_count // plan.micro_batch_count)
+        steps_ahead = -(-batches_ahead * processes_of(self._accelerator).count // plan.micro_batch_count)
         self._loop.shape(plan, steps_ahead)
         return DataLoader(
             self.data,
@@ -189,8 +213,9 @@ class HandRehearsal:
                 "The batch carries no sample ids, so it does not come from rehearsal's loader. Iterate over what "
                 "`rehearsal.loader()` returns, or give a loader of your own `rehearsal.collate_fn`."
             )
+        self._model = _unwrap(model)
         inputs = {name: value for name, value in batch.items() if name != SAMPLE_IDS}
-        with self._observer.watch(model, batch[SAMPLE_IDS], inputs):
+        with self._learner.observer.watch(model, batch[SAMPLE_IDS], inputs):
             yield inputs
 
     def commit(self) -> DamageCounts:
@@ -202,36 +227,12 @@ class HandRehearsal:
         Raises:
             PlanError: If other rows were observed than were planned.
         """
-        rows, block_size = self._observer.take(), self._loop.plan.block_size
-        if self._process_count > 1:
-            rows = self._accelerator.gather(rows.to(self._accelerator.device))
-        if len(rows) != block_size:
-            raise PlanError(
-                f"The step was planned with {block_size} rows, but `observe` saw {len(rows)}. Every batch of a step "
-                "must be observed once, and every step committed. Check `accumulation_steps`, and that `commit` "
-                "follows every optimizer step."
-            )
-        seen = judge_by_loss(self._rule, read_rehearsed(rows), self._base_loss)
-        return self._loop.commit(seen, lambda belief: broadcast_arrays(self._accelerator, belief))
-
-    @property
-    def partition(self) -> Partition:
-        """The bins that damage is counted in."""
-        return self._loop.partition
-
-    @property
-    def counts(self) -> DamageCounts:
-        """Observed and damaged counts of each bin over all steps, shape (bins,)."""
-        return self._loop.state.history.total.counts
+        return self._learner.adopt(*self._learner.learn(lambda belief: broadcast_arrays(self._accelerator, belief)))
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps after which every new sample has been seen."""
         return self._loop.plan.steps_per_epoch
-
-    def vitals(self) -> Vitals:
-        """Measure how rehearsal is doing: damage rate, yield, lift, and how uneven the draws are."""
-        return self._loop.vitals()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was learnt, as JSON values, for a checkpoint."""
@@ -250,6 +251,22 @@ class HandRehearsal:
             raise SettingError("`stored` is not what `state_dict()` returned: it has no `steps_done`. Pass that.")
         self._loop.restore(stored, int(stored["steps_done"]))
 
-    @property
-    def _process_count(self) -> int:
-        return 1 if self._accelerator is None else int(self._accelerator.num_processes)
+    def _log(self) -> Sequence[Mapping[str, Any]]:
+        return self._learner.log
+
+
+def _collect_held_out(held_out: Any, new_held_out: Any, column_names: Sequence[str]) -> dict[str, PriorDataset]:
+    if held_out is None and new_held_out is not None:
+        raise SettingError(
+            "`new_held_out` is given, but `held_out` is not, and without it there is no damage for `evaluate()` to "
+            "measure. Pass prior samples that are never rehearsed as `held_out=`, too."
+        )
+    prior = None if held_out is None else choose_held_out(held_out, "held_out")
+    return name_held_out(prior, new_held_out, "new_held_out", column_names)
+
+
+def _unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model that a wrapper for several processes or devices holds, or the model itself."""
+    while isinstance(model, DataParallel | DistributedDataParallel):
+        model = model.module
+    return model

@@ -14,7 +14,6 @@ from transformers import Trainer
 
 from mixcd.matter.base_model.batched_inference import collate, evaluating
 from mixcd.matter.base_model.model_fingerprint import describe_settings
-from mixcd.matter.base_model.prediction_cache import differing_settings
 from mixcd.matter.base_model.prior_predictions import PriorPredictions
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.model_shape.joined_rows import mark_own
@@ -69,26 +68,6 @@ def require_same_predictions(
         raise CacheError(
             f"The cache holds other predictions than the model makes: {check.say(ids, cached, alone)}. Its weights are "
             "the cache's, so its config differs, or its code. Choose a new folder for the cache to predict again."
-        )
-
-
-def require_same_settings(trainer: Trainer, before: PriorPredictions) -> None:
-    """Refuse to compare predictions of a model that computes otherwise than it did as the base model.
-
-    Args:
-        trainer: The trainer, with its model as it is now.
-        before: The base model's predictions.
-
-    Raises:
-        UnsupportedTrainerError: If a setting differs; says which.
-    """
-    with trainer.accelerator.autocast():
-        changed = differing_settings(before.sources["settings"], describe_settings(aligned_model(trainer)))
-    if changed:
-        raise UnsupportedTrainerError(
-            f"The base model predicted with other settings than the model has now: {changed}. Flips between the two "
-            "would not be training's. Evaluate with the model's settings of before; `fp16_full_eval` and "
-            "`bf16_full_eval` change the model's own weights when the trainer evaluates."
         )
 
 

@@ -1,6 +1,5 @@
 """The seam to `transformers.Trainer`: two methods shadowed on one instance, and one callback."""
 
-import logging
 import math
 from typing import Any
 
@@ -11,28 +10,26 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from mixcd.ideas.batch_plan import BatchPlan
-from mixcd.ideas.probe import Probe, choose_probed
+from mixcd.ideas.probe import Probe
 from mixcd.matter.base_model.batched_inference import collate
 from mixcd.matter.base_model.model_fingerprint import fingerprint_batch, fingerprint_model
-from mixcd.matter.base_model.prior_predictions import PREPROCESSING_ROWS
+from mixcd.matter.base_model.prior_predictions import PREPROCESSING_ROWS, PriorPredictions
 from mixcd.matter.correctness import CorrectnessRule
-from mixcd.matter.correctness.reading import judge_by_loss
 from mixcd.matter.fine_tuned_model.mixed_batch import SAMPLE_IDS, MixedDataset, TaggingCollator
-from mixcd.matter.fine_tuned_model.prediction_observer import PredictionObserver, read_rehearsed, read_rows
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
-from mixcd.run.outcome.step_record import StepRecord, summarise_step
 from mixcd.run.rehearsal_loop.plan_sampler import PlanSampler
-from mixcd.run.rehearsal_loop.rehearsal_health import find_failure_signs
 from mixcd.run.rehearsal_loop.rehearsal_loop import Learnt, RehearsalLoop, choose_lag
 from mixcd.run.rehearsal_loop.shared_arrays import broadcast_arrays
+from mixcd.run.rehearsal_loop.step_learner import StepLearner
 from mixcd.run.trainer.trainer_predictions import aligned_model, inference_of
 from mixcd.run.trainer.trainer_support import SHADOWED, collator_of
 from mixcd.words.errors import PlanError, ResumeError, UnsupportedTrainerError, shorten
-from mixcd.words.vocabulary import Belief, DamageCounts, Floats, Observation
+from mixcd.words.vocabulary import Belief
 
-logger = logging.getLogger(__name__)
-
-_STEPS_BETWEEN_CHECKS = 10
+_MISSING = (
+    "A step trained on {planned} planned rows, but its forward passes showed {seen}. Every planned row must reach the "
+    "model once. Check that `training_step`, `compute_loss` and the model keep the rows of a batch together."
+)
 
 
 class TrainerSeam:
@@ -66,13 +63,10 @@ class TrainerSeam:
         lag: int | None,
         probe: Probe | None = None,
     ) -> None:
-        self.observer = PredictionObserver(rule)
-        self.probe = probe
-        self.probe_forward_count = 0
         self.batch_sample_ids = torch.zeros(0, dtype=torch.int64)
         self._stop_asked = self._stopping = False
         self._learnt: tuple[Learnt, torch.Tensor] | None = None
-        self._last_step: tuple[int, torch.Tensor, DamageCounts] | None = None
+        self._probe = probe
         self._trainer = trainer
         self._mix_ratio = mix_ratio
         self._seed = seed
@@ -88,22 +82,33 @@ class TrainerSeam:
         self._require_plain_loader(loader, self._plan())
         self._require_same_inputs(getattr(loader, "base_dataloader", loader).collate_fn)
 
-    def install(self, loop: RehearsalLoop, base_loss: Floats | None) -> None:
+    def install(self, loop: RehearsalLoop, predictions: PriorPredictions) -> StepLearner:
         """Make the trainer rehearse.
 
         Args:
             loop: Plans its steps and learns from them.
-            base_loss: The base model's loss on each prior sample, shape (samples,), where the rule judges by it.
+            predictions: The base model's predictions on the prior data.
+
+        Returns:
+            What learns from its steps.
         """
-        self._base_loss = base_loss
         self._loop = loop
-        self.observer = self._make_observer()
+        self.learner = StepLearner(
+            loop,
+            self._rule,
+            predictions,
+            probe=self._probe,
+            infer_prior=lambda: inference_of(self._trainer, self._prior, self._rule),
+            accelerator=self._trainer.accelerator,
+            missing=_MISSING,
+        )
         self._sampler = PlanSampler(loop)
         self._callback = RehearsalCallback(self._trainer, loop, self)
         loop.shape(self._plan(), self._look_ahead())
         setattr(self._trainer, "get_train_dataloader", self.get_train_dataloader)  # noqa: B010
         setattr(self._trainer, "training_step", self.training_step)  # noqa: B010
         self._trainer.add_callback(self._callback)
+        return self.learner
 
     def detach(self) -> None:
         """Give the trainer its own methods back."""
@@ -150,17 +155,16 @@ class TrainerSeam:
             )
         sample_ids = inputs.pop(SAMPLE_IDS)
         self.batch_sample_ids = sample_ids
-        with self.observer.watch(model, sample_ids, inputs):
+        with self.learner.observer.watch(model, sample_ids, inputs):
             loss = self._step(model, inputs, *rest, **named)
-        if self._is_on_gpu and self.probe is None and self._trainer.accelerator.sync_gradients:
-            self._learnt = self._learn()  # while the GPU is still busy with the gradients
+        if self._is_on_gpu and self._probe is None and self._trainer.accelerator.sync_gradients:
+            self._learnt = self.learner.learn(self._share_belief)  # while the GPU is still busy with the gradients
         return loss
 
     def begin(self, steps_done: int, stored: Any, ignore_data_skip: bool) -> None:
         """Start or resume: forget what was learnt, or take it over from the checkpoint."""
-        self.observer = self._make_observer()
+        self.learner.reset()
         self._learnt = None
-        self.probe_forward_count = 0
         self._sampler.skipped_steps = 0
         self._loop.reset()
         if self._trainer.model_init is not None and not steps_done:
@@ -172,59 +176,13 @@ class TrainerSeam:
 
     def commit(self) -> None:
         """Complete a step: what its last training step learnt counts from here on, or is learnt now after a probe."""
-        learnt, rows = self._learnt or self._learn()
-        self._learnt = None
-        counts = self._loop.adopt(learnt)
-        self._last_step = self._loop.steps_done, rows, counts
-
-    @property
-    def last_step(self) -> StepRecord | None:
-        """What the last completed step showed; None before the first. Summarised only when it is asked for."""
-        if self._last_step is None:
-            return None
-        steps_done, rows, counts = self._last_step
-        return summarise_step(steps_done, read_rows(rows), counts)
-
-    def _learn(self) -> tuple[Learnt, torch.Tensor]:
-        """Learn from what was observed in the step in progress, on all processes alike."""
-        rows = self.observer.take()
-        accelerator = self._trainer.accelerator
-        if accelerator.num_processes > 1:
-            rows = accelerator.gather(rows.to(accelerator.device))
-        if len(rows) != self._loop.plan.block_size:
-            raise PlanError(
-                f"A step trained on {self._loop.plan.block_size} planned rows, but its forward passes showed "
-                f"{len(rows)}. Every planned row must reach the model once. Check that `training_step`, `compute_loss` "
-                "and the model keep the rows of a batch together."
-            )
-        probed = self._observe_probe()
-        seen = judge_by_loss(self._rule, read_rehearsed(rows), self._base_loss)
-        return self._loop.learn(seen, self._share_belief, probed), rows
-
-    def _observe_probe(self) -> Observation | None:
-        """Predict the probe's samples with the model as it is now, in the steps in which it is due."""
-        ids = None
-        if self.probe is not None:
-            ids = choose_probed(self.probe, self._prior_count, self._seed, self._loop.steps_done)
-        if ids is None:
-            return None
-        observation, forward_count = inference_of(self._trainer, self._prior, self._rule).observe(
-            ids, self._reads_logits
-        )
-        self.probe_forward_count += forward_count
-        return judge_by_loss(self._rule, observation, self._base_loss)
-
-    def _make_observer(self) -> PredictionObserver:
-        return PredictionObserver(self._rule, with_logits=self._reads_logits)
+        learnt, self._learnt = self._learnt or self.learner.learn(self._share_belief), None
+        self.learner.adopt(*learnt)
 
     @property
     def _is_on_gpu(self) -> bool:
         """Whether the processor has time while gradients are computed; it learns after the step otherwise."""
         return self._trainer.args.device.type != "cpu"
-
-    @property
-    def _reads_logits(self) -> bool:
-        return self._loop.estimator.reads_logits
 
     def _require_base_model(self) -> None:
         batch = collate(
@@ -329,7 +287,6 @@ class RehearsalCallback(TrainerCallback, ExportableState):
         self._trainer = trainer
         self._loop = loop
         self._seam = seam
-        self._shown: set[str] = set()
 
     def state(self) -> dict[str, Any]:
         """Return what the trainer writes into `trainer_state.json`."""
@@ -344,15 +301,12 @@ class RehearsalCallback(TrainerCallback, ExportableState):
                 f"The checkpoint at step {state.global_step} holds no rehearsal state, so the interrupted run did not "
                 "rehearse. Its draws cannot be continued. Resume a run that rehearsed, or start afresh."
             )
-        self._shown = set()
         self._seam.begin(state.global_step, stored and stored["attributes"], args.ignore_data_skip)
         state.stateful_callbacks[name] = self.state()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Commit the step: the trainer's step counter has not grown yet."""
         self._seam.commit()
-        if self._loop.steps_done % _STEPS_BETWEEN_CHECKS == 0 and state.is_world_process_zero:
-            self._warn()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop when that was asked for: here the step is complete on all processes."""
@@ -366,10 +320,3 @@ class RehearsalCallback(TrainerCallback, ExportableState):
         """
         if logs and "loss" in logs:
             Trainer.log(self._trainer, self._loop.vitals().to_log())
-
-    def _warn(self) -> None:
-        history, partition = self._loop.state.history, self._loop.partition
-        signs = find_failure_signs(history, self._loop.vitals(), partition.bin_sizes, self._loop.draws_by_bins)
-        for sign in signs.keys() - self._shown:
-            logger.warning("step %d: %s", self._loop.steps_done, signs[sign])
-        self._shown |= signs.keys()

@@ -1,6 +1,7 @@
 """Which trainers rehearsal can follow, and which data they may be given."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -15,8 +16,10 @@ from mixcd.matter.correctness.right_class import LABEL_KEYS, require_known_label
 from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_padding
 from mixcd.matter.prior_and_new_data.label_names import count_classes, require_same_numbers
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.matter.prior_and_new_data.split_choice import choose_held_out
+from mixcd.run.outcome.held_out import name_held_out
 from mixcd.run.trainer.followed_trainers import require_followed
-from mixcd.run.trainer.sft_trainer import is_sft_trainer, read_fused, require_same_targets
+from mixcd.run.trainer.sft_trainer import is_sft_trainer, prepare_raw, read_fused, require_same_targets
 from mixcd.words.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
 
 logger = logging.getLogger(__name__)
@@ -200,6 +203,26 @@ def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule |
     """
     batch = collate(collator_of(trainer, data), [data[0]])
     return read_fused(trainer, choose_rule(correctness, cast(torch.nn.Module, trainer.model), batch, data.name))
+
+
+def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, ...]) -> dict[str, PriorDataset]:
+    """Collect the held-out data of both tasks.
+
+    Args:
+        trainer: The trainer; its `eval_dataset`, when it is one dataset, is the new task's.
+        held_out: The prior task's; or None.
+        column_names: The columns that the partition reads.
+
+    Returns:
+        The data by task, "prior" and "new"; none where no prior data are held out.
+
+    Raises:
+        DataError: If the data are empty, not map-style, or lack a column.
+    """
+    if held_out is not None:
+        held_out = prepare_raw(trainer, choose_held_out(held_out, "held_out"), "held_out")
+    new = None if isinstance(trainer.eval_dataset, Mapping) else trainer.eval_dataset
+    return name_held_out(held_out, new, "trainer.eval_dataset", column_names)
 
 
 def collator_of(trainer: Trainer, data: Any) -> Any:

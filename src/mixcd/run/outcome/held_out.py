@@ -7,19 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import Trainer
 
 from mixcd.matter.base_model.batched_inference import list_inputs
+from mixcd.matter.base_model.inference import Infer, Inference
+from mixcd.matter.base_model.model_fingerprint import describe_settings
+from mixcd.matter.base_model.prediction_cache import differing_settings
 from mixcd.matter.base_model.prior_pass import PriorPass
 from mixcd.matter.base_model.prior_predictions import PriorPredictions, assign_bins, complete_predictions
-from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import apply_tolerance
 from mixcd.matter.prior_and_new_data.prior_dataset import SOURCE_COLUMN, PriorDataset
-from mixcd.matter.prior_and_new_data.split_choice import choose_held_out
 from mixcd.run.outcome.evaluation import DamagedSample, Evaluation, TaskChange, compare_bins, compare_correctness
-from mixcd.run.trainer.same_as_training import require_same_settings
-from mixcd.run.trainer.sft_trainer import prepare_raw
-from mixcd.run.trainer.trainer_predictions import inference_of, predict_now
+from mixcd.words.errors import UnsupportedTrainerError
 from mixcd.words.vocabulary import Flags, Partition, PartitionStrategy
 
 TEXT_START = 400
@@ -39,39 +37,33 @@ class HeldOut:
     before: PriorPredictions
 
 
-def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, ...]) -> dict[str, PriorDataset]:
-    """Collect the held-out data of both tasks.
+def name_held_out(prior: Any, new: Any, new_name: str, column_names: Sequence[str]) -> dict[str, PriorDataset]:
+    """Check the held-out data of both tasks, and return them by task, "prior" and "new".
 
     Args:
-        trainer: The trainer; its `eval_dataset`, when it is one dataset, is the new task's.
-        held_out: The prior task's.
+        prior: The prior task's, prepared; None where none are held out, and then the new task's are left out, too.
+        new: The new task's, prepared; or None.
+        new_name: What messages call these.
         column_names: The columns that the partition reads.
-
-    Returns:
-        The data by task, "prior" and "new".
 
     Raises:
         DataError: If the data are empty, not map-style, or lack a column.
     """
-    data = {"prior": PriorDataset(prepare_raw(trainer, choose_held_out(held_out, "held_out"), "held_out"), "held_out")}
+    if prior is None:
+        return {}
+    data = {"prior": PriorDataset(prior, "held_out")}
     for name in column_names:
         data["prior"].column(name)  # refused now if it is missing, not after training
-    new_data = trainer.eval_dataset
-    if new_data is not None and not isinstance(new_data, Mapping):
-        data["new"] = PriorDataset(new_data, "trainer.eval_dataset")
-    return data
+    return data if new is None else {**data, "new": PriorDataset(new, new_name)}
 
 
-def predict_held_out(
-    trainer: Trainer, held_out: Mapping[str, PriorDataset], cache_dir: Path, rule: CorrectnessRule
-) -> dict[str, HeldOut]:
+def predict_held_out(infer: Infer, held_out: Mapping[str, PriorDataset], cache_dir: Path) -> dict[str, HeldOut]:
     """Predict held-out data with the base model, or read its predictions from the cache.
 
     Args:
-        trainer: The trainer, with the base model.
+        infer: Returns how the model, which still is the base model, predicts some data.
         held_out: The data by task.
         cache_dir: The folder of the prior data's cache.
-        rule: Says which predictions are right.
 
     Returns:
         The data with their predictions, by task.
@@ -79,23 +71,24 @@ def predict_held_out(
     Raises:
         RehearsalError: Whatever `predict_prior` raises.
     """
-    passes = {task: PriorPass(inference_of(trainer, data, rule).checked()) for task, data in held_out.items()}
     return {
-        task: HeldOut(held_out[task], complete_predictions(one, cache_dir / f"held_out_{task}", least_share_right=0.0))
-        for task, one in passes.items()
+        task: HeldOut(
+            data,
+            complete_predictions(
+                PriorPass(infer(data).checked()), cache_dir / f"held_out_{task}", least_share_right=0.0
+            ),
+        )
+        for task, data in held_out.items()
     }
 
 
-def evaluate_held_out(
-    trainer: Trainer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy, rule: CorrectnessRule
-) -> Evaluation:
-    """Compare the trainer's model as it is now with the base model.
+def evaluate_held_out(infer: Infer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy) -> Evaluation:
+    """Compare a model as it is now with the base model.
 
     Args:
-        trainer: The trainer.
+        infer: Returns how the model predicts some data.
         held_out: The data and the base model's predictions, by task; "prior" must be there.
         strategy: Gives the damaged samples their bins.
-        rule: Says which predictions are right.
 
     Returns:
         Scores before and after, those of each prior data set too, and the damaged prior samples.
@@ -103,17 +96,31 @@ def evaluate_held_out(
     Raises:
         UnsupportedTrainerError: If the model now computes with other settings than the base model did.
     """
-    require_same_settings(trainer, held_out["prior"].before)
-    after = {task: predict_now(trainer, one.data, rule) for task, one in held_out.items()}
-    for task, found in after.items():
-        found["correct"] = apply_tolerance(rule, found["correct"], found["loss"], held_out[task].before.loss)
-    changes = {task: compare_correctness(one.before.correct, after[task]["correct"]) for task, one in held_out.items()}
-    bin_names = _name_bins(strategy, held_out["prior"].data, held_out["prior"].before)
-    damaged = _list_damaged(held_out["prior"], after["prior"], bin_names, trainer.processing_class)
-    sets = _compare_sets(held_out["prior"], after["prior"]["correct"])
-    bins = _compare_bins(held_out["prior"], after["prior"]["correct"], bin_names)
-    noise = held_out["prior"].before.false_damage_rate
-    return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins, noise)
+    prior = held_out["prior"]
+    now = infer(prior.data)
+    _require_same_settings(now, prior.before)
+    changes, after = {}, {}
+    for task, one in held_out.items():
+        found = infer(one.data).predict_all()
+        found["correct"] = apply_tolerance(now.rule, found["correct"], found["loss"], one.before.loss)
+        changes[task], after[task] = compare_correctness(one.before.correct, found["correct"]), found
+    bin_names = _name_bins(strategy, prior.data, prior.before)
+    damaged = _list_damaged(prior, after["prior"], bin_names, now.tokenizer)
+    sets = _compare_sets(prior, after["prior"]["correct"])
+    bins = _compare_bins(prior, after["prior"]["correct"], bin_names)
+    return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins, prior.before.false_damage_rate)
+
+
+def _require_same_settings(now: Inference, before: PriorPredictions) -> None:
+    """Refuse to compare predictions of a model that computes otherwise than it did as the base model."""
+    with now.autocast():
+        changed = differing_settings(before.sources["settings"], describe_settings(now.model))
+    if changed:
+        raise UnsupportedTrainerError(
+            f"The base model predicted with other settings than the model has now: {changed}. Flips between the two "
+            "would not be training's. Evaluate with the model's settings of before; `fp16_full_eval` and "
+            "`bf16_full_eval` change the model's own weights when a trainer evaluates."
+        )
 
 
 def _compare_sets(held_out: HeldOut, after: Flags) -> dict[str, TaskChange]:

@@ -1,0 +1,186 @@
+"""The handle of a rehearsal, whoever trains: what is known of it, and what it kept and lost."""
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixcd.matter.base_model.inference import Infer
+from mixcd.matter.base_model.prior_predictions import PriorPredictions
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.fine_tuned_model.prediction_observer import read_rows
+from mixcd.matter.model_shape.model_kind import is_multiple_choice
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.outcome.evaluation import Evaluation
+from mixcd.run.outcome.held_out import HeldOut, evaluate_held_out
+from mixcd.run.outcome.step_record import StepRecord, summarise_step
+from mixcd.run.rehearsal_loop.audit import Audit, compare_rates
+from mixcd.run.rehearsal_loop.rehearsal_health import Vitals
+from mixcd.run.rehearsal_loop.rehearsal_loop import RehearsalLoop
+from mixcd.run.rehearsal_loop.step_learner import StepLearner
+from mixcd.words.errors import SettingError
+from mixcd.words.vocabulary import DamageCounts, Partition, PartitionStrategy
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is there when a rehearsal begins.
+
+    Args:
+        strategy: The partition strategy.
+        prior: The prior data.
+        rule: Says which samples are right.
+        infer: Returns how the model, as it is now, predicts some data.
+        predictions: The base model's predictions on the prior data.
+        held_out: The held-out data and the base model's predictions on them, by task.
+        loop: Plans the steps and learns from them.
+    """
+
+    strategy: PartitionStrategy
+    prior: PriorDataset
+    rule: CorrectnessRule
+    infer: Infer
+    predictions: PriorPredictions
+    held_out: Mapping[str, HeldOut]
+    loop: RehearsalLoop
+
+
+class RehearsalHandle(ABC):
+    """What `attach` and `rehearse` return has all of this.
+
+    Args:
+        opened: What was there at the beginning.
+        learner: Learns from each step.
+        opener: "attach" or "rehearse", for messages.
+    """
+
+    def __init__(self, opened: Opened, learner: StepLearner, opener: str) -> None:
+        self.predictions = opened.predictions
+        """The base model's predictions on the prior data."""
+        self._opened = opened
+        self._loop = opened.loop
+        self._learner = learner
+        self._opener = opener
+        plan = opened.loop.plan
+        before = math.ceil(plan.new_count / plan.block_size)
+        logger.info("steps per epoch %d → %d, at the same batch size", before, plan.steps_per_epoch)
+
+    @property
+    def partition(self) -> Partition:
+        """The bins that damage is counted in."""
+        return self._loop.partition
+
+    @property
+    def counts(self) -> DamageCounts:
+        """Observed and damaged counts of each bin over all steps, shape (bins,)."""
+        return self._loop.state.history.total.counts
+
+    @property
+    def forward_count(self) -> int:
+        """Forward passes of the model in training since the last start: one a micro-batch."""
+        return self._learner.observer.forward_count
+
+    @property
+    def probe_forward_count(self) -> int:
+        """Forward passes that the probe made since the last start."""
+        return self._learner.probe_forward_count
+
+    @property
+    def last_step(self) -> StepRecord | None:
+        """What the last completed training step showed; None before the first."""
+        if self._learner.last_seen is None:
+            return None
+        steps_done, rows, counts = self._learner.last_seen
+        return summarise_step(steps_done, read_rows(rows), counts)
+
+    def vitals(self) -> Vitals:
+        """Measure how rehearsal is doing: damage rate, yield, lift, and how uneven the draws are."""
+        return self._loop.vitals()
+
+    def audit(self) -> Audit:
+        """Compare the free damage rates of the bins with the probe's, which are unbiased.
+
+        Raises:
+            SettingError: If no probe was given.
+        """
+        if self._learner.probe is None:
+            raise SettingError(
+                f"`audit()` compares the free damage rates with those of extra inference, but `{self._opener}` was "
+                "given no probe. Pass `probe=mixcd.Probe(64)`."
+            )
+        return compare_rates(self._loop.state.history, self._loop.state.probed, self.partition.bin_sizes)
+
+    def evaluate(self) -> Evaluation:
+        """Compare the model as it is now with the base model, on held-out data.
+
+        Two forward passes over the held-out data in all: the base model's before training, and this one.
+
+        Returns:
+            Scores before and after on the held-out prior data and, where there are any, on the new task's, with flips,
+            intervals and tests; and the damaged prior samples.
+
+        Raises:
+            SettingError: If no prior data were held out.
+            UnsupportedTrainerError: If the model now computes with other settings than the base model did.
+        """
+        if not self._opened.held_out:
+            raise SettingError(
+                f"`evaluate()` needs held-out prior data, but `{self._opener}` was given none. Damage must be measured "
+                f"on samples that are never rehearsed. Pass `held_out=` to `{self._opener}`."
+            )
+        return evaluate_held_out(self._opened.infer, self._opened.held_out, self._opened.strategy)
+
+    def report(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write what rehearsal kept and lost as one HTML file that needs no network.
+
+        With held-out data this evaluates the model, in one forward pass over them. How damage went while it trained has
+        a point for each of a trainer's `logging_steps`, and for every tenth step of a loop of one's own since it was
+        started or resumed. With several processes every one must call it; the first one writes.
+
+        Args:
+            path: The file.
+            overwrite: Whether a file that is there may be replaced.
+
+        Raises:
+            SettingError: If there is a file and it may not be replaced, or no folder to write to.
+        """
+        from mixcd.run.report.page import write_page
+        from mixcd.run.report.run_findings import collect_findings
+        from mixcd.run.report.run_page import make_run_page
+        from mixcd.words.files import require_free
+
+        require_free([path], "a report", overwrite=overwrite)
+        evaluation = self.evaluate() if self._opened.held_out else None
+        now = self._opened.infer(self._opened.prior)
+        config = None if is_multiple_choice(now.model) else getattr(now.model, "config", None)
+        plan = self._loop.plan
+        facts = {
+            "prior samples": len(self.predictions.base_correct),
+            "share of them that the base model had right": f"{self.predictions.base_correct.mean():.3f}",
+            "mix ratio": plan.mix_ratio,
+            "steps": self._loop.steps_done,
+            "rows a step": plan.block_size,
+            "forward passes in training": self.forward_count,
+            "seed": plan.seed,
+        }
+        noise = {
+            "prior data": self.predictions,
+            **{f"held-out {task}": one.before for task, one in self._opened.held_out.items()},
+        }
+        facts |= {
+            f"share of the right ones that is wrong when read again, {name}": f"{one.false_damage_rate:.3f}"
+            for name, one in noise.items()
+            if one.false_damage_rate is not None
+        }
+        found = collect_findings(evaluation, self._log(), getattr(config, "id2label", None) or {}, facts)
+        if now.processes.rank == 0:
+            write_page(make_run_page(found), path, overwrite=overwrite)
+
+    @abstractmethod
+    def _log(self) -> Sequence[Mapping[str, Any]]:
+        """The vitals of some steps, in their order, by the names of `Vitals.to_log`."""

@@ -1,0 +1,124 @@
+"""The step learner: what the forward passes of a step showed, and a probe after it, goes into the loop."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mixcd.ideas.probe import Probe, choose_probed
+from mixcd.matter.base_model.inference import Inference
+from mixcd.matter.base_model.prior_predictions import PriorPredictions
+from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.correctness.reading import judge_by_loss
+from mixcd.matter.fine_tuned_model.prediction_observer import PredictionObserver, read_rehearsed
+from mixcd.run.rehearsal_loop.rehearsal_health import find_failure_signs
+from mixcd.run.rehearsal_loop.rehearsal_loop import Learnt, RehearsalLoop
+from mixcd.run.rehearsal_loop.shared_arrays import processes_of
+from mixcd.words.errors import PlanError
+from mixcd.words.vocabulary import Belief, DamageCounts, Observation
+
+logger = logging.getLogger(__name__)
+
+_STEPS_BETWEEN_CHECKS = 10
+
+
+class StepLearner:
+    """Learns from each step what it showed, on all processes alike, and warns when rehearsal goes wrong.
+
+    Args:
+        loop: Plans the steps and learns from them.
+        rule: Says which samples are right.
+        predictions: The base model's predictions on the prior data.
+        probe: Extra inference while training, or None.
+        infer_prior: Returns how the model, as it is now, predicts the prior data.
+        accelerator: An `accelerate.Accelerator`; None for a single process.
+        missing: What to say when a step showed other rows than were `{planned}`: so many `{seen}`.
+    """
+
+    def __init__(
+        self,
+        loop: RehearsalLoop,
+        rule: CorrectnessRule,
+        predictions: PriorPredictions,
+        *,
+        probe: Probe | None,
+        infer_prior: Callable[[], Inference],
+        accelerator: Any,
+        missing: str,
+    ) -> None:
+        self.probe = probe
+        self.log: list[dict[str, float]] = []
+        """The vitals of every tenth step, on the first process."""
+        self.last_seen: tuple[int, torch.Tensor, DamageCounts] | None = None
+        """The last completed step: its number from 1, the rows it trained on, its counts; None before the first."""
+        self._loop = loop
+        self._rule = rule
+        self._base_loss = None if rule.loss_tolerance is None else predictions.base_loss
+        self._infer_prior = infer_prior
+        self._accelerator = accelerator
+        self._missing = missing
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what training showed so far; the loop is left as it is."""
+        self.observer = PredictionObserver(self._rule, self._loop.estimator.reads_logits)
+        self.probe_forward_count = 0
+        self._warned: set[str] = set()
+
+    def learn(self, share_belief: Callable[[Belief], Belief]) -> tuple[Learnt, torch.Tensor]:
+        """Learn from what was observed in the step in progress.
+
+        Args:
+            share_belief: Makes all processes hold the first one's belief.
+
+        Returns:
+            What was learnt, for `adopt`, and the rows that were observed.
+
+        Raises:
+            PlanError: If other rows were observed than were planned.
+        """
+        rows, planned = self.observer.take(), self._loop.plan.block_size
+        if processes_of(self._accelerator).count > 1:
+            rows = self._accelerator.gather(rows.to(self._accelerator.device))
+        if len(rows) != planned:
+            raise PlanError(self._missing.format(planned=planned, seen=len(rows)))
+        probed = self._observe_probe()
+        seen = judge_by_loss(self._rule, read_rehearsed(rows), self._base_loss)
+        return self._loop.learn(seen, share_belief, probed), rows
+
+    def adopt(self, learnt: Learnt, rows: torch.Tensor) -> DamageCounts:
+        """Complete the step.
+
+        Args:
+            learnt: What `learn` returned, like the following.
+            rows: The rows that were observed.
+
+        Returns:
+            The step's own counts, shape (bins,).
+        """
+        counts = self._loop.adopt(learnt)
+        self.last_seen = self._loop.steps_done, rows, counts
+        if self._loop.steps_done % _STEPS_BETWEEN_CHECKS == 0 and processes_of(self._accelerator).rank == 0:
+            self._check()
+        return counts
+
+    def _observe_probe(self) -> Observation | None:
+        """Predict the probe's samples with the model as it is now, in the steps in which it is due."""
+        plan, ids = self._loop.plan, None
+        if self.probe is not None:
+            ids = choose_probed(self.probe, plan.prior_count, plan.seed, self._loop.steps_done)
+        if ids is None:
+            return None
+        observation, forward_count = self._infer_prior().observe(ids, self._loop.estimator.reads_logits)
+        self.probe_forward_count += forward_count
+        return judge_by_loss(self._rule, observation, self._base_loss)
+
+    def _check(self) -> None:
+        """Keep the vitals, and warn of each failure sign once."""
+        loop, vitals = self._loop, self._loop.vitals()
+        self.log.append({"step": loop.steps_done, **vitals.to_log()})
+        signs = find_failure_signs(loop.state.history, vitals, loop.partition.bin_sizes, loop.draws_by_bins)
+        for sign in signs.keys() - self._warned:
+            logger.warning("step %d: %s", loop.steps_done, signs[sign])
+        self._warned |= signs.keys()
