@@ -11,7 +11,7 @@ import mixcd
 from mixcd.ideas.probe import choose_probed
 from mixcd.run.own_loop.rehearse import rehearse
 from mixcd.words.errors import DataError, PlanError, ResumeError, SettingError, UnsupportedTrainerError
-from mixcd.words.vocabulary import Partition
+from mixcd.words.vocabulary import Partition, PartitionStrategy
 from test_two_processes import launch
 from tiny import assert_same_weights, collate, make_model, make_rows, make_trainer, record_blocks
 
@@ -225,7 +225,7 @@ def test_the_last_step_and_the_forward_passes_are_known(build):
 
 
 def test_failure_signs_are_logged_once(build, caplog):
-    class Shuffled:
+    class Shuffled(PartitionStrategy):
         column_names = ()
 
         def assign(self, table):
