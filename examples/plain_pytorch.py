@@ -1,4 +1,4 @@
-"""Rehearsal in a plain PyTorch loop: three lines of it are mixcd's."""
+"""Rehearsal in a plain PyTorch loop: three lines of it are mixcd's; what was kept and lost at the end."""
 
 import sys
 
@@ -16,6 +16,7 @@ rehearsal = mixcd.rehearse(
     mix_ratio=0.25,
     batch_size=16,
     collate_fn=collate,
+    held_out=make_rows(200, seed=2),
 )
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 model.train()
@@ -27,4 +28,4 @@ for _epoch in range(2):
         optimizer.step()
         optimizer.zero_grad()
         rehearsal.commit()
-print(f"{rehearsal.counts.observed_count.sum():.0f} prior samples rehearsed, {rehearsal.vitals()}")
+print(f"{rehearsal.counts.observed_count.sum():.0f} prior samples rehearsed; {rehearsal.evaluate()}")

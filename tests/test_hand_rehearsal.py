@@ -355,6 +355,26 @@ def test_prior_data_of_other_inputs_and_foreign_checkpoints_are_refused(build, p
 # --- accelerate -----------------------------------------------------------------------------------------------------
 
 
+def test_base_model_evaluation_and_probe_compute_in_the_precision_of_the_accelerator(build):
+    class Coarse:
+        num_processes, process_index, device = 1, 0, "cpu"
+        autocast_count = 0
+
+        def autocast(self):
+            Coarse.autocast_count += 1
+            return torch.autocast("cpu", torch.bfloat16)
+
+        def wait_for_everyone(self):
+            pass
+
+    model, rehearsal = build(accelerator=Coarse(), probe=mixcd.Probe(10), **held_out_rows())
+    assert '"autocast": "bfloat16"' in rehearsal.predictions.sources["settings"]
+    before = Coarse.autocast_count
+    train(model, rehearsal, 1)
+    assert Coarse.autocast_count == before + 1  # the probe's
+    rehearsal.evaluate()
+
+
 @pytest.mark.slow
 def test_two_processes_of_accelerate_draw_and_learn_as_one(tmp_path):
     (alone,) = launch(1, tmp_path / "one", "--accumulation=2", worker="hand_worker.py")
