@@ -12,7 +12,7 @@ from mixcd.matter.base_model.prediction_cache import read_parts
 from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT, cache_predictions, require_enough_right
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.outcome.run_folder import RunFolder
-from mixcd.run.rehearsal_loop.opening import Wishes
+from mixcd.run.rehearsal_loop.opening import RehearsalSettings
 from mixcd.run.trainer.trainer_predictions import inference_of
 from mixcd.run.trainer.trainer_support import rule_of
 
@@ -37,7 +37,7 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     trainer, wanted = setup.trainer, config.rehearsal
     prior = PriorDataset(setup.prior)
     rule = rule_of(trainer, prior, setup.correctness)
-    opening = Wishes(
+    opening = RehearsalSettings(
         config.partition if wanted.partition else None, config.estimator, cache_columns=wanted.cache_columns
     ).open(inference_of(trainer, prior, rule), config.cache_folder)
     manifest, forward_count = cache_predictions(

@@ -45,7 +45,7 @@ def compare(
     columns: Sequence[str] | None = None,
     tolerance: float = TOLERANCE,
     choices: int | None = None,
-    correctness: CorrectnessRule | None = None,
+    correctness: CorrectnessRule | str | None = None,
     cache_dir: str | Path | None = None,
     tokenizer: Any = None,
     collate_fn: Collate | None = None,

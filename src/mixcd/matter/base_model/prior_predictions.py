@@ -106,7 +106,7 @@ def predict_prior(
     cache_dir: str | Path,
     *,
     collate_fn: Collate,
-    correctness: CorrectnessRule | None = None,
+    correctness: CorrectnessRule | str | None = None,
     tokenizer: Any = None,
     batch_size: int = 8,
     columns: Sequence[str] = (),

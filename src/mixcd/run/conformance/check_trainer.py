@@ -21,6 +21,7 @@ _HALF = STEPS // 2
 _LAG = 8
 _NULL_ROWS, _ROUNDING = 16, 1e-6
 
+Rule = CorrectnessRule | str | None
 MakeTrainer = Callable[[Path, Mapping[str, Any]], Trainer]
 """Makes a trainer whose model has the same weights every time, of an output folder and changes to its arguments."""
 
@@ -49,7 +50,7 @@ class _Run:
 
 
 def check_trainer(
-    make_trainer: MakeTrainer, prior_data: Any, folder: Path, *, correctness: CorrectnessRule | None = None
+    make_trainer: MakeTrainer, prior_data: Any, folder: Path, *, correctness: Rule = None
 ) -> list[CheckResult]:
     """Train several times with rehearsal, and check what every supported trainer must do.
 
@@ -111,7 +112,7 @@ def _train(
     make_trainer: MakeTrainer,
     prior_data: Any,
     folder: Path,
-    correctness: CorrectnessRule | None,
+    correctness: Rule,
     changes: Mapping[str, Any],
     resume: str | None,
 ) -> _Run:
@@ -135,7 +136,7 @@ def _train(
     )
 
 
-def _attach(trainer: Trainer, prior_data: Any, correctness: CorrectnessRule | None) -> Rehearsal:
+def _attach(trainer: Trainer, prior_data: Any, correctness: Rule) -> Rehearsal:
     return attach(trainer, prior_data, mix_ratio=MIX_RATIO, correctness=correctness, lag=_LAG, seed=0)
 
 
@@ -206,7 +207,7 @@ def _find_other_counts(one: _Run, other: _Run) -> str:
     return "" if one.counts == other.counts else "the observed and damaged counts differ"
 
 
-def _find_remains(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: CorrectnessRule | None) -> str:
+def _find_remains(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: Rule) -> str:
     try:
         trainer = make_trainer(folder / "detached", {"max_steps": 1})
         before = set(vars(trainer))
@@ -227,7 +228,7 @@ def measure_false_damage(
     prior_data: Any,
     folder: Path,
     *,
-    correctness: CorrectnessRule | None = None,
+    correctness: Rule = None,
     dropout: float = 0.1,
 ) -> float:
     """Train at learning rate 0 with dropout: what is damaged then, no training has damaged.
@@ -246,7 +247,7 @@ def measure_false_damage(
     return float(rehearsal.counts.damaged_count.sum() / rehearsal.counts.observed_count.sum())
 
 
-def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: CorrectnessRule | None) -> str:
+def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: Rule) -> str:
     """The null check: a model that does not change loses nothing, and is judged as its trainer judges it."""
     try:
         trainer, rehearsal = _train_still(make_trainer, prior_data, folder / "still", correctness, 0.0)
@@ -268,7 +269,7 @@ def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correc
 
 
 def _train_still(
-    make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: CorrectnessRule | None, dropout: float
+    make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: Rule, dropout: float
 ) -> tuple[Trainer, Rehearsal]:
     """Train at learning rate 0."""
     trainer = make_trainer(folder, {"max_steps": STEPS, "learning_rate": 0.0})

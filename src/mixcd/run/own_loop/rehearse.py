@@ -25,7 +25,7 @@ from mixcd.matter.prior_and_new_data.split_choice import choose_held_out, choose
 from mixcd.run.outcome.held_out import name_held_out, predict_held_out
 from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
-from mixcd.run.rehearsal_loop.opening import Wishes
+from mixcd.run.rehearsal_loop.opening import RehearsalSettings
 from mixcd.run.rehearsal_loop.plan_sampler import EpochSampler
 from mixcd.run.rehearsal_loop.shared_arrays import broadcast_arrays, processes_of
 from mixcd.run.rehearsal_loop.step_learner import StepLearner
@@ -50,9 +50,9 @@ def rehearse(
     accumulation_steps: int = 1,
     accelerator: Any = None,
     tokenizer: Any = None,
-    partition: PartitionStrategy | None = None,
+    partition: PartitionStrategy | str | Sequence[str] | None = None,
     estimator: Estimator = "auto",
-    correctness: CorrectnessRule | None = None,
+    correctness: CorrectnessRule | str | None = None,
     held_out: Any = None,
     new_held_out: Any = None,
     cache_columns: Sequence[str] = (),
@@ -99,7 +99,10 @@ def rehearse(
     Raises:
         RehearsalError: As in `attach`.
     """
-    wishes, folder = Wishes(partition, estimator, floor, features, cache_columns, probe, lag), Path(cache_dir)
+    settings, folder = (
+        RehearsalSettings(partition, estimator, floor, features, cache_columns, probe, lag),
+        Path(cache_dir),
+    )
     model = _unwrap(model)
     prior, new = PriorDataset(choose_rehearsed(prior_data, "prior_data")), PriorDataset(new_data, "new_data")
     require_padding(collate_fn)
@@ -116,7 +119,7 @@ def rehearse(
         autocast = nullcontext if accelerator is None else accelerator.autocast
         return Inference(model, data, rule, collate_fn, batch_size, tokenizer, processes, True, autocast)
 
-    opening = wishes.open(infer(prior), folder)
+    opening = settings.open(infer(prior), folder)
     held_out_data = _collect_held_out(held_out, new_held_out, opening.strategy.column_names)
     predictions = opening.predict(LEAST_SHARE_RIGHT)
     held_out_predictions = predict_held_out(infer, held_out_data, folder)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixcd.ideas.partition_strategy import ByPriorLoss
+from mixcd.ideas.partition_strategy import ByPriorLoss, parse_partition
 from mixcd.ideas.probe import Probe
 from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prior_pass import PriorPass
@@ -23,7 +23,7 @@ from mixcd.words.vocabulary import EstimatorSettings, PartitionStrategy
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RehearsalSettings:
     """What the caller of `attach` or `rehearse` chose, or a config: who draws, by which bins, from which cache.
 
     Args:
@@ -36,10 +36,10 @@ class Wishes:
         lag: L in steps, or None.
 
     Raises:
-        SettingError: If the estimator or the floor make no sense.
+        SettingError: If the partition, the estimator or the floor make no sense.
     """
 
-    partition: PartitionStrategy | None = None
+    partition: PartitionStrategy | str | Sequence[str] | None = None
     estimator: Estimator = "auto"
     floor: float | None = None
     features: int | None = None
@@ -48,6 +48,8 @@ class Wishes:
     lag: int | None = None
 
     def __post_init__(self) -> None:
+        if self.partition is not None:
+            parse_partition(self.partition)
         require_estimator(self.estimator)
         choose_floor(self.estimator, self.floor)
 
@@ -63,8 +65,9 @@ class Wishes:
             CacheError: If the folder holds something else than a cache.
             UnsupportedTrainerError: If the collator masks at random.
         """
-        strategy = ByPriorLoss() if self.partition is None else self.partition
-        chosen = choose_settings(self.estimator, self.partition, base.model, base.rule, cache, self.features)
+        named = None if self.partition is None else parse_partition(self.partition)
+        strategy = ByPriorLoss() if named is None else named
+        chosen = choose_settings(self.estimator, named, base.model, base.rule, cache, self.features)
         prior_pass = PriorPass(base.checked(), choose_feature_count(chosen, strategy, self.features))
         return Opening(self, strategy, chosen, prior_pass, cache)
 
@@ -74,14 +77,14 @@ class Opening:
     """A rehearsal that is about to begin.
 
     Args:
-        wishes: What the caller chose.
+        settings: What the caller chose.
         strategy: The partition strategy.
         estimator: The estimator's settings, or a function that makes it.
         prior_pass: The base model's pass over the prior data, not yet made.
         cache: The folder of the prediction cache.
     """
 
-    wishes: Wishes
+    settings: RehearsalSettings
     strategy: PartitionStrategy
     estimator: EstimatorSettings | MakeEstimator
     prior_pass: PriorPass
@@ -90,7 +93,7 @@ class Opening:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the prior data to cache."""
-        return tuple(dict.fromkeys((*self.strategy.column_names, *self.wishes.cache_columns)))
+        return tuple(dict.fromkeys((*self.strategy.column_names, *self.settings.cache_columns)))
 
     def predict(self, least_share_right: float) -> PriorPredictions:
         """Predict the prior data with the base model, or read its predictions from the cache.
@@ -121,7 +124,7 @@ class Opening:
             bins,
             predictions.base_correct,
             sources=predictions.sources,
-            floor=choose_floor(self.wishes.estimator, self.wishes.floor),
-            probe=self.wishes.probe,
-            lag=self.wishes.lag,
+            floor=choose_floor(self.settings.estimator, self.settings.floor),
+            probe=self.settings.probe,
+            lag=self.settings.lag,
         )

@@ -17,7 +17,7 @@ from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
 from mixcd.run.outcome.held_out import predict_held_out
 from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
-from mixcd.run.rehearsal_loop.opening import Wishes
+from mixcd.run.rehearsal_loop.opening import RehearsalSettings
 from mixcd.run.rehearsal_loop.step_learner import StepLearner
 from mixcd.run.trainer.same_as_training import require_same_predictions
 from mixcd.run.trainer.sft_trainer import prepare_raw
@@ -39,9 +39,9 @@ def attach(
     prior_data: Any,
     *,
     mix_ratio: float,
-    partition: PartitionStrategy | None = None,
+    partition: PartitionStrategy | str | Sequence[str] | None = None,
     estimator: Estimator = "auto",
-    correctness: CorrectnessRule | None = None,
+    correctness: CorrectnessRule | str | None = None,
     held_out: Any = None,
     cache_dir: str | Path | None = None,
     cache_columns: Sequence[str] = (),
@@ -70,15 +70,16 @@ def attach(
             be raw: the trainer prepares them as it does its own. Of a `DatasetDict` with a split for training, splits
             for evaluation are left out, with a warning; pass `dict(prior_data)` to rehearse them, too.
         mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
-        partition: How the prior data are cut into bins; `ByPriorLoss(10)` by default, in which damage is then
-            counted, whoever draws.
+        partition: How the prior data are cut into bins: a strategy, or its text, such as "column:topic"; several texts
+            are combined. `ByPriorLoss(10)` by default, in which damage is then counted, whoever draws.
         estimator: "auto" for what measured best: "drift" in single-label classification; "counts" for other tasks, or
             when a partition is named, the model has no linear head or the cache no features; "factored" when the
             partition is a combined one. "drift" forecasts every sample's damage from cached features and logits
             (`DriftEstimator`); "counts" draws by smoothed counts a bin; "shrunk" pulls the rates of thin bins to the
             overall rate; "factored" keeps one table a part of a combined partition; "paper" is the paper's raw u / n
-            without a floor; "uniform" is plain rehearsal. Or a function from (partition, predictions) to an estimator.
-        correctness: When a prediction is right. By default what the model and its labels are made for: `RightClass`,
+            without a floor; "uniform" is plain rehearsal. Or settings, such as `Counts(discount=0.98)`; or a function from
+            (partition, predictions) to an estimator.
+        correctness: When a prediction is right: a rule, or its name, such as "right-tokens". By default what the model and its labels are made for: `RightClass`,
             `RightLabels` (several labels), `RightSpan` (answers in a text) or `RightTokens` (language models: every
             target token, which is rare in usual texts: `RightTokens(0.7)` asks for that share of them, and
             `RightTokens(loss_tolerance=0.1)` for no more than that much loss above the base model's). A regression
@@ -109,7 +110,7 @@ def attach(
             that is known.
     """
     require_mix_ratio(mix_ratio)
-    wishes = Wishes(partition, estimator, floor, features, cache_columns, probe, lag)
+    settings = RehearsalSettings(partition, estimator, floor, features, cache_columns, probe, lag)
     require_supported(trainer)
     warn_if_untested(trainer)
     warn_of_embedding_noise(trainer)
@@ -119,7 +120,7 @@ def attach(
     args = trainer.args
     folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
     infer = partial(inference_of, trainer, rule=rule)
-    opening = wishes.open(infer(prior), folder)
+    opening = settings.open(infer(prior), folder)
     chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
     seam = TrainerSeam(trainer, prior, rule, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)
     held_out_data = collect_held_out(trainer, held_out, opening.strategy.column_names)

@@ -131,7 +131,7 @@ def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
             )
 
 
-def require_alike(trainer: Trainer, prior: PriorDataset, correctness: CorrectnessRule | None) -> CorrectnessRule:
+def require_alike(trainer: Trainer, prior: PriorDataset, correctness: CorrectnessRule | str | None) -> CorrectnessRule:
     """Refuse new data that are missing or mislabelled, and prior data that are prepared differently.
 
     Args:
@@ -187,7 +187,7 @@ def _require_visible_tokens(trainer: Trainer, rule: CorrectnessRule) -> None:
         )
 
 
-def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | None = None) -> CorrectnessRule:
+def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | str | None = None) -> CorrectnessRule:
     """Return the rule that judges a trainer's predictions on some data.
 
     Args:
