@@ -77,10 +77,10 @@ def attach(
             partition is a combined one. "drift" forecasts every sample's damage from cached features and logits
             (`DriftEstimator`); "counts" draws by smoothed counts a bin; "shrunk" pulls the rates of thin bins to the
             overall rate; "factored" keeps one table a part of a combined partition; "paper" is the paper's raw u / n
-            without a floor; "uniform" is plain rehearsal. Or settings, such as `Counts(discount=0.98)`; or a function from
-            (partition, predictions) to an estimator.
-        correctness: When a prediction is right: a rule, or its name, such as "right-tokens". By default what the model and its labels are made for: `RightClass`,
-            `RightLabels` (several labels), `RightSpan` (answers in a text) or `RightTokens` (language models: every
+            without a floor; "uniform" is plain rehearsal. Or settings, such as `Counts(discount=0.98)`; or a function
+            from (partition, predictions) to an estimator.
+        correctness: When a prediction is right: a rule, or its name, such as "right-tokens". By default what the model
+            and its labels are made for: `RightClass`, `RightLabels` (several labels), `RightSpan` (answers in a text) or `RightTokens` (language models: every
             target token, which is rare in usual texts: `RightTokens(0.7)` asks for that share of them, and
             `RightTokens(loss_tolerance=0.1)` for no more than that much loss above the base model's). A regression
             needs `NearTarget(tolerance)`, token classification `RightTokens(is_shifted=False)`.
