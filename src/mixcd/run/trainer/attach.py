@@ -80,10 +80,10 @@ def attach(
             without a floor; "uniform" is plain rehearsal. Or settings, such as `Counts(discount=0.98)`; or a function
             from (partition, predictions) to an estimator.
         correctness: When a prediction is right: a rule, or its name, such as "right-tokens". By default what the model
-            and its labels are made for: `RightClass`, `RightLabels` (several labels), `RightSpan` (answers in a text) or `RightTokens` (language models: every
-            target token, which is rare in usual texts: `RightTokens(0.7)` asks for that share of them, and
-            `RightTokens(loss_tolerance=0.1)` for no more than that much loss above the base model's). A regression
-            needs `NearTarget(tolerance)`, token classification `RightTokens(is_shifted=False)`.
+            and its labels are made for: `RightClass`, `RightLabels` (several labels), `RightSpan` (answers in a text)
+            or `RightTokens` (language models: every target token, which is rare in usual texts: `RightTokens(0.7)` asks
+            for that share of them, and `RightTokens(loss_tolerance=0.1)` for no more than that much loss above the base
+            model's). A regression needs `NearTarget(tolerance)`, token classification `RightTokens(is_shifted=False)`.
         held_out: Prior samples that are never rehearsed, for `evaluate()`. Of a `DatasetDict` with splits for
             evaluation, those for training are left out, with a warning.
         cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
