@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 
 @contextmanager
-def calm_libraries(told: TextIO | None = None) -> Iterator[None]:
+def quiet_libraries(told: TextIO | None = None) -> Iterator[None]:
     """Hold back log lines that repeat an error which is raised as well, and progress bars where nobody watches.
 
     Lines that mixcd logs, such as the failure signs, are printed by the first process.

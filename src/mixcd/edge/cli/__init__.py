@@ -113,9 +113,9 @@ def init(
 ) -> None:
     """Write a commented starter config for your files."""
     from mixcd.edge.cli.init import write_starter_config
-    from mixcd.edge.quiet import calm_libraries
+    from mixcd.edge.quiet import quiet_libraries
 
-    with calm_libraries():
+    with quiet_libraries():
         write_starter_config(config, model=model, new=new, prior=prior, run=run)
     Console().print(f"Wrote `{config}`. Look it over, then: mixcd train {config}", soft_wrap=True, highlight=False)
 
@@ -140,10 +140,10 @@ def train(
         resolve_arguments(resolved)
         sys.stdout.write(render(resolved))
         return
-    from mixcd.edge.quiet import calm_libraries
+    from mixcd.edge.quiet import quiet_libraries
     from mixcd.edge.train.training_run import run_training
 
-    with calm_libraries():
+    with quiet_libraries():
         run_training(resolved, resume=resume, overwrite=overwrite, say=_say)
 
 
@@ -156,9 +156,9 @@ def predict(
     """Make the prior pass alone: cache what the base model predicts for the prior data."""
     from mixcd.edge.cli.predict import predict_prior_data
     from mixcd.edge.config.config import read_config
-    from mixcd.edge.quiet import calm_libraries
+    from mixcd.edge.quiet import quiet_libraries
 
-    with calm_libraries():
+    with quiet_libraries():
         predict_prior_data(read_config(config, setting or []), share, _say)
 
 
@@ -181,9 +181,9 @@ def evaluate(
 ) -> None:
     """Compare a fine-tuned model with its base model on the run's held-out data."""
     from mixcd.edge.cli.evaluate import evaluate_run
-    from mixcd.edge.quiet import calm_libraries
+    from mixcd.edge.quiet import quiet_libraries
 
-    with calm_libraries():
+    with quiet_libraries():
         _say(str(evaluate_run(run, model, output)))
 
 

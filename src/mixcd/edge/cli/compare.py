@@ -14,7 +14,7 @@ from mixcd.edge.compare.comparison import Comparison
 from mixcd.edge.compare.json_page import comparison_to_json
 from mixcd.edge.compare.page import write_report
 from mixcd.edge.config.data_config import ColumnsConfig
-from mixcd.edge.quiet import calm_libraries
+from mixcd.edge.quiet import quiet_libraries
 from mixcd.matter.correctness import CorrectnessRule, NearTarget, RightTokens
 from mixcd.matter.prior_and_new_data.data_source import open_data
 from mixcd.words.errors import SettingError, end_sentence, nearest_name
@@ -105,7 +105,7 @@ def compare_and_show(base: str, tuned: str, samples: Samples, judging: Judging, 
     """
     _check(showing)
     correctness = choose_correctness(judging)
-    with calm_libraries(sys.stderr):
+    with quiet_libraries(sys.stderr):
         data = open_data(
             samples.paths[0] if len(samples.paths) == 1 else samples.paths,
             name="data",

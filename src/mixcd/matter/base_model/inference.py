@@ -38,7 +38,7 @@ class Processes:
     wait: Callable[[], object] = lambda: None
 
 
-ALONE = Processes()
+ONE_PROCESS = Processes()
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Inference:
     collate_fn: Collate
     batch_size: int
     tokenizer: Any = None
-    processes: Processes = ALONE
+    processes: Processes = ONE_PROCESS
     progress: bool = False
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 

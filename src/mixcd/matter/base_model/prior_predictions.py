@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from mixcd.matter.base_model.batched_inference import Collate, collate
 from mixcd.matter.base_model.flat_array import open_array
-from mixcd.matter.base_model.inference import ALONE, Inference, Processes
+from mixcd.matter.base_model.inference import ONE_PROCESS, Inference, Processes
 from mixcd.matter.base_model.model_fingerprint import fingerprint_batch, fingerprint_model, make_stable_batch
 from mixcd.matter.base_model.prediction_cache import Manifest, array_path, drop_cache, read_manifest, read_parts
 from mixcd.matter.base_model.prior_pass import PriorPass, choose_part_size
@@ -115,7 +115,7 @@ def predict_prior(
     progress: bool = True,
     part_size: int | None = None,
     least_share_right: float = LEAST_SHARE_RIGHT,
-    processes: Processes = ALONE,
+    processes: Processes = ONE_PROCESS,
     features: int = 0,
 ) -> PriorPredictions:
     """Run the base model once over the prior data, or read what an earlier run cached.

@@ -7,7 +7,7 @@ import torch
 from accelerate.utils import broadcast
 from numpy.typing import NDArray
 
-from mixcd.matter.base_model.inference import ALONE, Processes
+from mixcd.matter.base_model.inference import ONE_PROCESS, Processes
 
 
 def processes_of(accelerator: Any) -> Processes:
@@ -17,7 +17,7 @@ def processes_of(accelerator: Any) -> Processes:
         accelerator: An `accelerate.Accelerator`; None for a single process.
     """
     if accelerator is None:
-        return ALONE
+        return ONE_PROCESS
     return Processes(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
 
 

@@ -33,7 +33,7 @@ def is_sft_trainer(trainer: Trainer) -> bool:
     return any(kind.__name__ == "SFTTrainer" and kind.__module__.startswith("trl.") for kind in type(trainer).__mro__)
 
 
-def read_fused(trainer: Trainer, rule: CorrectnessRule) -> CorrectnessRule:
+def expect_fused_head(trainer: Trainer, rule: CorrectnessRule) -> CorrectnessRule:
     """Return the rule that reads this trainer's forward passes, fused or not.
 
     Args:

@@ -19,7 +19,7 @@ from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_held_out
 from mixcd.run.outcome.held_out import name_held_out
 from mixcd.run.trainer.followed_trainers import require_followed
-from mixcd.run.trainer.sft_trainer import is_sft_trainer, prepare_raw, read_fused, require_same_targets
+from mixcd.run.trainer.sft_trainer import expect_fused_head, is_sft_trainer, prepare_raw, require_same_targets
 from mixcd.words.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
     batches = ((data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior))
     require_padding(trainer.data_collator)
     require_fixed_masks(trainer.data_collator)
-    rule = read_fused(trainer, choose_common_rule(correctness, model, *batches))
+    rule = expect_fused_head(trainer, choose_common_rule(correctness, model, *batches))
     _require_visible_tokens(trainer, rule)
     if not is_sft_trainer(trainer):  # which trains without a cache whatever the model is set to
         require_cache_off(model, prior, collator_of(trainer, prior))
@@ -202,7 +202,7 @@ def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule |
         RehearsalError: Whatever `choose_rule` raises.
     """
     batch = collate(collator_of(trainer, data), [data[0]])
-    return read_fused(trainer, choose_rule(correctness, cast(torch.nn.Module, trainer.model), batch, data.name))
+    return expect_fused_head(trainer, choose_rule(correctness, cast(torch.nn.Module, trainer.model), batch, data.name))
 
 
 def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, ...]) -> dict[str, PriorDataset]:

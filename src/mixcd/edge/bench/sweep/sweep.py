@@ -217,14 +217,14 @@ def _work(sweep_json: str, runs: Sequence[Run], threads: int, connection: Connec
     import torch
     from threadpoolctl import threadpool_limits
 
-    from mixcd.edge.quiet import calm_libraries
+    from mixcd.edge.quiet import quiet_libraries
 
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # numpy's, too
     sweep = SweepConfig.model_validate_json(sweep_json)
     folder = Path(sweep.work) / f"seed-{runs[0][2]}"
     done: set[Run] = set()
-    with calm_libraries():
+    with quiet_libraries():
         logging.getLogger("mixcd").setLevel(logging.ERROR)  # what each of many runs says of itself is in its row
         try:
             for run, made, seconds in _make_runs(sweep, runs, folder):
