@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 LOWEST = .venv-lowest
-INTEGRATION = tests/test_canaries.py tests/test_rehearsal.py tests/test_two_processes.py tests/test_tasks.py tests/test_sft_trainer.py
+INTEGRATION = tests/test_canaries.py tests/run/trainer/test_attach.py tests/run/trainer/test_two_processes.py \
+	tests/run/trainer/test_tasks.py tests/run/trainer/test_sft_trainer.py
 # Two processes of one thread each: the tests are many, and their models tiny.
 PYTEST = -m pytest -q -rs -n 2 --dist worksteal
 # pip does not compile what it installs (--no-compile): most is never imported. What is imported is compiled once, and

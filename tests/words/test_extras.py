@@ -8,7 +8,7 @@ import pytest
 from mixcd.words.errors import MissingExtraError
 from mixcd.words.extras import EXTRAS, require_extra
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -10,7 +10,7 @@ from mixcd.testing import CheckResult, check_trainer, require_conformance
 from supported_trainers import KNOWN_FAULTS, TRAINERS, _family
 from tiny_tasks import FAMILIES
 
-SUPPORT = Path(__file__).parents[1] / "docs" / "support.md"
+SUPPORT = Path(__file__).parents[3] / "docs" / "support.md"
 
 
 @pytest.mark.parametrize("name", TRAINERS)

@@ -12,7 +12,7 @@ from mixcd.ideas.probe import choose_probed
 from mixcd.run.own_loop.rehearse import rehearse
 from mixcd.words.errors import DataError, PlanError, ResumeError, SettingError, UnsupportedTrainerError
 from mixcd.words.vocabulary import Partition, PartitionStrategy
-from test_two_processes import launch
+from processes import launch
 from tiny import assert_same_weights, collate, make_model, make_rows, make_trainer, record_blocks
 
 SETTINGS = {"mix_ratio": 0.25, "batch_size": 8, "collate_fn": collate}
