@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mixcd.words.version import __version__
-
 if TYPE_CHECKING:
     from mixcd.edge.compare.compare import compare as compare
     from mixcd.edge.compare.comparison import Comparison as Comparison
@@ -35,11 +33,13 @@ if TYPE_CHECKING:
     from mixcd.run.own_loop.rehearse import rehearse as rehearse
     from mixcd.run.trainer.attach import attach as attach
     from mixcd.words.errors import RehearsalError as RehearsalError
+    from mixcd.words.version import __version__ as __version__
     from mixcd.words.vocabulary import CollateralDamageEstimator as CollateralDamageEstimator
     from mixcd.words.vocabulary import EstimatorSettings as EstimatorSettings
     from mixcd.words.vocabulary import PartitionStrategy as PartitionStrategy
 
 _HOMES = {
+    "__version__": "words.version",
     "attach": "run.trainer.attach",
     "ByColumn": "ideas.partition_strategy",
     "ByFeatures": "ideas.partition_strategy",
@@ -74,7 +74,7 @@ _HOMES = {
     "write_report": "edge.compare.page",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
