@@ -99,10 +99,8 @@ def rehearse(
     Raises:
         RehearsalError: As in `attach`.
     """
-    settings, folder = (
-        RehearsalSettings(partition, estimator, floor, features, cache_columns, probe, lag),
-        Path(cache_dir),
-    )
+    settings = RehearsalSettings(partition, estimator, floor, features, cache_columns, probe, lag)
+    folder = Path(cache_dir)
     model = _unwrap(model)
     prior, new = PriorDataset(choose_rehearsed(prior_data, "prior_data")), PriorDataset(new_data, "new_data")
     require_padding(collate_fn)

@@ -33,7 +33,7 @@ class StepLearner:
         probe: Extra inference while training, or None.
         infer_prior: Returns how the model, as it is now, predicts the prior data.
         accelerator: An `accelerate.Accelerator`; None for a single process.
-        missing: What to say when a step showed other rows than were `{planned}`: so many `{seen}`.
+        missing: The message when rows are missing, with `{planned}` and `{seen}` for how many.
     """
 
     def __init__(

@@ -18,7 +18,6 @@ from mixcd.run.outcome.held_out import predict_held_out
 from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
 from mixcd.run.rehearsal_loop.opening import RehearsalSettings
-from mixcd.run.rehearsal_loop.step_learner import StepLearner
 from mixcd.run.trainer.same_as_training import require_same_predictions
 from mixcd.run.trainer.sft_trainer import prepare_raw
 from mixcd.run.trainer.trainer_predictions import inference_of
@@ -129,7 +128,8 @@ def attach(
     held_out_predictions = predict_held_out(infer, held_out_data, folder)
     loop = opening.make_loop(predictions)
     opened = Opened(opening.strategy, prior, rule, infer, predictions, held_out_predictions, loop)
-    return Rehearsal(opened, seam.install(loop, predictions), trainer, seam)
+    seam.install(loop, predictions)
+    return Rehearsal(opened, trainer, seam)
 
 
 class Rehearsal(RehearsalHandle):
@@ -137,13 +137,12 @@ class Rehearsal(RehearsalHandle):
 
     Args:
         opened: What was there at the beginning.
-        learner: Learns from each of the trainer's steps.
         trainer: The trainer that rehearses.
         seam: The seam that feeds it.
     """
 
-    def __init__(self, opened: Opened, learner: StepLearner, trainer: Trainer, seam: TrainerSeam) -> None:
-        super().__init__(opened, learner, "attach")
+    def __init__(self, opened: Opened, trainer: Trainer, seam: TrainerSeam) -> None:
+        super().__init__(opened, seam.learner, "attach")
         self._rule = opened.rule
         self._trainer = trainer
         self._seam = seam

@@ -82,15 +82,12 @@ class TrainerSeam:
         self._require_plain_loader(loader, self._plan())
         self._require_same_inputs(getattr(loader, "base_dataloader", loader).collate_fn)
 
-    def install(self, loop: RehearsalLoop, predictions: PriorPredictions) -> StepLearner:
+    def install(self, loop: RehearsalLoop, predictions: PriorPredictions) -> None:
         """Make the trainer rehearse.
 
         Args:
             loop: Plans its steps and learns from them.
             predictions: The base model's predictions on the prior data.
-
-        Returns:
-            What learns from its steps.
         """
         self._loop = loop
         self.learner = StepLearner(
@@ -108,7 +105,6 @@ class TrainerSeam:
         setattr(self._trainer, "get_train_dataloader", self.get_train_dataloader)  # noqa: B010
         setattr(self._trainer, "training_step", self.training_step)  # noqa: B010
         self._trainer.add_callback(self._callback)
-        return self.learner
 
     def detach(self) -> None:
         """Give the trainer its own methods back."""
