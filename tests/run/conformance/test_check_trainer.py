@@ -66,7 +66,7 @@ def test_what_a_trainer_does_wrong_is_found(kind, check, part, tmp_path):
 
     found = {result.name: result for result in check_trainer(make, make_prior(), tmp_path)}
     assert part in found[check].fault
-    with pytest.raises(AssertionError, match=f"does not follow this trainer.*{check}: "):
+    with pytest.raises(AssertionError, match=f"Checks failed: .*{check}: "):
         require_conformance(list(found.values()))
 
 

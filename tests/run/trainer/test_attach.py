@@ -33,7 +33,7 @@ from mixcd.words.errors import (
     SettingError,
     UnsupportedTrainerError,
 )
-from mixcd.words.vocabulary import Partition
+from mixcd.words.vocabulary import Partition, PartitionStrategy
 from tiny import StopAt, assert_same_weights, make_model, make_rows, make_trainer, record_blocks, weights_of
 
 MIX_RATIO = 0.25
@@ -363,7 +363,7 @@ def test_the_draws_follow_the_damage(base_weights, new_data, prior_data, tmp_pat
 
 @pytest.mark.parametrize("permuted", [False, True])
 def test_permuted_bins_show_no_lift_and_the_real_ones_do(base_weights, new_data, prior_data, tmp_path, permuted):
-    class Topics:
+    class Topics(PartitionStrategy):
         column_names = ("topic",)
 
         def assign(self, table):
@@ -539,7 +539,7 @@ def test_metrics_reach_every_tracker(base_model, new_data, prior_data, tmp_path)
 
 
 def test_failure_signs_are_logged_once(base_weights, new_data, prior_data, tmp_path, caplog):
-    class Shuffled:
+    class Shuffled(PartitionStrategy):
         column_names = ()
 
         def assign(self, table):
@@ -732,7 +732,7 @@ def test_other_model_inputs_are_refused(trainer, prior_data):
 
 
 def test_a_partition_of_other_samples_is_refused(trainer, prior_data):
-    class TooFew:
+    class TooFew(PartitionStrategy):
         column_names = ()
 
         def assign(self, table):
@@ -759,7 +759,9 @@ def test_a_trainer_built_from_a_checkpoint_is_refused(base_weights, new_data, pr
 
 
 def test_an_unknown_estimator_is_refused(trainer, prior_data):
-    with pytest.raises(SettingError, match='`estimator` is \'magic\', but only "auto", "counts", "shrunk", "factored"'):
+    with pytest.raises(
+        SettingError, match='`estimator` is "magic", which is unknown .known: `auto`, `counts`, `shrunk`, `factored`'
+    ):
         attach(trainer, prior_data, estimator="magic")
     assert not list(Path(trainer.args.output_dir).rglob("manifest.json"))
 
