@@ -18,7 +18,9 @@ MINORS = range(11, 20)
 def run(*command):
     """Run a command in an empty folder, so that nothing of the checkout is on Python's path."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([str(one) for one in command], check=True, cwd=folder)
+        code = subprocess.run([str(one) for one in command], cwd=folder, check=False).returncode
+    if code:
+        sys.exit(code)
 
 
 def find_pythons():
