@@ -142,7 +142,7 @@ def _run_round(loop: RehearsalLoop, step_count: int, rng: np.random.Generator) -
         block_times.append(time.perf_counter() - start)
         observation = _observe(rows, rng)
         start = time.perf_counter()
-        loop.commit(observation)
+        loop.adopt(loop.learn(observation))
         commit_times.append(time.perf_counter() - start)
     return Round(float(np.median(block_times)) * 1e6, float(np.median(commit_times)) * 1e6)
 

@@ -32,13 +32,8 @@ class Opened:
     """What is there when a rehearsal begins.
 
     Args:
-        strategy: The partition strategy.
-        prior: The prior data.
-        rule: Says which samples are right.
         infer: Returns how the model, as it is now, predicts some data.
-        predictions: The base model's predictions on the prior data.
         held_out: The held-out data and the base model's predictions on them, by task.
-        loop: Plans the steps and learns from them.
     """
 
     strategy: PartitionStrategy
@@ -54,8 +49,6 @@ class RehearsalHandle(ABC):
     """What `attach` and `rehearse` return has all of this.
 
     Args:
-        opened: What was there at the beginning.
-        learner: Learns from each step.
         opener: "attach" or "rehearse", for messages.
     """
 
@@ -141,10 +134,6 @@ class RehearsalHandle(ABC):
         With held-out data this evaluates the model, in one forward pass over them. How damage went while it trained has
         a point for each of a trainer's `logging_steps`, and for every tenth step of a loop of one's own since it was
         started or resumed. With several processes every one must call it; the first one writes.
-
-        Args:
-            path: The file.
-            overwrite: Whether a file that is there may be replaced.
 
         Raises:
             SettingError: If there is a file and it may not be replaced, or no folder to write to.

@@ -76,7 +76,7 @@ def train(loop, step_count, read_ahead=0):
             if coming not in planned:
                 planned[coming] = loop.block(coming)
         blocks.append(planned[step].tolist())
-        loop.commit(observe(planned[step], step))
+        loop.adopt(loop.learn(observe(planned[step], step)))
     return blocks
 
 
@@ -139,7 +139,7 @@ def test_a_block_holds_the_samples_drawn_with_the_belief_the_seed_and_the_floor(
             lambda ids, rate=rate: rate[ids % 4], 40, loop.plan.prior_row_count(step), seed=5, step=step, floor=0.3
         ).sample_ids
         assert loop.block(step).tolist() == loop.plan.block(step, drawn).tolist()
-        loop.commit(observe(loop.block(step), step))
+        loop.adopt(loop.learn(observe(loop.block(step), step)))
 
 
 def test_the_floor_changes_what_is_drawn():
@@ -152,7 +152,7 @@ def test_draws_follow_the_damage_that_was_observed():
     for step in range(200):
         block = loop.block(step)
         sample_ids = block[block >= NEW_COUNT] - NEW_COUNT
-        loop.commit(Observation(sample_ids, sample_ids % 4 != 2, np.zeros(sample_ids.size)))
+        loop.adopt(loop.learn(Observation(sample_ids, sample_ids % 4 != 2, np.zeros(sample_ids.size))))
         drawn += sample_ids[sample_ids >= 0].tolist()
     assert np.mean(np.array(drawn[200:]) % 4 == 2) > 0.7
 
@@ -200,7 +200,7 @@ def test_other_samples_than_were_planned_are_refused_and_nothing_is_learnt(chang
     block = loop.block(0)
     seen = change(block[block >= NEW_COUNT] - NEW_COUNT)
     with pytest.raises(PlanError) as failure:
-        loop.commit(Observation(seen, np.ones(seen.size, dtype=bool), np.zeros(seen.size)))
+        loop.adopt(loop.learn(Observation(seen, np.ones(seen.size, dtype=bool), np.zeros(seen.size))))
     assert str(failure.value) == (
         f"Step 0 planned 2 prior samples and observed {observed_count}, or others. Every planned row must reach the "
         "model once. Check that nothing between the data loader and the model drops, repeats or replaces rows."
@@ -212,29 +212,29 @@ def test_a_step_that_was_never_planned_cannot_be_committed():
     loop = make_loop()
     loop.block(1)
     with pytest.raises(PlanError, match="Step 0 planned 0 prior samples and observed 1, or others"):
-        loop.commit(Observation(np.array([3]), np.array([True]), np.zeros(1)))
+        loop.adopt(loop.learn(Observation(np.array([3]), np.array([True]), np.zeros(1))))
 
 
 def test_a_step_cannot_be_committed_twice():
     loop = make_loop()
     observation = observe(loop.block(0), 0)
-    loop.commit(observation)
+    loop.adopt(loop.learn(observation))
     with pytest.raises(PlanError, match="Step 1 planned 0 prior samples and observed 2"):
-        loop.commit(observation)
+        loop.adopt(loop.learn(observation))
 
 
 def test_the_samples_of_a_step_may_be_observed_in_any_order():
     loops = [make_loop(plan=make_plan(mix_ratio=0.75)) for _ in range(2)]
     for order, loop in zip((1, -1), loops, strict=True):
         seen = observe(loop.block(0), 5)
-        loop.commit(Observation(seen.sample_ids[::order], seen.correct[::order], seen.loss[::order]))
+        loop.adopt(loop.learn(Observation(seen.sample_ids[::order], seen.correct[::order], seen.loss[::order])))
     assert store(loops[0]) == store(loops[1])
 
 
 def test_a_commit_counts_the_step_and_hands_the_observation_to_estimator_and_history():
     loop = make_loop()
     observation = observe(loop.block(0), 40)  # most are damaged
-    loop.commit(observation)
+    loop.adopt(loop.learn(observation))
     expected = loop.estimator.update(loop.estimator.init(), observation)
     assert loop.steps_done == loop.state.history.step_count == 1
     assert encode(loop.state.estimator_state) == encode(expected)
@@ -244,7 +244,9 @@ def test_a_commit_counts_the_step_and_hands_the_observation_to_estimator_and_his
 
 def test_the_belief_that_is_shared_is_the_one_kept():
     loop = make_loop(SpyEstimator())
-    loop.commit(observe(loop.block(0), 0), share_belief=lambda belief: tuple(array + 100 for array in belief))
+    loop.adopt(
+        loop.learn(observe(loop.block(0), 0), share_belief=lambda belief: tuple(array + 100 for array in belief))
+    )
     assert loop.state.beliefs[1][0].tolist() == [101.0]
     assert loop.state.estimator_state.tolist() == [1.0]
 
@@ -271,7 +273,7 @@ def test_a_reset_forgets_the_steps_that_were_planned():
     block = loop.block(0)
     loop.reset()
     with pytest.raises(PlanError, match="Step 0 planned 0 prior samples"):
-        loop.commit(observe(block, 0))
+        loop.adopt(loop.learn(observe(block, 0)))
 
 
 def test_shaping_again_touches_nothing_learnt():
@@ -315,11 +317,11 @@ class PickEstimator(CollateralDamageEstimator):
 
 def test_vitals_of_an_estimator_that_draws_by_sample_are_those_of_uniform_draws():
     loop = make_loop(PickEstimator(), plan=make_plan(mix_ratio=0.25))
-    assert not loop.draws_by_bins
+    assert not loop.estimator.draws_by_bins
     for step in range(400):
         block = loop.block(step)
         sample_ids = np.random.default_rng(step).permutation(block[block >= NEW_COUNT] - NEW_COUNT)
-        loop.commit(Observation(sample_ids, sample_ids % 10 != 0, np.zeros(sample_ids.size)))
+        loop.adopt(loop.learn(Observation(sample_ids, sample_ids % 10 != 0, np.zeros(sample_ids.size))))
     vitals = loop.vitals()
     assert vitals.damage_rate == pytest.approx(0.1, abs=0.04)
     assert vitals.yield_rate > 0.3
@@ -503,10 +505,10 @@ def test_what_a_probe_observes_goes_to_the_audit_and_to_the_estimator_if_it_teac
         probed, seen = probe_all(step) if step % 2 == 0 else None, observe(loop.block(step), step)
         if use == "audit":
             assert plain.block(step).tolist() == loop.block(step).tolist()
-            plain.commit(seen)
+            plain.adopt(plain.learn(seen))
         learnt = seen if use == "audit" else probed
         expected = expected if learnt is None else loop.estimator.update(expected, learnt)
-        loop.commit(seen, probed=probed)
+        loop.adopt(loop.learn(seen, probed=probed))
     assert encode(loop.state.estimator_state) == encode(expected)
     assert loop.state.probed.step_count == 3
     assert loop.state.probed.total.counts.observed_count.tolist() == [30.0] * 4

@@ -1055,7 +1055,7 @@ def test_a_gpu_learns_before_the_weights_move_but_a_probe_sees_the_new_ones(
     class Watch(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, **_):
             seam = rehearsals[-1]._seam
-            seen.append((seam._loop.steps_done - state.global_step, seam._learnt is not None))
+            seen.append((seam.loop.steps_done - state.global_step, seam._learnt is not None))
 
     for is_on_gpu in (False, True):
         monkeypatch.setattr(TrainerSeam, "_is_on_gpu", is_on_gpu)

@@ -101,17 +101,17 @@ def test_the_prior_rows_are_those_that_the_trainer_itself_would_make(build, tmp_
         make_model(), make_rows(8, "new"), tmp_path / "own", assistant_only_loss=True,
         eval_dataset={"prior": make_rows(PRIOR_COUNT, "prior")},
     ).eval_dataset["prior"]  # fmt: skip
-    rows = rehearsal._seam._prior.rows(range(PRIOR_COUNT))
+    rows = rehearsal._seam.prior.rows(range(PRIOR_COUNT))
     assert [row["input_ids"] for row in rows] == list(own["input_ids"])
     assert [row["labels"] for row in rows] == list(own["labels"])
 
 
 def test_the_fused_head_reads_what_the_logits_say(build):
     trainer, rehearsal, _ = build("chat")
-    rows = PriorDataset(rehearsal._seam._prior.rows(range(PRIOR_COUNT)), "rows")
+    rows = PriorDataset(rehearsal._seam.prior.rows(range(PRIOR_COUNT)), "rows")
     plain = mixcd.RightTokens(least_share=0.5, is_shifted=True)
-    fused, logits = (predict_now(trainer, rows, rule) for rule in (rehearsal._rule, plain))
-    assert rehearsal._rule.is_fused
+    fused, logits = (predict_now(trainer, rows, rule) for rule in (rehearsal._opened.rule, plain))
+    assert rehearsal._opened.rule.is_fused
     assert fused["correct"].tolist() == logits["correct"].tolist()
     np.testing.assert_allclose(fused["loss"], logits["loss"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(fused["share_right"], logits["share_right"])
@@ -128,7 +128,7 @@ def test_no_array_of_tokens_times_vocabulary_is_made(build, monkeypatch):
 
     monkeypatch.setattr(trainer.model, "forward", watched)
     trainer.train()
-    predict_now(trainer, rehearsal._seam._prior, rehearsal._rule)
+    predict_now(trainer, rehearsal._seam.prior, rehearsal._opened.rule)
     assert len(calls) > 3
     assert all(calls)
 
@@ -225,7 +225,7 @@ def test_conversations_with_tools_are_prepared_alike_from_a_list_and_from_jsonl(
 def test_rows_keep_their_order_when_the_trainer_shuffles_its_own(build, tmp_path):
     _, plain, _ = build("chat")
     _, shuffled, _ = build("chat", shuffle_dataset=True, output_dir=str(tmp_path / "shuffled"))
-    for one, other in zip(*(each._seam._prior.rows(range(10)) for each in (plain, shuffled)), strict=True):
+    for one, other in zip(*(each._seam.prior.rows(range(10)) for each in (plain, shuffled)), strict=True):
         assert one["input_ids"] == other["input_ids"]
 
 
@@ -237,7 +237,7 @@ def test_bins_are_made_of_what_the_fused_head_is_given(base_weights, tmp_path, s
     rehearsal = mixcd.attach(
         trainer, make_rows(40, "prior"), mix_ratio=0.25, partition=mixcd.ByFeatures(3), correctness=RULE, features=4
     )
-    row = rehearsal._seam._prior[7]
+    row = rehearsal._seam.prior[7]
     ids, labels = torch.tensor([row["input_ids"]]).to(model.device), torch.tensor(row["labels"])
     with torch.no_grad():
         states = model.eval().model(input_ids=ids).last_hidden_state[0].cpu()

@@ -88,7 +88,7 @@ def record_observations(rehearsal):
 
 def test_a_model_that_does_not_change_is_observed_to_be_as_right_as_it_was(family, build):
     trainer, rehearsal, seen = build(learning_rate=0.0, gradient_accumulation_steps=2, max_steps=12)
-    assert rehearsal._rule == family.rule
+    assert rehearsal._opened.rule == family.rule
     right = rehearsal.predictions.correct
     assert 0.3 < right.mean() < 0.99  # some of both, or the test shows nothing
     trainer.train()
@@ -159,7 +159,7 @@ def test_an_adapter_is_trained_and_judged_like_a_whole_model(family, base_weight
     trainer = family.make_trainer(adapted, family.make_rows(80, 2, "new"), tmp_path, max_steps=40, learning_rate=1e-2)
     held_out = family.make_rows(150, 4, "prior")
     rehearsal = mixcd.attach(trainer, family.make_rows(PRIOR_COUNT, 3, "prior"), mix_ratio=0.25, held_out=held_out)
-    assert rehearsal._rule == family.rule
+    assert rehearsal._opened.rule == family.rule
     with adapted.disable_adapter():  # a fresh adapter changes nothing: the base model is the one without it
         before = predict_now(trainer, PriorDataset(held_out), family.rule)["correct"]
     trainer.train()

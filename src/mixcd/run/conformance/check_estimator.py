@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixcd.ideas.collateral_damage_estimator import ESTIMATORS
-from mixcd.run.conformance.check_result import CheckResult
+from mixcd.run.conformance.check_result import CheckResult, or_fault
 from mixcd.run.rehearsal_loop.loop_state import identify_estimator
 from mixcd.words.state_json import encode
 from mixcd.words.vocabulary import (
@@ -81,14 +82,7 @@ def check_estimator(estimator: str | EstimatorSettings | Bind) -> list[CheckResu
         "a sample may be in a step twice": _find_repetition,
         "what decides the draws is in the checkpoint's identity": _find_hidden,
     }
-    return [CheckResult(name, _run(check, bind)) for name, check in checks.items()]
-
-
-def _run(check: Callable[[Bind], str], bind: Bind) -> str:
-    try:
-        return check(bind)
-    except Exception as error:  # whatever the estimator raises is what the check found
-        return f"{type(error).__name__}: {error}"
+    return [CheckResult(name, or_fault(partial(check, bind))) for name, check in checks.items()]
 
 
 def _find_broken(bind: Bind) -> str:
@@ -114,7 +108,7 @@ def _find_other_end(bind: Bind) -> str:
     resumed = estimator.read_state(json.loads(json.dumps(estimator.write_state(half))))
     for step in range(_STEPS // 2, _STEPS):
         resumed = estimator.update(resumed, _observe(step))
-    same = _encode(estimator.belief(whole)) == _encode(estimator.belief(resumed))
+    same = encode(estimator.belief(whole)) == encode(estimator.belief(resumed))
     return "" if same else "the belief differs in its bits"
 
 
@@ -149,10 +143,7 @@ def _find_repetition(bind: Bind) -> str:
 def _find_hidden(bind: Bind) -> str:
     """Two estimators that draw differently from the same observations must be told apart by a checkpoint."""
     one, other = (bind(*_make_base(seed)) for seed in (0, 1))
-    drawn = []
-    for estimator in (one, other):
-        belief = estimator.belief(_learn(estimator, _STEPS))
-        drawn.append(_weigh(estimator, belief))
+    drawn = [_weigh(estimator, estimator.belief(_learn(estimator, _STEPS))) for estimator in (one, other)]
     alike = drawn[0].shape == drawn[1].shape and np.allclose(drawn[0], drawn[1])
     if not alike and identify_estimator(one) == identify_estimator(other):
         return "made of other predictions it draws differently, but is identified alike: keep arrays in its fields"
@@ -167,12 +158,9 @@ def _make_base(seed: int) -> tuple[Partition, _Predictions]:
     logits = rng.normal(size=(ids.size, _CLASSES))
     logits[np.arange(ids.size), classes] += 2
     correct = logits.argmax(1) == classes
-    arrays = {
-        "logits": logits.astype(np.float16),
-        "features": rng.normal(size=(ids.size, _FEATURES)).astype(np.float16),
-    }
-    factors = tuple(_spread(ids % count, count) for count in (2, 3))
-    partition = replace(_spread(ids % 6, 6), factors=factors)
+    features = rng.normal(size=(ids.size, _FEATURES))
+    arrays = {"logits": logits.astype(np.float16), "features": features.astype(np.float16)}
+    partition = replace(_spread(ids % 6, 6), factors=(_spread(ids % 2, 2), _spread(ids % 3, 3)))
     return partition, _Predictions(_SAMPLES, ids, rng.random(ids.size) + 0.1, correct, classes, arrays)
 
 
@@ -213,7 +201,3 @@ def _weigh_after(estimator: CollateralDamageEstimator[Any], state: Any, seen: Ob
 
 def _weigh(estimator: CollateralDamageEstimator[Any], belief: Belief) -> Floats:
     return estimator.damage_probability(belief, _candidates(estimator, belief))
-
-
-def _encode(belief: Belief) -> str:
-    return json.dumps(encode(belief))

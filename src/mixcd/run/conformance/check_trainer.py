@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,8 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from mixcd.matter.base_model.batched_inference import evaluating
 from mixcd.matter.correctness import CorrectnessRule
-from mixcd.matter.fine_tuned_model.prediction_observer import PredictionObserver
-from mixcd.run.conformance.check_result import CheckResult
+from mixcd.run.conformance.check_result import CheckResult, or_fault
 from mixcd.run.trainer.attach import Rehearsal, attach
 from mixcd.run.trainer.same_as_training import OwnStep
 
@@ -34,10 +34,8 @@ class _Run:
         blocks: The row numbers of each step.
         observed: The rehearsed samples that each step observed.
         counts: Observed and damaged samples of each bin.
-        weights: The model after training.
         forward_count: Forward passes with gradients.
         seen_count: Those that were observed.
-        new_count: Samples of the new data.
     """
 
     blocks: Mapping[int, list[int]]
@@ -58,7 +56,6 @@ def check_trainer(
         make_trainer: Makes a fresh trainer of an output folder and some changes to its arguments. It must set no
             `max_steps`, and have data to evaluate on.
         prior_data: The prior data, as `attach` takes them.
-        folder: A folder for the trainers' outputs.
         correctness: When a prediction is right, as `attach` takes it.
 
     Returns:
@@ -70,28 +67,25 @@ def check_trainer(
     """
 
     def run(name: str, resume: str | None = None, **changes: Any) -> _Run | str:
-        try:
-            return _train(make_trainer, prior_data, folder / name, correctness, changes, resume)
-        except Exception as error:  # whatever the trainer raises is what the check found
-            return f"{type(error).__name__}: {error}"
+        return or_fault(lambda: _train(make_trainer, prior_data, folder / name, correctness, changes, resume))
 
     plain = run("plain", gradient_accumulation_steps=2)
     workers = run("workers", gradient_accumulation_steps=2, dataloader_num_workers=2)
     whole = run("whole", save_strategy="steps", save_steps=_HALF)
     resumed = run("whole", resume=str(folder / "whole" / f"checkpoint-{_HALF}"))
     evaluated = run("evaluated", eval_strategy="steps", eval_steps=2, gradient_accumulation_steps=2)
-    return [
-        CheckResult("one forward pass a micro-batch", _judge(_find_extra_forwards, plain)),
-        CheckResult("the mix ratio is exact", _judge(_find_other_mix, plain)),
-        CheckResult("the ids arrive", _judge(_find_lost_ids, plain)),
-        CheckResult("the same draws for 0 and 2 workers", _judge(_find_other_draws, plain, workers)),
-        CheckResult("an interrupted run goes on as if it had not been", _judge(_find_other_end, whole, resumed)),
-        CheckResult("evaluation leaves the counts alone", _judge(_find_other_counts, plain, evaluated)),
-        CheckResult("`detach` gives the trainer back", _find_remains(make_trainer, prior_data, folder, correctness)),
-        CheckResult(
-            "nothing is damaged at learning rate 0", _find_noise(make_trainer, prior_data, folder, correctness)
-        ),
-    ]
+    given = (make_trainer, prior_data, folder, correctness)
+    faults = {
+        "one forward pass a micro-batch": _judge(_find_extra_forwards, plain),
+        "the mix ratio is exact": _judge(_find_other_mix, plain),
+        "the ids arrive": _judge(_find_lost_ids, plain),
+        "the same draws for 0 and 2 workers": _judge(_find_other_draws, plain, workers),
+        "an interrupted run goes on as if it had not been": _judge(_find_other_end, whole, resumed),
+        "evaluation leaves the counts alone": _judge(_find_other_counts, plain, evaluated),
+        "`detach` gives the trainer back": or_fault(partial(_find_remains, *given)),
+        "nothing is damaged at learning rate 0": or_fault(partial(_find_noise, *given)),
+    }
+    return [CheckResult(name, fault) for name, fault in faults.items()]
 
 
 class _CountForwards(TrainerCallback):
@@ -136,8 +130,10 @@ def _train(
     )
 
 
-def _attach(trainer: Trainer, prior_data: Any, correctness: Rule) -> Rehearsal:
-    return attach(trainer, prior_data, mix_ratio=MIX_RATIO, correctness=correctness, lag=_LAG, seed=0)
+def _attach(trainer: Trainer, prior_data: Any, correctness: Rule, held_out: Any = None) -> Rehearsal:
+    return attach(
+        trainer, prior_data, mix_ratio=MIX_RATIO, correctness=correctness, held_out=held_out, lag=_LAG, seed=0
+    )
 
 
 def _record(rehearsal: Rehearsal) -> tuple[dict[int, list[int]], list[list[int]]]:
@@ -208,17 +204,13 @@ def _find_other_counts(one: _Run, other: _Run) -> str:
 
 
 def _find_remains(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: Rule) -> str:
-    try:
-        trainer = make_trainer(folder / "detached", {"max_steps": 1})
-        before = set(vars(trainer))
-        rehearsal = _attach(trainer, prior_data, correctness)
-        rehearsal.detach()
-        left = sorted(set(vars(trainer)) - before)
-        trainer.train()
-    except Exception as error:  # likewise
-        return f"{type(error).__name__}: {error}"
-    observer: PredictionObserver = rehearsal._learner.observer
-    if observer.forward_count:
+    trainer = make_trainer(folder / "detached", {"max_steps": 1})
+    before = set(vars(trainer))
+    rehearsal = _attach(trainer, prior_data, correctness)
+    rehearsal.detach()
+    left = sorted(set(vars(trainer)) - before)
+    trainer.train()
+    if rehearsal.forward_count:
         return "training was observed after `detach`"
     return f"`{left[0]}` is left on the trainer" if left else ""
 
@@ -234,10 +226,7 @@ def measure_false_damage(
     """Train at learning rate 0 with dropout: what is damaged then, no training has damaged.
 
     Args:
-        make_trainer: As in `check_trainer`, like the following.
-        prior_data: The prior data.
-        folder: A folder for the trainer's output.
-        correctness: When a prediction is right.
+        make_trainer: As in `check_trainer`, like the rest.
         dropout: The share that every dropout of the model drops.
 
     Returns:
@@ -249,20 +238,17 @@ def measure_false_damage(
 
 def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: Rule) -> str:
     """The null check: a model that does not change loses nothing, and is judged as its trainer judges it."""
-    try:
-        trainer, rehearsal = _train_still(make_trainer, prior_data, folder / "still", correctness, 0.0)
-        change = rehearsal.evaluate().prior
-        held_out = rehearsal._opened.held_out["prior"]
-        own = _read_alone(OwnStep(trainer, held_out.data, rehearsal._rule), range(_NULL_ROWS))
-    except Exception as error:  # likewise
-        return f"{type(error).__name__}: {error}"
+    trainer, rehearsal = _train_still(make_trainer, prior_data, folder / "still", correctness, 0.0)
+    change, before = rehearsal.evaluate().prior, rehearsal._opened.held_out["prior"].before
+    step = OwnStep(trainer, rehearsal._opened.held_out["prior"].data, rehearsal._opened.rule)
+    with evaluating(step.model):
+        own = [step.predict_by_trainer(step.data[row])[0] for row in range(_NULL_ROWS)]
     damaged = int(rehearsal.counts.damaged_count.sum())
     if damaged or change.damaged_count or change.gained_count:
         return (
             f"{damaged} damaged in training; {change.damaged_count} damaged and {change.gained_count} gained after it"
         )
     for row, (loss, is_right) in enumerate(own):
-        before = held_out.before
         if abs(loss - before.loss[row]) > _ROUNDING or is_right != before.correct[row]:
             return f"held-out row {row} has a loss of {before.loss[row]:.8g}, and {loss:.8g} by the trainer's own step"
     return ""
@@ -274,16 +260,9 @@ def _train_still(
     """Train at learning rate 0."""
     trainer = make_trainer(folder, {"max_steps": STEPS, "learning_rate": 0.0})
     _set_dropout(cast(torch.nn.Module, trainer.model), dropout)
-    rehearsal = attach(
-        trainer, prior_data, mix_ratio=MIX_RATIO, correctness=correctness, lag=_LAG, seed=0, held_out=prior_data
-    )
+    rehearsal = _attach(trainer, prior_data, correctness, held_out=prior_data)
     trainer.train()
     return trainer, rehearsal
-
-
-def _read_alone(step: OwnStep, rows: range) -> list[tuple[float, bool]]:
-    with evaluating(step.model):
-        return [step.predict_by_trainer(step.data[row])[0] for row in rows]
 
 
 def _set_dropout(model: torch.nn.Module, share: float) -> None:

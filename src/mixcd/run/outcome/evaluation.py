@@ -114,12 +114,9 @@ class Evaluation:
     def __str__(self) -> str:
         sets = "".join(f"\n  {name}: {change}" for name, change in self.prior_sets.items())
         new = f"\nnew task:   {self.new}" if self.new else ""
-        noise = ""
-        if self.false_damage_rate:
-            share = self.false_damage_rate * self.prior.score_before
-            noise = (
-                f"\n  of the damaged, about {share:.1%} of all samples, are noise: rows are read otherwise each time"
-            )
+        share = (self.false_damage_rate or 0.0) * self.prior.score_before
+        told = f"\n  of the damaged, about {share:.1%} of all samples, are noise: rows are read otherwise each time"
+        noise = told if self.false_damage_rate else ""
         return f"prior task: {self.prior}{noise}{sets}{new}"
 
 

@@ -26,25 +26,18 @@ TEXT_START = 400
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One task's held-out data, with the base model's predictions.
-
-    Args:
-        data: The data, prepared.
-        before: What the base model predicted for them.
-    """
+    """One task's held-out data, with the base model's predictions."""
 
     data: PriorDataset
     before: PriorPredictions
 
 
 def name_held_out(prior: Any, new: Any, new_name: str, column_names: Sequence[str]) -> dict[str, PriorDataset]:
-    """Check the held-out data of both tasks, and return them by task, "prior" and "new".
+    """Check the prepared held-out data of both tasks, and return them by task, "prior" and "new".
 
     Args:
-        prior: The prior task's, prepared; None where none are held out, and then the new task's are left out, too.
-        new: The new task's, prepared; or None.
-        new_name: What messages call these.
-        column_names: The columns that the partition reads.
+        prior: None where none are held out, and then the new task's are left out, too.
+        new_name: What messages call the new task's.
 
     Raises:
         DataError: If the data are empty, not map-style, or lack a column.
@@ -58,40 +51,19 @@ def name_held_out(prior: Any, new: Any, new_name: str, column_names: Sequence[st
 
 
 def predict_held_out(infer: Infer, held_out: Mapping[str, PriorDataset], cache_dir: Path) -> dict[str, HeldOut]:
-    """Predict held-out data with the base model, or read its predictions from the cache.
-
-    Args:
-        infer: Returns how the model, which still is the base model, predicts some data.
-        held_out: The data by task.
-        cache_dir: The folder of the prior data's cache.
-
-    Returns:
-        The data with their predictions, by task.
-
-    Raises:
-        RehearsalError: Whatever `predict_prior` raises.
-    """
-    return {
-        task: HeldOut(
-            data,
-            complete_predictions(
-                PriorPass(infer(data).checked()), cache_dir / f"held_out_{task}", least_share_right=0.0
-            ),
-        )
-        for task, data in held_out.items()
-    }
+    """Predict held-out data with the base model, or read its predictions from folders inside the prior data's cache."""
+    found = {}
+    for task, data in held_out.items():
+        prior_pass, folder = PriorPass(infer(data).checked()), cache_dir / f"held_out_{task}"
+        found[task] = HeldOut(data, complete_predictions(prior_pass, folder, least_share_right=0.0))
+    return found
 
 
 def evaluate_held_out(infer: Infer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy) -> Evaluation:
     """Compare a model as it is now with the base model.
 
     Args:
-        infer: Returns how the model predicts some data.
         held_out: The data and the base model's predictions, by task; "prior" must be there.
-        strategy: Gives the damaged samples their bins.
-
-    Returns:
-        Scores before and after, those of each prior data set too, and the damaged prior samples.
 
     Raises:
         UnsupportedTrainerError: If the model now computes with other settings than the base model did.
@@ -169,12 +141,7 @@ def _name_bins(strategy: PartitionStrategy, data: PriorDataset, before: PriorPre
 
 
 def text_of(row: Any, tokenizer: Any) -> str:
-    """Return how the text of a prepared row starts: its longest text, or what its tokens say; else nothing.
-
-    Args:
-        row: The row.
-        tokenizer: Turns tokens into text again; or None.
-    """
+    """Return how the text of a prepared row starts: its longest text, or what its tokens say; else nothing."""
     if not isinstance(row, Mapping):
         return ""
     texts = [value for value in row.values() if isinstance(value, str)]

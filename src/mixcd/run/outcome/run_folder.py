@@ -7,7 +7,6 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,66 +30,32 @@ _RECORDED = ("state", "go_on", "cache", "steps_done", "total_steps", "processes"
 _JIT_SENTINEL = "checkpoint-is-incomplete.txt"
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """The files of one run.
+    """The files of one run."""
 
-    Args:
-        path: The folder.
-    """
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
         """The resolved config."""
-        return self.path / "config.toml"
-
-    @property
-    def record(self) -> Path:
+        self.record = path / "run.json"
         """State, versions, hardware, seeds, counters."""
-        return self.path / "run.json"
-
-    @property
-    def step_lines(self) -> Path:
+        self.step_lines = path / "steps.jsonl"
         """A line a step, while training."""
-        return self.path / "steps.jsonl"
-
-    @property
-    def steps(self) -> Path:
+        self.steps = path / "steps.parquet"
         """A row a step, when training is done."""
-        return self.path / "steps.parquet"
-
-    @property
-    def evaluation(self) -> Path:
+        self.evaluation = path / "evaluation.json"
         """Scores before and after, flips, intervals, tests."""
-        return self.path / "evaluation.json"
-
-    @property
-    def damaged(self) -> Path:
+        self.damaged = path / "damaged.parquet"
         """The held-out prior samples that were lost."""
-        return self.path / "damaged.parquet"
-
-    @property
-    def report(self) -> Path:
+        self.report = path / "report.html"
         """All of it on one page."""
-        return self.path / "report.html"
-
-    @property
-    def model(self) -> Path:
+        self.model = path / "model"
         """The fine-tuned model."""
-        return self.path / "model"
-
-    @property
-    def checkpoints(self) -> Path:
+        self.checkpoints = path / "checkpoints"
         """The trainer's `output_dir`."""
-        return self.path / "checkpoints"
 
     def read(self) -> dict[str, Any] | None:
-        """Read the record of the run in the folder.
-
-        Returns:
-            The record; None when there is no run, and nothing but a prediction cache, in the folder.
+        """Read the record of the run; None when there is none, and nothing but a prediction cache, in the folder.
 
         Raises:
             RunFolderError: If the folder holds something else, or a record that cannot be read.
@@ -125,11 +90,7 @@ class RunFolder:
         return record
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Write the record, whole or not at all.
-
-        Args:
-            record: What to write; format and time are added.
-        """
+        """Write the record with format and time, whole or not at all."""
         dated = {"format": FORMAT, **record, "updated": datetime.now(UTC).isoformat(timespec="seconds")}
         with replace_file(self.record) as unfinished:
             unfinished.write_text(json.dumps(dated, indent=1) + "\n", "utf-8")
@@ -142,14 +103,7 @@ class RunFolder:
         self.step_lines.unlink(missing_ok=True)
 
     def describe_progress(self, record: Mapping[str, Any]) -> str:
-        """Say how far a run got, from what lies in its folder.
-
-        Args:
-            record: The run's record.
-
-        Returns:
-            The end of a sentence, such as "finished" or "got as far as step 57 of 300".
-        """
+        """End a sentence with how far the run got: such as "finished" or "got as far as step 57 of 300"."""
         if record["state"] == FINISHED:
             return "finished"
         if record["state"] == PRIOR_PASS:
@@ -162,11 +116,7 @@ class RunFolder:
         return f"got as far as step {done} of {record['total_steps']}, and {kept}"
 
     def find_checkpoint(self) -> Path | None:
-        """Find the last checkpoint that was written to the end.
-
-        Returns:
-            Its folder, or None.
-        """
+        """Find the folder of the last checkpoint that was written to the end, if there is one."""
         found = [path for path in self.checkpoints.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
         return next((path for path in sorted(found, key=step_of, reverse=True) if _is_whole(path)), None)
 
@@ -178,7 +128,9 @@ class RunFolder:
                 self.write({**record, "state": STOPPED})
         for path in (self.checkpoints, self.model):  # first whole ones, so that no later run takes what is left of them
             if path.exists():
-                os.replace(path, _make_room(path.with_name(path.name + UNFINISHED)))
+                unfinished = path.with_name(path.name + UNFINISHED)
+                shutil.rmtree(unfinished, ignore_errors=True)
+                os.replace(path, unfinished)
         for path in self._own_files():
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -214,37 +166,20 @@ class RunFolder:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step of a checkpoint's folder, `checkpoint-STEP`.
-
-    Args:
-        checkpoint: The folder.
-    """
+    """Return the step of a checkpoint's folder, `checkpoint-STEP`."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> None:
-    """Write an evaluation, each file whole or not at all.
-
-    Args:
-        evaluation: What was measured.
-        scores: The JSON file of scores.
-        damaged: The Parquet file of damaged samples.
-    """
+    """Write scores as JSON and damaged samples as Parquet, each file whole or not at all."""
     tasks = {"prior": evaluation.prior, "new": evaluation.new}
     values = {name: change_to_json(change) for name, change in tasks.items() if change is not None}
     for name, changes in (("prior_sets", evaluation.prior_sets), ("bins", evaluation.bins)):
         if changes:
             values[name] = {one: change_to_json(change) for one, change in changes.items()}
     rows = [vars(sample) for sample in evaluation.damaged]
-    schema = pa.schema(
-        [
-            ("sample_id", pa.int64()),
-            ("bin_name", pa.string()),
-            ("label", pa.int64()),
-            ("prediction", pa.int64()),
-            ("text", pa.string()),
-        ]
-    )
+    number, text = pa.int64(), pa.string()
+    schema = pa.schema({"sample_id": number, "bin_name": text, "label": number, "prediction": number, "text": text})
     with replace_file(damaged) as unfinished:
         pq.write_table(pa.Table.from_pylist(rows, schema), unfinished)
     with replace_file(scores) as unfinished:
@@ -252,20 +187,12 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
 
 
 def change_from_json(values: Mapping[str, Any]) -> TaskChange:
-    """Return one task's change from the JSON values of an evaluation.
-
-    Args:
-        values: What `change_to_json` returned.
-    """
+    """Return one task's change from the JSON values of an evaluation."""
     return TaskChange(**{name: int(values[name]) for name in TaskChange.__dataclass_fields__})
 
 
 def change_to_json(change: TaskChange) -> dict[str, Any]:
-    """Return one task's change as JSON values.
-
-    Args:
-        change: Scores before and after.
-    """
+    """Return one task's change as JSON values."""
     low, high = change.damaged_interval
     return {
         **vars(change),
@@ -277,11 +204,6 @@ def change_to_json(change: TaskChange) -> dict[str, Any]:
         "damaged_share_high": high,
         "mcnemar_p": change.mcnemar_p,
     }
-
-
-def _make_room(path: Path) -> Path:
-    shutil.rmtree(path, ignore_errors=True)
-    return path
 
 
 def _count_parts(cache: Path) -> str:
@@ -296,10 +218,8 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to the end: the trainer writes its state last, each process its own before."""
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-        step, processes = (
-            state["global_step"],
-            state["stateful_callbacks"]["RehearsalCallback"]["attributes"]["processes"],
-        )
+        step = state["global_step"]
+        processes = state["stateful_callbacks"]["RehearsalCallback"]["attributes"]["processes"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     own = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]

@@ -39,16 +39,7 @@ class StepRecord:
 
 
 def summarise_step(step: int, trained: Observation, counts: DamageCounts) -> StepRecord:
-    """Summarise one step.
-
-    Args:
-        step: Completed optimizer steps, this one included.
-        trained: All samples of the step, new ones under the id `NEW_SAMPLE`.
-        counts: The step's own counts.
-
-    Returns:
-        The record.
-    """
+    """Summarise one step by all that it trained on, where new samples have the id `NEW_SAMPLE`, and by its counts."""
     rehearsed = trained.sample_ids != NEW_SAMPLE
     return StepRecord(
         step=step,
@@ -61,14 +52,9 @@ def summarise_step(step: int, trained: Observation, counts: DamageCounts) -> Ste
 
 
 class StepRecorder(TrainerCallback):
-    """Writes each step's record and the vitals after it, a line a step, where a kill loses nothing.
+    """Writes each step's record and the vitals after it, a line of JSON a step, where a kill loses nothing.
 
     Add it to a trainer after `attach`. A resumed run drops the lines of steps that it does again.
-
-    Args:
-        path: The file of lines, JSON.
-        read_step: Returns the record of the step just completed.
-        read_vitals: Returns the vitals after it.
     """
 
     def __init__(self, path: Path, read_step: Callable[[], StepRecord], read_vitals: Callable[[], Vitals]) -> None:
@@ -90,26 +76,14 @@ class StepRecorder(TrainerCallback):
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a run's steps; a line that a kill cut short is left out.
-
-    Args:
-        path: The file of lines; none when it is missing.
-
-    Returns:
-        One dict a step, in order.
-    """
+    """Read the lines of a run's steps, none if there is no file; a line that a kill cut short is left out."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def write_steps(lines: list[dict[str, Any]], path: Path) -> None:
-    """Write a run's steps as Parquet.
-
-    Args:
-        lines: What `read_steps` returned.
-        path: The file.
-    """
+    """Write a run's steps as Parquet."""
     with replace_file(path) as unfinished:
         pq.write_table(pa.Table.from_pylist(lines), unfinished)
 

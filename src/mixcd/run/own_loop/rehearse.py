@@ -132,13 +132,6 @@ class HandRehearsal(RehearsalHandle):
 
     `evaluate()`, `report()` and the probe run the model that `observe` was given last, without the wrapper of
     data-parallel training; before the first step, the one that `rehearse` was given.
-
-    Args:
-        opened: What was there at the beginning.
-        data: New and prior rows.
-        collate_fn: Makes batches that carry sample ids.
-        probe: As in `rehearse`, like the following.
-        accelerator: Of a run on several processes.
     """
 
     def __init__(
@@ -151,7 +144,7 @@ class HandRehearsal(RehearsalHandle):
             opened.loop,
             opened.rule,
             opened.predictions,
-            probe=probe,
+            probe,
             infer_prior=lambda: opened.infer(opened.prior),
             accelerator=accelerator,
             missing=_MISSING,
@@ -163,15 +156,11 @@ class HandRehearsal(RehearsalHandle):
         """Says which rows are in the batches, for a loader; one pass is what is left of the epoch."""
         self.collate_fn = collate_fn
         """Makes a loader's batches; they carry the sample ids that `observe` takes out."""
-        self._accelerator = accelerator
 
     def loader(self, num_workers: int = 0, prefetch_factor: int | None = None, **settings: Any) -> DataLoader[Any]:
         """Return a data loader over the mixed batches; hand it to `accelerator.prepare` where there is one.
 
-        Args:
-            num_workers: As in `torch.utils.data.DataLoader`, like the following.
-            prefetch_factor: Batches that a worker reads ahead.
-            settings: Other settings of the loader, such as `pin_memory`.
+        The settings are those of `torch.utils.data.DataLoader`, such as `pin_memory`.
 
         Returns:
             The loader. It yields batches of one epoch over the new data; iterate again for the next.
@@ -181,7 +170,7 @@ class HandRehearsal(RehearsalHandle):
         """
         plan = self._loop.plan
         batches_ahead = 1 + num_workers * (prefetch_factor or 2)
-        steps_ahead = -(-batches_ahead * processes_of(self._accelerator).count // plan.micro_batch_count)
+        steps_ahead = -(-batches_ahead * processes_of(self._learner.accelerator).count // plan.micro_batch_count)
         self._loop.shape(plan, steps_ahead)
         return DataLoader(
             self.data,
@@ -201,7 +190,6 @@ class HandRehearsal(RehearsalHandle):
 
         Args:
             model: The model that the block calls, as it calls it: wrapped, if it is.
-            batch: A batch of the loader.
 
         Yields:
             The batch without the sample ids, for the model.
@@ -228,7 +216,8 @@ class HandRehearsal(RehearsalHandle):
         Raises:
             PlanError: If other rows were observed than were planned.
         """
-        return self._learner.adopt(*self._learner.learn(lambda belief: broadcast_arrays(self._accelerator, belief)))
+        learner = self._learner
+        return learner.adopt(*learner.learn(lambda belief: broadcast_arrays(learner.accelerator, belief)))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -240,10 +229,7 @@ class HandRehearsal(RehearsalHandle):
         return self._loop.to_json()
 
     def load_state_dict(self, stored: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint: the next loader begins with the step after it.
-
-        Args:
-            stored: What `state_dict` returned.
+        """Go on from what `state_dict` returned: the next loader begins with the step after it.
 
         Raises:
             ResumeError: If it belongs to a run of another shape.

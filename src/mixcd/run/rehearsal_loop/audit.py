@@ -49,16 +49,7 @@ class Audit:
 
 
 def compare_rates(free: DamageHistory, probed: DamageHistory, bin_sizes: Ids) -> Audit:
-    """Compare the free damage rates with the probe's.
-
-    Args:
-        free: What the training forward showed.
-        probed: What the probe showed.
-        bin_sizes: The number of prior samples in each bin, shape (bins,).
-
-    Returns:
-        The comparison.
-    """
+    """Compare the free damage rates with the probe's."""
     free_rate, probed_rate = _rates(free.total.counts), _rates(probed.total.counts)
     both = np.isfinite(free_rate) & np.isfinite(probed_rate)
     return Audit(

@@ -10,9 +10,10 @@ import torch
 from mixcd.ideas.collateral_damage_estimator import AUTO, ESTIMATORS
 from mixcd.ideas.partition_strategy import Combined
 from mixcd.ideas.sampling_scheduler import FLOOR
+from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prediction_cache import read_manifest
 from mixcd.matter.base_model.prior_predictions import PriorPredictions, assign_bins
-from mixcd.matter.correctness import CorrectnessRule, RightClass
+from mixcd.matter.correctness import RightClass
 from mixcd.matter.model_shape.model_kind import is_multiple_choice
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import SettingError, end_sentence, nearest_name
@@ -38,9 +39,6 @@ def estimator_names() -> tuple[str, ...]:
 
 def require_estimator(estimator: Estimator) -> None:
     """Refuse an estimator that is no known name, no settings and no function of bins and predictions.
-
-    Args:
-        estimator: What `attach` was given.
 
     Raises:
         SettingError: If it is unknown, a class, an estimator that is made already, or takes other arguments.
@@ -73,22 +71,12 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 
 
 def choose_settings(
-    estimator: Estimator,
-    partition: PartitionStrategy | None,
-    model: torch.nn.Module,
-    rule: CorrectnessRule,
-    cache: Path,
-    features: int | None = None,
+    estimator: Estimator, partition: PartitionStrategy | None, base: Inference, cache: Path, features: int | None
 ) -> EstimatorSettings | MakeEstimator:
     """Say what a name means; "auto" is what measured best (`docs/results.md`) among those that can be had.
 
     Args:
-        estimator: What `attach` was given.
         partition: What `attach` was given; None when the caller named none.
-        model: The base model.
-        rule: Says which predictions are right.
-        cache: The folder of the prediction cache.
-        features: What `attach` was given.
 
     Returns:
         Settings, or the function that was given. In the place of "auto": "factored" when the caller named a combined
@@ -99,15 +87,15 @@ def choose_settings(
         SettingError: If logits are to be forecast where correctness follows from none, or in multiple choice.
         CacheError: If the folder holds something else than a cache.
     """
-    name = _choose_best(partition, model, rule, cache, features) if estimator == AUTO else estimator
+    name = _choose_best(partition, base, cache, features) if estimator == AUTO else estimator
     chosen = ESTIMATORS[name]() if isinstance(name, str) else name
     if isinstance(chosen, EstimatorSettings) and chosen.reads_features:
         told = f'"{name}"' if isinstance(name, str) else f"`{type(chosen).__name__}`"
-        if not rule.has_logits:
+        if not base.rule.has_logits:
             raise SettingError(
-                f'`estimator` is {told}, but with {rule.name} nothing can be forecast. Pass "auto" or "counts".'
+                f'`estimator` is {told}, but with {base.rule.name} nothing can be forecast. Pass "auto" or "counts".'
             )
-        if is_multiple_choice(model):
+        if is_multiple_choice(base.model):
             raise SettingError(
                 f"`estimator` is {told}, which forecasts how the logit of each class moves, but in multiple choice a "
                 "class is only the place of a choice, which says nothing of the next sample. Pass "
@@ -116,19 +104,13 @@ def choose_settings(
     return chosen
 
 
-def _choose_best(
-    partition: PartitionStrategy | None,
-    model: torch.nn.Module,
-    rule: CorrectnessRule,
-    cache: Path,
-    features: int | None,
-) -> str:
+def _choose_best(partition: PartitionStrategy | None, base: Inference, cache: Path, features: int | None) -> str:
     if partition is not None:
         return "factored" if isinstance(partition, Combined) else "counts"
-    has_head = any(isinstance(module, torch.nn.Linear) for module in model.modules())
+    has_head = any(isinstance(module, torch.nn.Linear) for module in base.model.modules())
     found = read_manifest(cache)
     lacks_features = features == 0 or (found is not None and bool(found.parts) and not found.arrays)
-    is_class = isinstance(rule, RightClass) and not is_multiple_choice(model)
+    is_class = isinstance(base.rule, RightClass) and not is_multiple_choice(base.model)
     return "drift" if is_class and has_head and not lacks_features else "counts"
 
 
@@ -139,15 +121,6 @@ def make_estimator(
     predictions: PriorPredictions,
 ) -> tuple[CollateralDamageEstimator[Any], Partition]:
     """Make the estimator, and the bins that damage is counted in.
-
-    Args:
-        chosen: Its settings, or a function that makes it.
-        strategy: The partition strategy.
-        prior: The prior data.
-        predictions: The base model's predictions on them.
-
-    Returns:
-        The estimator, and the partition.
 
     Raises:
         DataError: If a column is missing, or the strategy covers other samples.
@@ -172,11 +145,6 @@ def choose_feature_count(
 ) -> int:
     """Return how many features a sample to cache.
 
-    Args:
-        chosen: The estimator's settings, or a function that makes it.
-        strategy: The partition strategy.
-        features: What the caller said, or None.
-
     Returns:
         What the caller said; by default `FEATURES` when the estimator or the partition reads features, else 0.
 
@@ -196,13 +164,6 @@ def choose_feature_count(
 
 def choose_floor(estimator: Estimator, floor: float | None) -> float:
     """Return ε of the sampling scheduler: what the caller said, else the estimator's own, else `FLOOR`.
-
-    Args:
-        estimator: What `attach` was given.
-        floor: What the caller said, or None.
-
-    Returns:
-        The floor.
 
     Raises:
         SettingError: If it lies outside [0, 1].

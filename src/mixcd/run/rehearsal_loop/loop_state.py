@@ -41,13 +41,7 @@ def write_state(
     """Return a state as JSON values; arrays as base64 of little-endian float64.
 
     Args:
-        state: The state.
-        estimator: Whose state is in it.
-        lag: The lag of its beliefs, in steps.
         identity: All that decides what the loop draws, by name; JSON values.
-
-    Returns:
-        What a checkpoint holds.
     """
     return {
         "format": _FORMAT,
@@ -65,12 +59,7 @@ def read_state(stored: Mapping[str, Any], estimator: CollateralDamageEstimator[A
     """Read a state from a checkpoint.
 
     Args:
-        stored: What `write_state` returned.
-        estimator: Whose state is in it.
         like: A state of the same loop, which gives shapes and types; its belief after no step is there.
-
-    Returns:
-        The state.
     """
     return LoopState(
         int(stored["steps_done"]),
@@ -87,11 +76,7 @@ def require_resumable(
     """Refuse a checkpoint with which a run would not draw as the interrupted one would have.
 
     Args:
-        stored: What `write_state` returned.
-        identity: The resuming loop's own.
         steps_done: The completed steps that the trainer counts.
-        wanted_lag: The lag that was asked for, or None.
-        look_ahead: How many steps the data loader reads ahead.
 
     Raises:
         ResumeError: If the checkpoint is of another format, of a run of another shape or after other steps, or its lag

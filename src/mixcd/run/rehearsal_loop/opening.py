@@ -24,16 +24,7 @@ from mixcd.words.vocabulary import EstimatorSettings, PartitionStrategy
 
 @dataclass(frozen=True)
 class RehearsalSettings:
-    """What the caller of `attach` or `rehearse` chose, or a config: who draws, by which bins, from which cache.
-
-    Args:
-        partition: As in `attach`, like the following; None where the caller named none.
-        estimator: Who chooses samples.
-        floor: ε, or None.
-        features: Features a sample to cache, or None.
-        cache_columns: Columns to cache besides those of the partition.
-        probe: Extra inference while training, or None.
-        lag: L in steps, or None.
+    """What the caller of `attach` or `rehearse` chose, or a config: who draws, by which bins; names are as in `attach`.
 
     Raises:
         SettingError: If the partition, the estimator or the floor make no sense.
@@ -56,10 +47,6 @@ class RehearsalSettings:
     def open(self, base: Inference, cache: Path) -> "Opening":
         """Choose what the caller left open, by the base model, its prior data and what is cached; nothing is computed.
 
-        Args:
-            base: How the base model predicts the prior data.
-            cache: The folder of the prediction cache.
-
         Raises:
             SettingError: If estimator or rule do not fit the model, or the number of features makes no sense.
             CacheError: If the folder holds something else than a cache.
@@ -67,7 +54,7 @@ class RehearsalSettings:
         """
         named = None if self.partition is None else parse_partition(self.partition)
         strategy = ByPriorLoss() if named is None else named
-        chosen = choose_settings(self.estimator, named, base.model, base.rule, cache, self.features)
+        chosen = choose_settings(self.estimator, named, base, cache, self.features)
         prior_pass = PriorPass(base.checked(), choose_feature_count(chosen, strategy, self.features))
         return Opening(self, strategy, chosen, prior_pass, cache)
 
@@ -77,11 +64,7 @@ class Opening:
     """A rehearsal that is about to begin.
 
     Args:
-        settings: What the caller chose.
-        strategy: The partition strategy.
-        estimator: The estimator's settings, or a function that makes it.
         prior_pass: The base model's pass over the prior data, not yet made.
-        cache: The folder of the prediction cache.
     """
 
     settings: RehearsalSettings
@@ -100,9 +83,6 @@ class Opening:
 
         Args:
             least_share_right: The share of right predictions below which they are refused.
-
-        Raises:
-            RehearsalError: Whatever `predict_prior` raises.
         """
         return complete_predictions(
             self.prior_pass, self.cache, columns=self.columns, least_share_right=least_share_right
@@ -110,9 +90,6 @@ class Opening:
 
     def make_loop(self, predictions: PriorPredictions) -> RehearsalLoop:
         """Make the loop that plans the steps and learns from them.
-
-        Args:
-            predictions: The base model's predictions on the prior data.
 
         Raises:
             DataError: If the partition covers other samples.

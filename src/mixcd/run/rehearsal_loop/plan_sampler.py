@@ -8,11 +8,7 @@ from mixcd.run.rehearsal_loop.rehearsal_loop import RehearsalLoop
 
 
 class PlanSampler(Sampler[int]):
-    """Yields the row numbers of one epoch's blocks, planned only when a trainer's loader asks for them.
-
-    Args:
-        loop: Plans the blocks.
-    """
+    """Yields the row numbers of one epoch's blocks, planned only when a trainer's loader asks for them."""
 
     def __init__(self, loop: RehearsalLoop) -> None:
         self._loop = loop
@@ -30,11 +26,7 @@ class PlanSampler(Sampler[int]):
 
 
 class EpochSampler(Sampler[int]):
-    """Yields the row numbers of the blocks that are left of an epoch, planned only when they are asked for.
-
-    Args:
-        loop: Plans the blocks.
-    """
+    """Yields the row numbers of the blocks that are left of an epoch, planned only when they are asked for."""
 
     def __init__(self, loop: RehearsalLoop) -> None:
         self._loop = loop

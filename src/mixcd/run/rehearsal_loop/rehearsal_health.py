@@ -26,7 +26,6 @@ class Seen:
     """What some steps observed.
 
     Args:
-        counts: Observed and damaged samples of each bin.
         draws: The same draws, weighted by their chances.
     """
 
@@ -42,8 +41,6 @@ class DamageHistory:
     """What was observed and damaged, over all steps and over two windows.
 
     Args:
-        step_count: The number of steps.
-        total: All steps.
         recent: The steps of the current window, at most `WINDOW`.
         earlier: The whole window before it.
         closed_windows: What the lift of the bins is made of, over all whole windows but the current one.
@@ -90,29 +87,13 @@ class Vitals:
 
 
 def empty_history(bin_count: int) -> DamageHistory:
-    """Return the history before the first step.
-
-    Args:
-        bin_count: The number of bins.
-
-    Returns:
-        Zero counts, shape (bins,).
-    """
+    """Return the history before the first step."""
     zero = Seen(DamageCounts(np.zeros(bin_count), np.zeros(bin_count)), DrawSums())
     return DamageHistory(0, zero, zero, zero, LiftSums())
 
 
 def add_step(history: DamageHistory, seen: Seen, bin_sizes: Ids) -> DamageHistory:
-    """Add one step.
-
-    Args:
-        history: The history so far. It is left as it was.
-        seen: What the step observed.
-        bin_sizes: The number of prior samples in each bin, shape (bins,).
-
-    Returns:
-        The history with this step.
-    """
+    """Add one step."""
     step_count, total = history.step_count + 1, history.total + seen
     if history.step_count > 0 and history.step_count % WINDOW == 0:
         closed_windows = history.closed_windows + sum_window(history.recent.counts, bin_sizes)
@@ -129,11 +110,8 @@ def measure_vitals(
     estimator that draws by sample picks the damaged ones of a bin: its draws are weighted by one over their chances.
 
     Args:
-        history: What was observed so far.
-        partition: The bins.
         candidate_ids: A uniform selection of prior samples, shape (candidates,).
         weights: Their drawing weights under the latest belief, shape (candidates,).
-        draws_by_bins: Whether draws are uniform inside a bin.
 
     Returns:
         The vitals; rates are NaN while nothing was observed.
@@ -161,12 +139,6 @@ def find_failure_signs(
 ) -> dict[str, str]:
     """Say what looks wrong: what was seen, and what to try.
 
-    Args:
-        history: What was observed so far.
-        vitals: The vitals after it.
-        bin_sizes: The number of prior samples in each bin, shape (bins,).
-        draws_by_bins: Whether draws are uniform inside a bin.
-
     Returns:
         One line for each sign that shows, by its name: "no signal", "too aggressive", "unstable".
     """
@@ -186,16 +158,13 @@ def find_failure_signs(
                 "the data; uniform rehearsal would do as well."
             )
     if bin_sizes.size > 1:
+        narrow = ""
         if vitals.effective_bins < min(LEAST_EFFECTIVE_BINS, _effective_count(bin_sizes) / 2):
-            signs["too aggressive"] = (
-                f"Too aggressive: the draws fall on {vitals.effective_bins:.1f} of {bin_sizes.size} bins. Try fewer "
-                "bins, or a larger `mix_ratio`."
-            )
+            narrow = f"the draws fall on {vitals.effective_bins:.1f} of {bin_sizes.size} bins"
         elif vitals.top_share > MOST_TOP_SHARE:
-            signs["too aggressive"] = (
-                f"Too aggressive: 1 % of the prior samples take {vitals.top_share:.0%} of the draws. Try fewer "
-                "bins, or a larger `mix_ratio`."
-            )
+            narrow = f"1 % of the prior samples take {vitals.top_share:.0%} of the draws"
+        if narrow:
+            signs["too aggressive"] = f"Too aggressive: {narrow}. Try fewer bins, or a larger `mix_ratio`."
     earlier, recent = (_damage_rate(seen, bin_sizes, draws_by_bins) for seen in (history.earlier, history.recent))
     if (
         history.step_count % WINDOW == 0

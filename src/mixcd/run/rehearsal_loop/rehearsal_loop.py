@@ -44,7 +44,6 @@ class Learnt:
     """What a step taught, before it is complete.
 
     Args:
-        state: The loop's state after it.
         counts: The step's own counts, shape (bins,).
     """
 
@@ -56,7 +55,6 @@ def choose_lag(wanted: int | None, look_ahead: int) -> int:
     """Choose how many steps old the belief is that a step is planned with.
 
     Args:
-        wanted: The lag asked for, or None.
         look_ahead: How many steps the data loader reads ahead.
 
     Returns:
@@ -85,7 +83,6 @@ class RehearsalLoop:
     are the same for every number of data-loader workers that the lag covers, and across an interruption.
 
     Args:
-        estimator: Turns observations into a belief.
         partition: The bins in which damage is counted for the metrics.
         base_correct: Whether the base model got each prior sample right, shape (samples,).
         sources: What the base predictions were made from; a checkpoint with other sources is refused.
@@ -127,7 +124,6 @@ class RehearsalLoop:
         """Fix the shape of the steps; nothing learnt is touched.
 
         Args:
-            plan: Who sits where in a step's batch.
             look_ahead: How many steps the data loader reads ahead.
 
         Raises:
@@ -175,32 +171,8 @@ class RehearsalLoop:
         self._planned[step] = drawn
         return self.plan.block(step, drawn.sample_ids)
 
-    def commit(
-        self,
-        observation: Observation,
-        share_belief: Callable[[Belief], Belief] = lambda belief: belief,
-        probed: Observation | None = None,
-    ) -> DamageCounts:
-        """Complete one step with what its forward passes observed.
-
-        Args:
-            observation: The rehearsed samples of the step, in any order.
-            share_belief: Makes all processes hold the same belief.
-            probed: What a probe observed after the step; None when there was no probe in it.
-
-        Returns:
-            The step's own counts, shape (bins,).
-
-        Raises:
-            PlanError: If other samples were observed than were planned.
-        """
-        return self.adopt(self.learn(observation, share_belief, probed))
-
     def adopt(self, learnt: Learnt) -> DamageCounts:
         """Complete the step that something was learnt from.
-
-        Args:
-            learnt: What `learn` returned for the step in progress.
 
         Returns:
             The step's own counts, shape (bins,).
@@ -218,9 +190,9 @@ class RehearsalLoop:
         """Learn from the step in progress; it is complete, and anything changes, only when that is adopted.
 
         Args:
-            observation: As in `commit`, like the following.
+            observation: The rehearsed samples of the step, in any order.
             share_belief: Makes all processes hold the same belief.
-            probed: What a probe observed.
+            probed: What a probe observed after the step; None when there was no probe in it.
 
         Returns:
             What was learnt.
@@ -262,12 +234,7 @@ class RehearsalLoop:
             floor=self.floor,
             candidates=self.estimator.candidates(belief),
         )
-        return measure_vitals(self.state.history, self.partition, candidates, weights, self.draws_by_bins)
-
-    @property
-    def draws_by_bins(self) -> bool:
-        """Whether all samples of a bin are drawn alike."""
-        return self.estimator.draws_by_bins
+        return measure_vitals(self.state.history, self.partition, candidates, weights, self.estimator.draws_by_bins)
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values; arrays as base64 of little-endian float64."""
@@ -277,7 +244,6 @@ class RehearsalLoop:
         """Take over the state of a checkpoint.
 
         Args:
-            stored: What `to_json` returned.
             steps_done: The completed steps that the trainer counts.
 
         Raises:
@@ -297,12 +263,9 @@ class RehearsalLoop:
         return Seen(counts, sum_draws(damaged[cached], chances[cached]))
 
     @cached_property
-    def _partition_fingerprint(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.partition.bin_ids).data).hexdigest()[:16]
-
-    @cached_property
-    def _estimator_identity(self) -> dict[str, str]:
-        return identify_estimator(self.estimator)
+    def _fixed_identity(self) -> dict[str, str]:
+        bins = np.ascontiguousarray(self.partition.bin_ids)
+        return {**identify_estimator(self.estimator), "partition": hashlib.sha256(bins.data).hexdigest()[:16]}
 
     def _identity(self) -> dict[str, Any]:
         plan = self.plan
@@ -312,10 +275,10 @@ class RehearsalLoop:
             "seed": plan.seed,
             "new sample count": plan.new_count,
             "prior sample count": plan.prior_count,
-            "estimator": self._estimator_identity["estimator"],
+            "estimator": self._fixed_identity["estimator"],
             "floor": self.floor,
-            "partition": self._partition_fingerprint,
-            **self._estimator_identity,
+            "partition": self._fixed_identity["partition"],
+            **self._fixed_identity,
             "source of the belief": str(self._teacher or "training"),
             **{f"{name} fingerprint": value for name, value in self.sources.items()},
         }

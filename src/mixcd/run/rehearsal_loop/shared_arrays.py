@@ -25,7 +25,6 @@ def broadcast_arrays(accelerator: Any, arrays: tuple[NDArray[np.float64], ...]) 
     """Return the first process's arrays.
 
     Args:
-        accelerator: An `accelerate.Accelerator`; None for a single process.
         arrays: This process's, of the same shapes as the others'.
     """
     if accelerator is None or accelerator.num_processes == 1:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,46 +24,35 @@ logger = logging.getLogger(__name__)
 _STEPS_BETWEEN_CHECKS = 10
 
 
+@dataclass(eq=False)
 class StepLearner:
     """Learns from each step what it showed, on all processes alike, and warns when rehearsal goes wrong.
 
     Args:
-        loop: Plans the steps and learns from them.
-        rule: Says which samples are right.
-        predictions: The base model's predictions on the prior data.
-        probe: Extra inference while training, or None.
         infer_prior: Returns how the model, as it is now, predicts the prior data.
         accelerator: An `accelerate.Accelerator`; None for a single process.
         missing: The message when rows are missing, with `{planned}` and `{seen}` for how many.
     """
 
-    def __init__(
-        self,
-        loop: RehearsalLoop,
-        rule: CorrectnessRule,
-        predictions: PriorPredictions,
-        *,
-        probe: Probe | None,
-        infer_prior: Callable[[], Inference],
-        accelerator: Any,
-        missing: str,
-    ) -> None:
-        self.probe = probe
+    loop: RehearsalLoop
+    rule: CorrectnessRule
+    predictions: PriorPredictions
+    probe: Probe | None
+    infer_prior: Callable[[], Inference]
+    accelerator: Any
+    missing: str
+
+    def __post_init__(self) -> None:
         self.log: list[dict[str, float]] = []
         """The vitals of every tenth step, on the first process."""
         self.last_seen: tuple[int, torch.Tensor, DamageCounts] | None = None
         """The last completed step: its number from 1, the rows it trained on, its counts; None before the first."""
-        self._loop = loop
-        self._rule = rule
-        self._base_loss = None if rule.loss_tolerance is None else predictions.base_loss
-        self._infer_prior = infer_prior
-        self._accelerator = accelerator
-        self._missing = missing
+        self._base_loss = None if self.rule.loss_tolerance is None else self.predictions.base_loss
         self.reset()
 
     def reset(self) -> None:
         """Forget what training showed so far; the loop is left as it is."""
-        self.observer = PredictionObserver(self._rule, self._loop.estimator.reads_logits)
+        self.observer = PredictionObserver(self.rule, self.loop.estimator.reads_logits)
         self.probe_forward_count = 0
         self._warned: set[str] = set()
 
@@ -78,47 +68,42 @@ class StepLearner:
         Raises:
             PlanError: If other rows were observed than were planned.
         """
-        rows, planned = self.observer.take(), self._loop.plan.block_size
-        if processes_of(self._accelerator).count > 1:
-            rows = self._accelerator.gather(rows.to(self._accelerator.device))
+        rows, planned = self.observer.take(), self.loop.plan.block_size
+        if processes_of(self.accelerator).count > 1:
+            rows = self.accelerator.gather(rows.to(self.accelerator.device))
         if len(rows) != planned:
-            raise PlanError(self._missing.format(planned=planned, seen=len(rows)))
+            raise PlanError(self.missing.format(planned=planned, seen=len(rows)))
         probed = self._observe_probe()
-        seen = judge_by_loss(self._rule, read_rehearsed(rows), self._base_loss)
-        return self._loop.learn(seen, share_belief, probed), rows
+        seen = judge_by_loss(self.rule, read_rehearsed(rows), self._base_loss)
+        return self.loop.learn(seen, share_belief, probed), rows
 
     def adopt(self, learnt: Learnt, rows: torch.Tensor) -> DamageCounts:
         """Complete the step.
 
-        Args:
-            learnt: What `learn` returned, like the following.
-            rows: The rows that were observed.
-
         Returns:
             The step's own counts, shape (bins,).
         """
-        counts = self._loop.adopt(learnt)
-        self.last_seen = self._loop.steps_done, rows, counts
-        if self._loop.steps_done % _STEPS_BETWEEN_CHECKS == 0 and processes_of(self._accelerator).rank == 0:
+        counts = self.loop.adopt(learnt)
+        self.last_seen = self.loop.steps_done, rows, counts
+        if self.loop.steps_done % _STEPS_BETWEEN_CHECKS == 0 and processes_of(self.accelerator).rank == 0:
             self._check()
         return counts
 
     def _observe_probe(self) -> Observation | None:
         """Predict the probe's samples with the model as it is now, in the steps in which it is due."""
-        plan, ids = self._loop.plan, None
-        if self.probe is not None:
-            ids = choose_probed(self.probe, plan.prior_count, plan.seed, self._loop.steps_done)
+        plan = self.loop.plan
+        ids = choose_probed(self.probe, plan.prior_count, plan.seed, self.loop.steps_done) if self.probe else None
         if ids is None:
             return None
-        observation, forward_count = self._infer_prior().observe(ids, self._loop.estimator.reads_logits)
+        observation, forward_count = self.infer_prior().observe(ids, self.loop.estimator.reads_logits)
         self.probe_forward_count += forward_count
-        return judge_by_loss(self._rule, observation, self._base_loss)
+        return judge_by_loss(self.rule, observation, self._base_loss)
 
     def _check(self) -> None:
         """Keep the vitals, and warn of each failure sign once."""
-        loop, vitals = self._loop, self._loop.vitals()
+        loop, vitals = self.loop, self.loop.vitals()
         self.log.append({"step": loop.steps_done, **vitals.to_log()})
-        signs = find_failure_signs(loop.state.history, vitals, loop.partition.bin_sizes, loop.draws_by_bins)
+        signs = find_failure_signs(loop.state.history, vitals, loop.partition.bin_sizes, loop.estimator.draws_by_bins)
         for sign in signs.keys() - self._warned:
             logger.warning("step %d: %s", loop.steps_done, signs[sign])
         self._warned |= signs.keys()

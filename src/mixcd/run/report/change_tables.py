@@ -16,14 +16,7 @@ SCORES_READING = (
 
 
 def tell_scores(changes: Mapping[str, TaskChange]) -> Section:
-    """Show scores before and after, and flips, data set by data set.
-
-    Args:
-        changes: By name.
-
-    Returns:
-        The section.
-    """
+    """Show scores before and after, and flips, data set by data set."""
     scores = [
         [
             name,
@@ -35,7 +28,7 @@ def tell_scores(changes: Mapping[str, TaskChange]) -> Section:
         for name, one in changes.items()
     ]
     flips: list[list[str | Share]] = [
-        [name, f"{one.damaged_count:,}", damaged_share(one), f"{one.gained_count:,}", f"{one.mcnemar_p:.2g}"]
+        [name, f"{one.damaged_count:,}", _damaged_share(one), f"{one.gained_count:,}", f"{one.mcnemar_p:.2g}"]
         for name, one in changes.items()
     ]
     return Section(
@@ -52,9 +45,7 @@ def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool =
     """List the bins of a partition with their sizes and damaged shares.
 
     Args:
-        caption: What the partition is.
         bins: The change of each bin, by name, in the order to show.
-        is_folded: Whether the table is shown only when asked for.
 
     Returns:
         The table; all bars have one scale.
@@ -64,7 +55,7 @@ def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool =
         [
             name,
             f"{one.sample_count:,}",
-            damaged_share(one, scale),
+            _damaged_share(one, scale),
             f"{one.score_before:.3f} → {one.score_after:.3f}",
         ]
         for name, one in bins.items()
@@ -72,31 +63,16 @@ def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool =
     return Table(caption, ["bin", "samples", "damaged share", "score"], rows, is_folded=is_folded)
 
 
-def damaged_share(change: TaskChange, scale: float = 1.0) -> Share:
-    """Return the damaged share of some samples as a cell.
-
-    Args:
-        change: Before and after.
-        scale: The share at which the bar fills its cell.
-    """
-    return Share(change.damaged_share, _interval(change), scale)
-
-
 def list_damaged(headings: Sequence[str], rows: Sequence[Sequence[str]], damaged_count: int, order: str) -> Section:
     """List damaged samples in a table that can be searched.
 
     Args:
-        headings: One a column.
         rows: The samples that are listed, at most `MOST_ROWS`.
         damaged_count: How many there are in all.
         order: Which ones come first, or how they were chosen, as the end of a sentence.
-
-    Returns:
-        The section.
     """
     is_cut = len(rows) < damaged_count
     count = f"{len(rows):,} of {damaged_count:,} damaged samples" if is_cut else "All damaged samples"
-
     return Section(
         "Damaged samples",
         f"{count}, {order}. Control characters are written as code points, and long texts are cut.",
@@ -112,3 +88,7 @@ def _score(right_count: int, change: TaskChange) -> str:
 
 def _interval(change: TaskChange) -> tuple[float, float] | None:
     return change.damaged_interval if change.sample_count >= LEAST_SAMPLES else None
+
+
+def _damaged_share(change: TaskChange, scale: float = 1.0) -> Share:
+    return Share(change.damaged_share, _interval(change), scale)

@@ -39,9 +39,6 @@ class Share:
     def place(self, share: float) -> float:
         """Return where a share lies on the bar, in percent of its length.
 
-        Args:
-            share: From 0 to 1.
-
         Example:
             >>> Share(0.1, None, scale=0.4).place(0.1)
             25.0
@@ -54,12 +51,9 @@ class Table:
     """A table.
 
     Args:
-        caption: What it shows.
-        headings: One a column.
         rows: Their cells; texts are shown as they are, made inert.
         text_columns: How many columns, from the left, are words: the others are numbers.
         is_searchable: Whether its rows can be filtered by what is typed.
-        is_folded: Whether it is shown only when asked for.
     """
 
     caption: str
@@ -75,7 +69,6 @@ class Picture:
     """A picture that is read without script.
 
     Args:
-        svg: Its markup, from `draw_svg`.
         description: What it shows, for readers who do not see it.
     """
 
@@ -88,10 +81,7 @@ class Section:
     """A part of the page.
 
     Args:
-        title: Its heading.
         reading: How to read it, in place.
-        pictures: Its pictures.
-        tables: Its tables.
         remarks: Sentences below.
     """
 
@@ -107,10 +97,7 @@ class Page:
     """A report.
 
     Args:
-        title: What was looked at.
         verdict: What was found, in one sentence.
-        remarks: Further sentences.
-        sections: The parts.
         facts: Settings and provenance, name by name.
     """
 
@@ -124,12 +111,6 @@ class Page:
 def render_page(page: Page) -> str:
     """Render a report as HTML that needs no network and runs nothing but its own script.
 
-    Args:
-        page: What it shows.
-
-    Returns:
-        The document.
-
     Example:
         >>> "&lt;script&gt;" in render_page(Page("t", "<script>", (), (), ()))
         True
@@ -141,11 +122,6 @@ def render_page(page: Page) -> str:
 
 def write_page(page: Page, path: str | Path, *, overwrite: bool) -> None:
     """Write a report, whole or not at all.
-
-    Args:
-        page: What it shows.
-        path: The HTML file.
-        overwrite: Whether a file that is there may be replaced.
 
     Raises:
         SettingError: If there is a file and it may not be replaced, or no folder to write to.

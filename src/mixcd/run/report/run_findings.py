@@ -29,14 +29,9 @@ class RunFindings:
     """What a run's report shows.
 
     Args:
-        title: What was run.
         scores: What became of the held-out data, by data set; empty where none were held out.
-        bins: What became of the bins of the held-out prior data.
         steps: Step by step `step`, `damage_rate`, `yield_rate` and `lift`, as far as they are known.
         damaged: The damaged held-out samples, or some of them, evenly spaced.
-        damaged_count: How many there are.
-        class_names: Names of the classes that samples are predicted.
-        facts: Settings and provenance.
     """
 
     title: str
@@ -51,12 +46,6 @@ class RunFindings:
 
 def read_findings(folder: RunFolder) -> RunFindings:
     """Read what the report of a run shows from its folder; no model is run.
-
-    Args:
-        folder: The folder of a finished run.
-
-    Returns:
-        The findings.
 
     Raises:
         RunFolderError: If it holds no finished run, or a file of it cannot be read.
@@ -106,11 +95,6 @@ def collect_findings(
     Args:
         evaluation: What was measured on held-out data; None where none were held out.
         log: The trainer's log history.
-        class_names: Names of the classes that samples are predicted.
-        facts: Settings and provenance.
-
-    Returns:
-        The findings.
     """
     damaged = evaluation.damaged if evaluation else ()
     names = {"step": "step", "damage_rate": "mixcd/damage_rate", "yield_rate": "mixcd/yield", "lift": "mixcd/lift"}
@@ -129,10 +113,6 @@ def collect_findings(
 
 def spread(count: int, most: int) -> Ids:
     """Return the places of at most so many of `count` things, evenly spaced, the first and the last among them.
-
-    Args:
-        count: Things.
-        most: Places.
 
     Example:
         >>> spread(9, 3).tolist()

@@ -27,14 +27,7 @@ _STEPS_READING = (
 
 
 def make_run_page(found: RunFindings) -> Page:
-    """Lay the findings of a run out as a report.
-
-    Args:
-        found: What it shows.
-
-    Returns:
-        The page.
-    """
+    """Lay the findings of a run out as a report."""
     sections = []
     if found.scores:
         sections.append(tell_scores(found.scores))
@@ -52,9 +45,6 @@ def judge_run(scores: Mapping[str, TaskChange]) -> str:
 
     Args:
         scores: What became of the held-out data, the prior task first; empty where none were held out.
-
-    Returns:
-        The sentence.
 
     Example:
         >>> judge_run({"prior task": TaskChange(1000, 800, 50, 10)})
@@ -83,7 +73,8 @@ def _tell_bins(bins: Mapping[str, TaskChange]) -> Section:
 def _draw_steps(steps: Sequence[Mapping[str, float]]) -> list[Picture]:
     shown = [steps[place] for place in spread(len(steps), _MOST_POINTS)]
     numbers = [line["step"] for line in shown]
-    values = {name: [_finite(line[name]) for line in shown] for name in ("damage_rate", "yield_rate", "lift")}
+    names = ("damage_rate", "yield_rate", "lift")
+    values = {name: [math.nan if line[name] is None else line[name] for line in shown] for name in names}
 
     def draw_rates(axes: Axes) -> None:
         axes.plot(numbers, values["yield_rate"], color=SERIES[1], linestyle="-", label="yield")
@@ -125,7 +116,3 @@ def _tell_damaged(found: RunFindings) -> Section:
     order = "evenly spaced by their ids" if len(rows) < found.damaged_count else "in the order of their ids"
     headings = ["sample", "text", "bin", "gold, and before", "after"]
     return list_damaged(headings, rows, found.damaged_count, order)
-
-
-def _finite(value: float | None) -> float:
-    return math.nan if value is None else value

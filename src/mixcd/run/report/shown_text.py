@@ -18,11 +18,7 @@ def show_text(text: str, most: int = MOST_SHOWN) -> str:
     Markup is not escaped here: the page's template escapes whatever it is given.
 
     Args:
-        text: Any text.
         most: Characters that are kept; a longer text ends in an ellipsis.
-
-    Returns:
-        The text, controls written as code points.
 
     Example:
         >>> show_text("a" + chr(0) + "b" + chr(0x202E) + "c")

@@ -13,33 +13,19 @@ from matplotlib.figure import Figure
 INK, SOFT, RULE, PAPER = "#000001", "#000002", "#000003", "#000004"
 SERIES = ("#000011", "#000012", "#000013", "#000014")
 """Stand for the page's colours; more series are told apart by markers and line styles."""
-_VARIABLES = {
-    INK: "--ink",
-    SOFT: "--soft",
-    RULE: "--rule",
-    PAPER: "--paper",
-    **dict(zip(SERIES, ("--one", "--two", "--three", "--four"), strict=True)),
-}
+_NAMES = ("--ink", "--soft", "--rule", "--paper", "--one", "--two", "--three", "--four")
+_VARIABLES = dict(zip((INK, SOFT, RULE, PAPER, *SERIES), _NAMES, strict=True))
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
+    **dict.fromkeys(("text.parse_math", "axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "axes.grid": True,
     "grid.color": RULE,
     "grid.linewidth": 0.6,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
 }
 WIDTH, HEIGHT = 4.9, 3.3
 """Inches at 72 points: read at that size on a phone, grown on wider screens."""

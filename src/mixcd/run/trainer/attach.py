@@ -26,9 +26,8 @@ from mixcd.run.trainer.trainer_support import (
     collect_held_out,
     require_alike,
     require_supported,
-    warn_if_untested,
-    warn_of_embedding_noise,
     warn_of_generation,
+    warn_of_settings,
 )
 from mixcd.words.vocabulary import PartitionStrategy
 
@@ -111,40 +110,31 @@ def attach(
     require_mix_ratio(mix_ratio)
     settings = RehearsalSettings(partition, estimator, floor, features, cache_columns, probe, lag)
     require_supported(trainer)
-    warn_if_untested(trainer)
-    warn_of_embedding_noise(trainer)
+    warn_of_settings(trainer)
     prior = PriorDataset(prepare_raw(trainer, choose_rehearsed(prior_data, "prior_data"), "prior_data"))
     rule = require_alike(trainer, prior, correctness)
     warn_of_generation(trainer, rule)
-    args = trainer.args
-    folder = Path(cache_dir) if cache_dir is not None else Path(str(args.output_dir)) / "_mixcd_cache"
+    folder = Path(cache_dir) if cache_dir is not None else Path(str(trainer.args.output_dir)) / "_mixcd_cache"
     infer = partial(inference_of, trainer, rule=rule)
     opening = settings.open(infer(prior), folder)
-    chosen_seed = seed if seed is not None else args.data_seed if args.data_seed is not None else args.seed
-    seam = TrainerSeam(trainer, prior, rule, mix_ratio=mix_ratio, seed=chosen_seed, lag=lag, probe=probe)
+    seeds = (seed, trainer.args.data_seed, trainer.args.seed)
+    first_seed = next(given for given in seeds if given is not None)
+    seam = TrainerSeam(trainer, prior, rule, mix_ratio, first_seed, lag, probe)
     held_out_data = collect_held_out(trainer, held_out, opening.strategy.column_names)
     predictions = opening.predict(LEAST_SHARE_RIGHT)
     require_same_predictions(trainer, prior, predictions, rule)
     held_out_predictions = predict_held_out(infer, held_out_data, folder)
     loop = opening.make_loop(predictions)
-    opened = Opened(opening.strategy, prior, rule, infer, predictions, held_out_predictions, loop)
     seam.install(loop, predictions)
-    return Rehearsal(opened, trainer, seam)
+    opened = Opened(opening.strategy, prior, rule, infer, predictions, held_out_predictions, loop)
+    return Rehearsal(opened, seam)
 
 
 class Rehearsal(RehearsalHandle):
-    """A trainer's rehearsal: what `attach` returns. Build it with `attach` only.
+    """A trainer's rehearsal: what `attach` returns. Build it with `attach` only."""
 
-    Args:
-        opened: What was there at the beginning.
-        trainer: The trainer that rehearses.
-        seam: The seam that feeds it.
-    """
-
-    def __init__(self, opened: Opened, trainer: Trainer, seam: TrainerSeam) -> None:
+    def __init__(self, opened: Opened, seam: TrainerSeam) -> None:
         super().__init__(opened, seam.learner, "attach")
-        self._rule = opened.rule
-        self._trainer = trainer
         self._seam = seam
 
     @property
@@ -157,11 +147,11 @@ class Rehearsal(RehearsalHandle):
 
         With several processes the first one decides for all, so that none waits for another in vain.
         """
-        self._seam.ask_to_stop()
+        self._seam.stop_asked = True
 
     def detach(self) -> None:
         """Give the trainer its own data loader and training step back; what was learnt stays readable."""
         self._seam.detach()
 
     def _log(self) -> Sequence[Mapping[str, Any]]:
-        return self._trainer.state.log_history
+        return self._seam.trainer.state.log_history

@@ -36,9 +36,6 @@ _CURES = {
 def require_followed(trainer: Any) -> None:
     """Refuse what is no trainer of transformers, and trainers whose samples have no target to be right about.
 
-    Args:
-        trainer: What `attach` was given.
-
     Raises:
         UnsupportedTrainerError: If it is one; says what its samples have instead, or what it is.
     """

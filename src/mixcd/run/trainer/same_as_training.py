@@ -38,12 +38,6 @@ def require_same_predictions(
     The shortest rows and the longest are predicted alone, by `trainer.prediction_step` and as the prior pass does.
     Rows whose predictions depend on the padding beside them are warned of. Nothing of the trainer is changed.
 
-    Args:
-        trainer: The trainer, with the base model.
-        data: The prior data.
-        predictions: The base model's predictions on them.
-        rule: Says which predictions are right.
-
     Raises:
         UnsupportedTrainerError: If the trainer's step predicts otherwise than the prior pass.
         CacheError: If the cache holds other predictions than the model makes.
@@ -63,7 +57,12 @@ def require_same_predictions(
         own = [check.predict_by_trainer(row) for row in data.rows(ids.tolist())]
     _require_own(check, ids, alone, [[loss for loss, _ in passes] for passes in own])
     if check.differ(alone, together).any():
-        _warn_of_padding(check, ids, alone, together)
+        logger.warning(
+            "What the model predicts for a row depends on the padding beside it: %s in a batch with longer rows. Such "
+            "rows can look damaged without training. Pad on the side that the model was trained with, and mask "
+            "padding.",
+            check.say(ids, alone, together),
+        )
     elif check.differ(alone, cached).any():
         raise CacheError(
             f"The cache holds other predictions than the model makes: {check.say(ids, cached, alone)}. Its weights are "
@@ -73,13 +72,7 @@ def require_same_predictions(
 
 @dataclass(frozen=True)
 class OwnStep:
-    """Predicts rows as the prior pass does, and by the trainer's own step.
-
-    Args:
-        trainer: The trainer.
-        data: Prepared rows.
-        rule: Says which predictions are right.
-    """
+    """Predicts rows as the prior pass does, and by the trainer's own step."""
 
     trainer: Trainer
     data: PriorDataset
@@ -120,8 +113,7 @@ class OwnStep:
         """Say which losses lie further apart than rounding explains, shape (rows,)."""
         is_coarse = "float16" in describe_settings(self.model) or torch.get_float32_matmul_precision() != "highest"
         share = _TOLERANCE_IN_16_BITS if is_coarse else _TOLERANCE  # "bfloat16" holds "float16", too
-        different: Flags = abs(one - other) > share * (1 + abs(one))
-        return different
+        return np.asarray(abs(one - other) > share * (1 + abs(one)))
 
     def say(self, sample_ids: Ids, one: Floats, other: Floats) -> str:
         """Say for the first sample whose losses differ what they are."""
@@ -145,14 +137,6 @@ def _require_own(check: OwnStep, sample_ids: Ids, alone: Floats, own: Sequence[S
             f"`{type(check.trainer).__name__}` changes the batch or the model, and the base model cannot be judged as "
             "training is. Prepare the rows so in the data or the collator."
         )
-
-
-def _warn_of_padding(check: OwnStep, sample_ids: Ids, alone: Floats, together: Floats) -> None:
-    logger.warning(
-        "What the model predicts for a row depends on the padding beside it: %s in a batch with longer rows. Such rows "
-        "can look damaged without training. Pad on the side that the model was trained with, and mask padding.",
-        check.say(sample_ids, alone, together),
-    )
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from mixcd.matter.correctness import CorrectnessRule, RightTokens
 from mixcd.matter.prior_and_new_data.data_source import make_rows
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError, UnsupportedTrainerError, shorten
-from mixcd.words.vocabulary import Ids
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +24,12 @@ _COMPARED_ROWS = 200
 
 
 def is_sft_trainer(trainer: Trainer) -> bool:
-    """Whether a trainer is TRL's `SFTTrainer`, or made from it; TRL itself need not be installed.
-
-    Args:
-        trainer: The trainer.
-    """
+    """Whether a trainer is TRL's `SFTTrainer`, or made from it; TRL itself need not be installed."""
     return any(kind.__name__ == "SFTTrainer" and kind.__module__.startswith("trl.") for kind in type(trainer).__mro__)
 
 
 def expect_fused_head(trainer: Trainer, rule: CorrectnessRule) -> CorrectnessRule:
-    """Return the rule that reads this trainer's forward passes, fused or not.
-
-    Args:
-        trainer: The trainer.
-        rule: What its labels are made for.
-    """
+    """Return the rule that reads this trainer's forward passes, fused or not."""
     if not isinstance(rule, RightTokens) or not is_sft_trainer(trainer):
         return rule
     return replace(rule, is_fused=True, is_shifted=True)  # TRL's head shifts the labels itself, whatever the model
@@ -53,7 +43,6 @@ def prepare_raw(trainer: Trainer, data: Any, name: str) -> Any:
     trainers.
 
     Args:
-        trainer: The trainer.
         data: A `datasets.Dataset`, a list of dicts, or a dict of them.
         name: What messages call the data.
 
@@ -75,13 +64,6 @@ def require_same_targets(new: PriorDataset, prior: PriorDataset) -> None:
     """Refuse prior data of which every token is a target where part of the new data's tokens is masked.
 
     So it would be with prompts and completions beside `assistant_only_loss`: TRL masks nothing of them, silently.
-
-    Args:
-        new: The trainer's data, prepared.
-        prior: The prior data, prepared.
-
-    Raises:
-        DataError: If so.
     """
     new_share, prior_share = _masked_share(new), _masked_share(prior)
     if new_share > 0 and prior_share == 0:
@@ -117,13 +99,8 @@ def _prepare_one(trainer: Any, data: Any, name: str) -> Any:
             "the format of the trainer's own data."
         ) from error
     kept = np.asarray(prepared[_ROW][:])
-    _warn_of_dropped(np.setdiff1d(np.arange(len(rows)), kept), len(rows), name)
-    in_order = prepared.select(np.argsort(kept)) if (np.diff(kept) < 0).any() else prepared
-    return in_order.remove_columns(_ROW)
-
-
-def _warn_of_dropped(dropped: Ids, row_count: int, name: str) -> None:
-    if dropped.size == row_count:
+    dropped = np.setdiff1d(np.arange(len(rows)), kept)
+    if not kept.size:
         raise DataError(
             f"No row of `{name}` has a target left after truncation to `max_length`. Raise it, or give data whose "
             "answers fit."
@@ -133,10 +110,12 @@ def _warn_of_dropped(dropped: Ids, row_count: int, name: str) -> None:
             "%d of %d rows of `%s` have no target left after truncation to `max_length` and are dropped: rows %s. "
             "Sample ids number the others.",
             dropped.size,
-            row_count,
+            len(rows),
             name,
             shorten(dropped),
         )
+    in_order = prepared.select(np.argsort(kept)) if (np.diff(kept) < 0).any() else prepared
+    return in_order.remove_columns(_ROW)
 
 
 def _masked_share(data: PriorDataset) -> float:

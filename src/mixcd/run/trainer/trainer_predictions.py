@@ -15,34 +15,22 @@ from mixcd.run.trainer.trainer_support import collator_of
 
 
 def inference_of(trainer: Trainer, data: PriorDataset, rule: CorrectnessRule) -> Inference:
-    """Return how the trainer's model, as it is now, predicts some data.
-
-    Args:
-        trainer: The trainer; its processes share the work of a prior pass.
-        data: Prepared rows.
-        rule: Says which predictions are right.
-    """
-    args, accelerator = trainer.args, trainer.accelerator
+    """Return how the trainer's model, as it is now, predicts prepared rows; its processes share a prior pass."""
     return Inference(
         aligned_model(trainer),
         data,
         rule,
         collator_of(trainer, data),
-        args.eval_batch_size,
+        trainer.args.eval_batch_size,
         trainer.processing_class,
-        processes_of(accelerator),
-        not args.disable_tqdm,
-        accelerator.autocast,
+        processes_of(trainer.accelerator),
+        not trainer.args.disable_tqdm,
+        trainer.accelerator.autocast,
     )
 
 
 def predict_now(trainer: Trainer, data: PriorDataset, rule: CorrectnessRule) -> dict[str, NDArray[Any]]:
     """Predict with the trainer's model as it is, without a cache.
-
-    Args:
-        trainer: The trainer.
-        data: Prepared rows.
-        rule: Says which predictions are right.
 
     Returns:
         Arrays `loss`, `correct` and others, as `predict_rows` returns them, each of shape (samples,).
@@ -54,9 +42,6 @@ def aligned_model(trainer: Trainer) -> Module:
     """Return the trainer's model, without wrappers, that takes the same tokens for padding as in training.
 
     `Trainer.train` gives the model's config the tokenizer's special tokens; what predicts before must do so, too.
-
-    Args:
-        trainer: The trainer; one without a model has refused to be built.
     """
     model: Any = trainer.model
     if isinstance(trainer.processing_class, PreTrainedTokenizerBase | ProcessorMixin) and hasattr(model, "config"):

@@ -1,6 +1,7 @@
 """The seam to `transformers.Trainer`: two methods shadowed on one instance, and one callback."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,106 +33,74 @@ _MISSING = (
 )
 
 
+@dataclass(eq=False)
 class TrainerSeam:
     """Feeds a trainer the planned rows, and returns what its forward passes reveal.
 
     Building it checks that the trainer can be followed; nothing changes before `install`, only this
     trainer instance changes then, and `detach` puts everything back.
 
-    Args:
-        trainer: The trainer.
-        prior: The prior data, prepared as the trainer's own.
-        rule: Says which samples are right.
-        mix_ratio: β.
-        seed: The seed of the draws.
-        lag: The lag asked for, or None.
-        probe: Extra inference while training, or None.
-
     Raises:
         SettingError: If the mix ratio or the lag does not fit the trainer's batch and data loader.
         UnsupportedTrainerError: If its data loader draws in a way that rehearsal cannot follow.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        prior: PriorDataset,
-        rule: CorrectnessRule,
-        *,
-        mix_ratio: float,
-        seed: int,
-        lag: int | None,
-        probe: Probe | None = None,
-    ) -> None:
+    trainer: Trainer
+    prior: PriorDataset
+    rule: CorrectnessRule
+    mix_ratio: float
+    seed: int
+    lag: int | None
+    probe: Probe | None
+
+    def __post_init__(self) -> None:
         self.batch_sample_ids = torch.zeros(0, dtype=torch.int64)
-        self._stop_asked = self._stopping = False
+        self.stop_asked = self.stopping = False
+        """Whether this process was asked to stop after the step in progress, and whether the first one was."""
         self._learnt: tuple[Learnt, torch.Tensor] | None = None
-        self._probe = probe
-        self._trainer = trainer
-        self._mix_ratio = mix_ratio
-        self._seed = seed
-        self._new_data: Any = trainer.train_dataset
-        self._mixed_data = MixedDataset(self._new_data, prior)
-        self._prior = prior
-        self._rule = rule
-        self._prior_count = len(prior)
-        self._make_loader = trainer.get_train_dataloader
-        self._step = trainer.training_step
-        choose_lag(lag, self._look_ahead())
+        self._new_data: Any = self.trainer.train_dataset
+        self._mixed_data = MixedDataset(self._new_data, self.prior)
+        self._make_loader = self.trainer.get_train_dataloader
+        self._step = self.trainer.training_step
+        choose_lag(self.lag, self._look_ahead())
         loader = self._make_mixed_loader()
         self._require_plain_loader(loader, self._plan())
         self._require_same_inputs(getattr(loader, "base_dataloader", loader).collate_fn)
 
     def install(self, loop: RehearsalLoop, predictions: PriorPredictions) -> None:
-        """Make the trainer rehearse.
-
-        Args:
-            loop: Plans its steps and learns from them.
-            predictions: The base model's predictions on the prior data.
-        """
-        self._loop = loop
+        """Make the trainer rehearse."""
+        self.loop = loop
         self.learner = StepLearner(
             loop,
-            self._rule,
+            self.rule,
             predictions,
-            probe=self._probe,
-            infer_prior=lambda: inference_of(self._trainer, self._prior, self._rule),
-            accelerator=self._trainer.accelerator,
+            self.probe,
+            infer_prior=lambda: inference_of(self.trainer, self.prior, self.rule),
+            accelerator=self.trainer.accelerator,
             missing=_MISSING,
         )
         self._sampler = PlanSampler(loop)
-        self._callback = RehearsalCallback(self._trainer, loop, self)
+        self._callback = RehearsalCallback(self)
         loop.shape(self._plan(), self._look_ahead())
-        setattr(self._trainer, "get_train_dataloader", self.get_train_dataloader)  # noqa: B010
-        setattr(self._trainer, "training_step", self.training_step)  # noqa: B010
-        self._trainer.add_callback(self._callback)
+        setattr(self.trainer, "get_train_dataloader", self.get_train_dataloader)  # noqa: B010
+        setattr(self.trainer, "training_step", self.training_step)  # noqa: B010
+        self.trainer.add_callback(self._callback)
 
     def detach(self) -> None:
         """Give the trainer its own methods back."""
         for name in SHADOWED:
-            vars(self._trainer).pop(name, None)
-        self._trainer.remove_callback(self._callback)
-
-    def ask_to_stop(self) -> None:
-        """Let training stop after the step in progress, with a checkpoint; the first process decides for all."""
-        self._stop_asked = True
-
-    def take_stop(self) -> bool:
-        """Whether training is to stop now; the wish is granted once."""
-        stopping = self._stopping
-        if stopping:
-            self._stop_asked = self._stopping = False
-        return stopping
+            vars(self.trainer).pop(name, None)
+        self.trainer.remove_callback(self._callback)
 
     def get_train_dataloader(self) -> Any:
         """Return the trainer's own loader, over the mixed data in the planned order."""
-        if self._trainer.train_dataset is not self._new_data:
+        if self.trainer.train_dataset is not self._new_data:
             raise UnsupportedTrainerError(
                 "`trainer.train_dataset` was replaced after `attach`, which planned for the data set of before. "
                 "Rehearsal mixes into the data it was attached with. `detach()`, then attach again."
             )
         plan = self._plan()
-        self._loop.shape(plan, self._look_ahead())
+        self.loop.shape(plan, self._look_ahead())
         loader = self._make_mixed_loader()
         batches = self._require_plain_loader(loader, plan)
         if hasattr(loader, "set_sampler"):
@@ -149,11 +118,10 @@ class TrainerSeam:
                 "A batch reached `training_step` without sample ids, so it did not come from this trainer's training "
                 "loader as rehearsal made it. Let the trainer draw its own batches, or `detach()` first."
             )
-        sample_ids = inputs.pop(SAMPLE_IDS)
-        self.batch_sample_ids = sample_ids
-        with self.learner.observer.watch(model, sample_ids, inputs):
+        self.batch_sample_ids = inputs.pop(SAMPLE_IDS)
+        with self.learner.observer.watch(model, self.batch_sample_ids, inputs):
             loss = self._step(model, inputs, *rest, **named)
-        if self._is_on_gpu and self._probe is None and self._trainer.accelerator.sync_gradients:
+        if self._is_on_gpu and self.probe is None and self.trainer.accelerator.sync_gradients:
             self._learnt = self.learner.learn(self._share_belief)  # while the GPU is still busy with the gradients
         return loss
 
@@ -162,13 +130,13 @@ class TrainerSeam:
         self.learner.reset()
         self._learnt = None
         self._sampler.skipped_steps = 0
-        self._loop.reset()
-        if self._trainer.model_init is not None and not steps_done:
+        self.loop.reset()
+        if self.trainer.model_init is not None and not steps_done:
             self._require_base_model()
         if steps_done:
-            self._loop.restore(stored, steps_done)
+            self.loop.restore(stored, steps_done)
             if not ignore_data_skip:
-                self._sampler.skipped_steps = steps_done % self._loop.plan.steps_per_epoch
+                self._sampler.skipped_steps = steps_done % self.loop.plan.steps_per_epoch
 
     def commit(self) -> None:
         """Complete a step: what its last training step learnt counts from here on, or is learnt now after a probe."""
@@ -178,16 +146,16 @@ class TrainerSeam:
     @property
     def _is_on_gpu(self) -> bool:
         """Whether the processor has time while gradients are computed; it learns after the step otherwise."""
-        return self._trainer.args.device.type != "cpu"
+        return self.trainer.args.device.type != "cpu"
+
+    def _first_rows(self) -> list[Any]:
+        return self.prior.rows(range(len(self.prior))[:PREPROCESSING_ROWS])
 
     def _require_base_model(self) -> None:
-        batch = collate(
-            collator_of(self._trainer, self._prior), self._prior.rows(range(self._prior_count)[:PREPROCESSING_ROWS])
-        )
-        found = fingerprint_model(
-            aligned_model(self._trainer), self._rule, batch, min(self._prior_count, PREPROCESSING_ROWS)
-        )
-        if found["model"] != self._loop.sources["model"]:
+        rows = self._first_rows()
+        batch = collate(collator_of(self.trainer, self.prior), rows)
+        found = fingerprint_model(aligned_model(self.trainer), self.rule, batch, len(rows))
+        if found["model"] != self.loop.sources["model"]:
             raise UnsupportedTrainerError(
                 "`model_init` built another model for `train()` than the base model that predicted the prior data. "
                 "Damage is counted against the base model. Let `model_init` return the same weights every time, or "
@@ -196,41 +164,40 @@ class TrainerSeam:
 
     def _share_belief(self, belief: Belief) -> Belief:
         """Return the first process's belief, and learn whether it was asked to stop."""
-        asked = np.array([float(self._stop_asked)])
-        *first, stop_asked = broadcast_arrays(self._trainer.accelerator, (*belief, asked))
-        self._stopping = bool(stop_asked[0])
+        arrays = (*belief, np.array([float(self.stop_asked)]))
+        *first, stop_asked = broadcast_arrays(self.trainer.accelerator, arrays)
+        self.stopping = bool(stop_asked[0])
         return tuple(first)
 
     def _plan(self) -> BatchPlan:
-        trainer, args = self._trainer, self._trainer.args
-        replicas = args.world_size // trainer.get_tp_size()
-        micro_batch_count = replicas * args.gradient_accumulation_steps
+        trainer, args = self.trainer, self.trainer.args
+        micro_batch_count = args.world_size // trainer.get_tp_size() * args.gradient_accumulation_steps
         return BatchPlan(
             new_count=len(self._new_data),
-            prior_count=self._prior_count,
-            mix_ratio=self._mix_ratio,
+            prior_count=len(self.prior),
+            mix_ratio=self.mix_ratio,
             micro_batch_size=trainer.get_total_train_batch_size(args) // micro_batch_count,
             micro_batch_count=micro_batch_count,
-            seed=self._seed,
+            seed=self.seed,
         )
 
     def _look_ahead(self) -> int:
-        args = self._trainer.args
+        args = self.trainer.args
         read_ahead = 1 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)  # batches
         return math.ceil(read_ahead / args.gradient_accumulation_steps)
 
     def _make_mixed_loader(self) -> Any:
-        self._trainer.train_dataset = self._mixed_data
+        self.trainer.train_dataset = self._mixed_data
         try:
             return self._make_loader()
         finally:
-            self._trainer.train_dataset = self._new_data
+            self.trainer.train_dataset = self._new_data
 
     def _require_same_inputs(self, collate_fn: Any) -> None:
         """Refuse a training loader that makes other batches of the same rows than evaluation does."""
-        rows = self._prior.rows(range(self._prior_count)[:PREPROCESSING_ROWS])
+        rows = self._first_rows()
         trained, again = collate(collate_fn, rows), collate(collate_fn, rows)
-        judged = collate(collator_of(self._trainer, self._prior), rows)
+        judged = collate(collator_of(self.trainer, self.prior), rows)
         different = [
             name
             for name in sorted({*trained, *judged})
@@ -258,7 +225,7 @@ class TrainerSeam:
             fault = f"makes batches of {batches.batch_size} rows instead of {plan.micro_batch_size}"
         else:
             return batches
-        owner = next(kind for kind in type(self._trainer).__mro__ if "get_train_dataloader" in vars(kind))
+        owner = next(kind for kind in type(self.trainer).__mro__ if "get_train_dataloader" in vars(kind))
         raise UnsupportedTrainerError(
             f"The training loader of `{owner.__name__}` {fault}. Rehearsal replaces the order in which "
             "`trainer.train_dataset` is drawn, so the loader must draw it uniformly, each row once an epoch. Return "
@@ -271,22 +238,17 @@ def _print_of(batch: Any, name: str) -> str:
 
 
 class RehearsalCallback(TrainerCallback, ExportableState):
-    """Starts, commits, logs and saves rehearsal at the trainer's own events.
+    """Starts, commits, logs and saves rehearsal at the trainer's own events."""
 
-    Args:
-        trainer: The trainer.
-        loop: Plans the steps and learns from them.
-        seam: The seam that feeds the trainer.
-    """
-
-    def __init__(self, trainer: Trainer, loop: RehearsalLoop, seam: TrainerSeam) -> None:
-        self._trainer = trainer
-        self._loop = loop
+    def __init__(self, seam: TrainerSeam) -> None:
         self._seam = seam
 
     def state(self) -> dict[str, Any]:
         """Return what the trainer writes into `trainer_state.json`."""
-        return {"args": {}, "attributes": {**self._loop.to_json(), "processes": self._trainer.args.world_size}}
+        return {
+            "args": {},
+            "attributes": {**self._seam.loop.to_json(), "processes": self._seam.trainer.args.world_size},
+        }
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start afresh, or take over the checkpoint's state."""
@@ -306,7 +268,8 @@ class RehearsalCallback(TrainerCallback, ExportableState):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop when that was asked for: here the step is complete on all processes."""
-        if self._seam.take_stop():
+        if self._seam.stopping:
+            self._seam.stop_asked = self._seam.stopping = False
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
@@ -315,4 +278,4 @@ class RehearsalCallback(TrainerCallback, ExportableState):
         By the `log` of transformers itself: that of a subclass, within which this runs, adds metrics of its own.
         """
         if logs and "loss" in logs:
-            Trainer.log(self._trainer, self._loop.vitals().to_log())
+            Trainer.log(self._seam.trainer, self._seam.loop.vitals().to_log())

@@ -31,9 +31,6 @@ SHADOWED = ("get_train_dataloader", "training_step")
 def require_supported(trainer: Trainer) -> None:
     """Refuse a trainer that rehearsal cannot follow, before anything is computed.
 
-    Args:
-        trainer: The trainer.
-
     Raises:
         AlreadyAttachedError: If it rehearses already, or something else shadows the same methods.
         UnsupportedTrainerError: If it is of a kind that is not followed, or its settings order, split, pack or hide
@@ -76,32 +73,22 @@ def require_supported(trainer: Trainer) -> None:
             )
 
 
-def warn_if_untested(trainer: Trainer) -> None:
-    """Say once, on the first process, that a way of splitting or storing the model was never run with rehearsal.
-
-    Args:
-        trainer: The trainer.
-    """
+def warn_of_settings(trainer: Trainer) -> None:
+    """Say once, on the first process, what was never run with rehearsal, and what makes damage look larger."""
+    if not trainer.is_world_process_zero():
+        return
     untested = {
         "FSDP": trainer.is_fsdp_enabled,
         "DeepSpeed": trainer.is_deepspeed_enabled,
         "quantised weights": getattr(trainer.model, "is_quantized", False),
     }
-    for name in (name for name, used in untested.items() if used and trainer.is_world_process_zero()):
+    for name in (name for name, used in untested.items() if used):
         logger.warning(
             "Rehearsal with %s is untested. Every step still checks that the rows observed are the rows planned, and "
             "stops if they are not. Compare a short run with one on plain data-parallel processes first.",
             name,
         )
-
-
-def warn_of_embedding_noise(trainer: Trainer) -> None:
-    """Say when training adds noise to embeddings: what it shows is damaged, then, part of it is not.
-
-    Args:
-        trainer: The trainer.
-    """
-    if getattr(trainer.args, "neftune_noise_alpha", None) and trainer.is_world_process_zero():
+    if getattr(trainer.args, "neftune_noise_alpha", None):
         logger.warning(
             "`neftune_noise_alpha` adds noise to embeddings in training, so up to a third of the rehearsed samples can "
             "look damaged that are not (`benchmarks/noise.py`). `evaluate()` is made without it. Leave it out while "
@@ -110,12 +97,7 @@ def warn_of_embedding_noise(trainer: Trainer) -> None:
 
 
 def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
-    """Say when evaluation decodes otherwise than the rule supposes: it judges by what greedy decoding would give.
-
-    Args:
-        trainer: The trainer.
-        rule: Says which samples are right.
-    """
+    """Say when evaluation decodes otherwise than the rule supposes: it judges by what greedy decoding would give."""
     if not isinstance(rule, RightTokens) or not getattr(trainer.args, "predict_with_generate", False):
         return
     model: Any = trainer.model
@@ -133,14 +115,6 @@ def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
 
 def require_alike(trainer: Trainer, prior: PriorDataset, correctness: CorrectnessRule | str | None) -> CorrectnessRule:
     """Refuse new data that are missing or mislabelled, and prior data that are prepared differently.
-
-    Args:
-        trainer: The trainer, with its new data.
-        prior: The prior data.
-        correctness: The rule that the caller gave, or None.
-
-    Returns:
-        The rule that judges both.
 
     Raises:
         DataError: If data are empty, not map-style, unlabelled, of other tasks or with other model inputs than each
@@ -190,16 +164,8 @@ def _require_visible_tokens(trainer: Trainer, rule: CorrectnessRule) -> None:
 def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | str | None = None) -> CorrectnessRule:
     """Return the rule that judges a trainer's predictions on some data.
 
-    Args:
-        trainer: The trainer.
-        data: Prepared rows.
-        correctness: The rule that the caller gave, or None.
-
     Returns:
         The caller's rule; by default what the model and the labels are made for.
-
-    Raises:
-        RehearsalError: Whatever `choose_rule` raises.
     """
     batch = collate(collator_of(trainer, data), [data[0]])
     return expect_fused_head(trainer, choose_rule(correctness, cast(torch.nn.Module, trainer.model), batch, data.name))
@@ -210,8 +176,6 @@ def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, .
 
     Args:
         trainer: The trainer; its `eval_dataset`, when it is one dataset, is the new task's.
-        held_out: The prior task's; or None.
-        column_names: The columns that the partition reads.
 
     Returns:
         The data by task, "prior" and "new"; none where no prior data are held out.
@@ -226,13 +190,5 @@ def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, .
 
 
 def collator_of(trainer: Trainer, data: Any) -> Any:
-    """Return the collator that evaluation would use: it drops the columns that the model does not take.
-
-    Args:
-        trainer: The trainer.
-        data: The data to be collated.
-
-    Returns:
-        The collator.
-    """
+    """Return the collator that evaluation would use: it drops the columns that the model does not take."""
     return trainer.get_test_dataloader(data).collate_fn
