@@ -157,13 +157,10 @@ class RehearsalHandle(ABC):
             "forward passes in training": self.forward_count,
             "seed": plan.seed,
         }
-        noise = {
-            "prior data": self.predictions,
-            **{f"held-out {task}": one.before for task, one in self._opened.held_out.items()},
-        }
+        noise = {f"held-out {task}": one.before for task, one in self._opened.held_out.items()}
         facts |= {
             f"share of the right ones that is wrong when read again, {name}": f"{one.false_damage_rate:.3f}"
-            for name, one in noise.items()
+            for name, one in {"prior data": self.predictions, **noise}.items()
             if one.false_damage_rate is not None
         }
         found = collect_findings(evaluation, self._log(), getattr(config, "id2label", None) or {}, facts)

@@ -1,4 +1,4 @@
-"""Rows that are read otherwise each time: detected, measured, said, and no reason to refuse a resumed run."""
+"""Rows that are read differently each time: detected, measured, said, and no reason to refuse a resumed run."""
 
 import random
 from functools import partial
@@ -82,7 +82,7 @@ def test_random_rows_are_measured_said_and_resumed(how, kind, model, weights, pl
     assert "`with_transform`" in caplog.text
     assert "The rows of `held_out` differ each time they are read" in caplog.text
     trainer.train()
-    assert "are noise: rows are read otherwise each time" in str(first.evaluate())
+    assert "are noise: rows are read differently each time" in str(first.evaluate())
     first.report(tmp_path / "report.html")
     shown = (tmp_path / "report.html").read_text("utf-8")
     assert "share of the right ones that is wrong when read again, prior data" in shown

@@ -148,8 +148,8 @@ def test_a_function_that_makes_no_estimator_is_refused(returned, fault):
     with pytest.raises(SettingError) as failure:
         make_estimator(lambda partition, predictions: returned, PARTITION, PRIOR, make_predictions())
     assert str(failure.value) == (
-        f"The function that `estimator` is returned {fault}, which is no `mixcd.CollateralDamageEstimator`. Return an "
-        "estimator; derive a class of your own from that one, which has the defaults."
+        f"The function that `estimator` is returned {fault}, which is not a `mixcd.CollateralDamageEstimator`. Return "
+        "an estimator; derive a class of your own from that one, which has the defaults."
     )
 
 
@@ -206,7 +206,7 @@ def test_fewer_than_no_features_are_refused():
     with pytest.raises(SettingError) as failure:
         choose_feature_count(Drift(), ByPriorLoss(), -1)
     assert str(failure.value) == (
-        "`features` is -1, but it is a number of features a sample. Pass such as 64, or 0 for none."
+        "`features` is -1, but it is a number of features a sample. Pass 64, say, or 0 for none."
     )
 
 
@@ -243,6 +243,6 @@ def test_a_floor_that_is_no_share_is_refused(floor):
     with pytest.raises(SettingError) as failure:
         choose_floor("counts", floor)
     assert str(failure.value) == (
-        f"`floor` is {floor}, but it is a share of the draws, between 0 and 1. Pass such as 0.05: the share of "
+        f"`floor` is {floor}, but it is a share of the draws, between 0 and 1. Pass 0.05, say: the share of "
         "rehearsed samples that is drawn uniformly."
     )

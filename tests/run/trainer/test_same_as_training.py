@@ -61,7 +61,7 @@ class Reweighing(Trainer):
 
 def test_a_step_that_predicts_on_other_inputs_is_refused(base_model, new_data, prior_data, tmp_path):
     trainer = make_trainer(base_model, new_data, tmp_path, trainer_class=Reweighing)
-    with pytest.raises(UnsupportedTrainerError, match="predicts otherwise when the trainer calls.*`Reweighing`"):
+    with pytest.raises(UnsupportedTrainerError, match="predicts differently when the trainer calls.*`Reweighing`"):
         mixcd.attach(trainer, prior_data, mix_ratio=0.25)
 
 

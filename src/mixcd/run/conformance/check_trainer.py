@@ -216,12 +216,7 @@ def _find_remains(make_trainer: MakeTrainer, prior_data: Any, folder: Path, corr
 
 
 def measure_false_damage(
-    make_trainer: MakeTrainer,
-    prior_data: Any,
-    folder: Path,
-    *,
-    correctness: Rule = None,
-    dropout: float = 0.1,
+    make_trainer: MakeTrainer, prior_data: Any, folder: Path, *, correctness: Rule = None, dropout: float = 0.1
 ) -> float:
     """Train at learning rate 0 with dropout: what is damaged then, no training has damaged.
 

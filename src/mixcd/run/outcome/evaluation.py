@@ -115,7 +115,7 @@ class Evaluation:
         sets = "".join(f"\n  {name}: {change}" for name, change in self.prior_sets.items())
         new = f"\nnew task:   {self.new}" if self.new else ""
         share = (self.false_damage_rate or 0.0) * self.prior.score_before
-        told = f"\n  of the damaged, about {share:.1%} of all samples, are noise: rows are read otherwise each time"
+        told = f"\n  of the damaged, about {share:.1%} of all samples, are noise: rows are read differently each time"
         noise = told if self.false_damage_rate else ""
         return f"prior task: {self.prior}{noise}{sets}{new}"
 

@@ -84,13 +84,13 @@ def evaluate_held_out(infer: Infer, held_out: Mapping[str, HeldOut], strategy: P
 
 
 def _require_same_settings(now: Inference, before: PriorPredictions) -> None:
-    """Refuse to compare predictions of a model that computes otherwise than it did as the base model."""
+    """Refuse to compare predictions of a model whose settings are no longer those of the base model."""
     with now.autocast():
         changed = differing_settings(before.sources["settings"], describe_settings(now.model))
     if changed:
         raise UnsupportedTrainerError(
             f"The base model predicted with other settings than the model has now: {changed}. Flips between the two "
-            "would not be training's. Evaluate with the model's settings of before; `fp16_full_eval` and "
+            "would not be training's. Evaluate with the settings of the base model; `fp16_full_eval` and "
             "`bf16_full_eval` change the model's own weights when a trainer evaluates."
         )
 

@@ -134,8 +134,8 @@ def make_estimator(
     if not isinstance(made, CollateralDamageEstimator):
         what = f"the class `{made.__name__}`" if isinstance(made, type) else f"a `{type(made).__name__}`"
         raise SettingError(
-            f"The function that `estimator` is returned {what}, which is no `mixcd.CollateralDamageEstimator`. Return "
-            "an estimator; derive a class of your own from that one, which has the defaults."
+            f"The function that `estimator` is returned {what}, which is not a `mixcd.CollateralDamageEstimator`. "
+            "Return an estimator; derive a class of your own from that one, which has the defaults."
         )
     return made, bins
 
@@ -154,7 +154,7 @@ def choose_feature_count(
     if features is not None:
         if features < 0:
             raise SettingError(
-                f"`features` is {features}, but it is a number of features a sample. Pass such as {FEATURES}, or 0 for "
+                f"`features` is {features}, but it is a number of features a sample. Pass {FEATURES}, say, or 0 for "
                 "none."
             )
         return features
@@ -174,7 +174,7 @@ def choose_floor(estimator: Estimator, floor: float | None) -> float:
         return FLOOR if own is None else own
     if not 0 <= floor <= 1:
         raise SettingError(
-            f"`floor` is {floor}, but it is a share of the draws, between 0 and 1. Pass such as {FLOOR}: the share of "
+            f"`floor` is {floor}, but it is a share of the draws, between 0 and 1. Pass {FLOOR}, say: the share of "
             "rehearsed samples that is drawn uniformly."
         )
     return floor

@@ -194,9 +194,6 @@ class RehearsalLoop:
             share_belief: Makes all processes hold the same belief.
             probed: What a probe observed after the step; None when there was no probe in it.
 
-        Returns:
-            What was learnt.
-
         Raises:
             PlanError: If other samples were observed than were planned.
         """
@@ -218,8 +215,8 @@ class RehearsalLoop:
         history = add_step(self.state.history, seen, self.partition.bin_sizes)
         probed_history = self.state.probed
         if probed is not None:
-            seen_by_probe = self._see(probed, np.ones(probed.sample_ids.size))
-            probed_history = add_step(probed_history, seen_by_probe, self.partition.bin_sizes)
+            by_probe = self._see(probed, np.ones(probed.sample_ids.size))
+            probed_history = add_step(probed_history, by_probe, self.partition.bin_sizes)
         state = LoopState(done, estimator_state, {**beliefs, done: belief}, history, probed_history)
         return Learnt(state, seen.counts)
 

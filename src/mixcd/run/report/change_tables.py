@@ -52,12 +52,7 @@ def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool =
     """
     scale = max((_interval(one) or (0.0, one.damaged_share))[1] for one in bins.values()) if bins else 1.0
     rows: list[list[str | Share]] = [
-        [
-            name,
-            f"{one.sample_count:,}",
-            _damaged_share(one, scale),
-            f"{one.score_before:.3f} → {one.score_after:.3f}",
-        ]
+        [name, f"{one.sample_count:,}", _damaged_share(one, scale), f"{one.score_before:.3f} → {one.score_after:.3f}"]
         for name, one in bins.items()
     ]
     return Table(caption, ["bin", "samples", "damaged share", "score"], rows, is_folded=is_folded)

@@ -112,7 +112,7 @@ def collect_findings(
 
 
 def spread(count: int, most: int) -> Ids:
-    """Return the places of at most so many of `count` things, evenly spaced, the first and the last among them.
+    """Return at most `most` places among `count` things, evenly spaced, the first and the last among them.
 
     Example:
         >>> spread(9, 3).tolist()
@@ -145,10 +145,8 @@ def _read_damaged(path: Path) -> tuple[list[DamagedSample], int]:
 
 
 def _read_class_names(path: Path) -> dict[int, str]:
-    if not path.exists():
-        return {}
-    names = json.loads(path.read_text("utf-8")).get("id2label") or {}
-    return {int(number): str(name) for number, name in names.items()}
+    names = json.loads(path.read_text("utf-8")).get("id2label") if path.exists() else None
+    return {int(number): str(name) for number, name in (names or {}).items()}
 
 
 def _flatten(values: Any, name: str = "") -> list[tuple[str, str]]:

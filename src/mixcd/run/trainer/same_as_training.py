@@ -39,7 +39,7 @@ def require_same_predictions(
     Rows whose predictions depend on the padding beside them are warned of. Nothing of the trainer is changed.
 
     Raises:
-        UnsupportedTrainerError: If the trainer's step predicts otherwise than the prior pass.
+        UnsupportedTrainerError: If the trainer's step predicts differently from the prior pass.
         CacheError: If the cache holds other predictions than the model makes.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -132,7 +132,7 @@ def _require_own(check: OwnStep, sample_ids: Ids, alone: Floats, own: Sequence[S
     )
     if check.differ(alone, nearest).any():
         raise UnsupportedTrainerError(
-            "The model predicts otherwise when the trainer calls it than it does on the batch alone: "
+            "The model predicts differently when the trainer calls it than when it gets the batch alone: "
             f"{check.say(sample_ids, nearest, alone)}. So `prediction_step` or `compute_loss` of "
             f"`{type(check.trainer).__name__}` changes the batch or the model, and the base model cannot be judged as "
             "training is. Prepare the rows so in the data or the collator."

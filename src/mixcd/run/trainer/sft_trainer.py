@@ -1,4 +1,4 @@
-"""What `trl.SFTTrainer` does otherwise than its parent: it prepares raw data itself, and builds no logits."""
+"""What `trl.SFTTrainer` does differently from its parent: it prepares raw data itself, and builds no logits."""
 
 import inspect
 import logging

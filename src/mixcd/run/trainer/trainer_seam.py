@@ -96,7 +96,7 @@ class TrainerSeam:
         """Return the trainer's own loader, over the mixed data in the planned order."""
         if self.trainer.train_dataset is not self._new_data:
             raise UnsupportedTrainerError(
-                "`trainer.train_dataset` was replaced after `attach`, which planned for the data set of before. "
+                "`trainer.train_dataset` was replaced after `attach`, which planned for the previous data set. "
                 "Rehearsal mixes into the data it was attached with. `detach()`, then attach again."
             )
         plan = self._plan()

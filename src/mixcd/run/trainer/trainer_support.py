@@ -97,7 +97,7 @@ def warn_of_settings(trainer: Trainer) -> None:
 
 
 def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
-    """Say when evaluation decodes otherwise than the rule supposes: it judges by what greedy decoding would give."""
+    """Say when evaluation decodes in another way than the rule, which judges by what greedy decoding would give."""
     if not isinstance(rule, RightTokens) or not getattr(trainer.args, "predict_with_generate", False):
         return
     model: Any = trainer.model
@@ -107,8 +107,8 @@ def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
         if used:
             logger.warning(
                 "Evaluation generates with %s, but a prior sample is right by what greedy decoding would give: scores "
-                "of generated text may move otherwise than the damage that is counted. Use greedy decoding to see the "
-                "same.",
+                "of generated text may move differently from the damage that is counted. Use greedy decoding to "
+                "compare the two.",
                 what,
             )
 
@@ -162,11 +162,7 @@ def _require_visible_tokens(trainer: Trainer, rule: CorrectnessRule) -> None:
 
 
 def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | str | None = None) -> CorrectnessRule:
-    """Return the rule that judges a trainer's predictions on some data.
-
-    Returns:
-        The caller's rule; by default what the model and the labels are made for.
-    """
+    """Return the rule that judges predictions on some data: the caller's, or what model and labels are made for."""
     batch = collate(collator_of(trainer, data), [data[0]])
     return expect_fused_head(trainer, choose_rule(correctness, cast(torch.nn.Module, trainer.model), batch, data.name))
 
