@@ -72,13 +72,6 @@ class ResumeError(RehearsalError, RuntimeError):
 def shorten(names: Iterable[object], most: int = 5) -> str:
     """List the first few names, and how many more there are.
 
-    Args:
-        names: What to list, in the order to list it.
-        most: How many to spell out.
-
-    Returns:
-        A text such as `1, 2, 3 and 7 more`.
-
     Example:
         >>> shorten(range(10), most=3)
         '0, 1, 2 and 7 more'
@@ -90,13 +83,6 @@ def shorten(names: Iterable[object], most: int = 5) -> str:
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """Say which known name comes nearest to an unknown one, or which names are known.
-
-    Args:
-        name: The unknown name.
-        known: The known ones.
-
-    Returns:
-        The end of a sentence.
 
     Example:
         >>> nearest_name("mixratio", ["mix_ratio", "lag"])
@@ -112,12 +98,6 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 def end_sentence(text: str) -> str:
     """Put a full stop after a sentence that has no end yet.
 
-    Args:
-        text: The sentence.
-
-    Returns:
-        The sentence, with its end.
-
     Example:
         >>> end_sentence("nothing is there"), end_sentence("did you mean `lag`?")
         ('nothing is there.', 'did you mean `lag`?')
@@ -126,11 +106,7 @@ def end_sentence(text: str) -> str:
 
 
 def plain_name(name: str, most: int | None = None) -> str:
-    r"""Return a name or another text on one line, without characters that a terminal would obey.
-
-    Args:
-        name: Any text.
-        most: Where to cut it; None for nowhere.
+    r"""Return a text on one line, cut to `most` characters, without those that a terminal would obey.
 
     Example:
         >>> plain_name("red: \x1b[31m", most=6)

@@ -11,13 +11,6 @@ EXTRAS = {"cli": ("rich", "tomli_w", "typer"), "bench": ("plotly",)}
 def require_extra(extra: str, what: str) -> None:
     """Refuse what needs an extra that is not installed; nothing is imported.
 
-    Args:
-        extra: Its name.
-        what: What needs it.
-
-    Raises:
-        MissingExtraError: If one of its packages is not there.
-
     Example:
         >>> require_extra("cli", "The command line")
     """

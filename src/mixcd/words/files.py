@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,13 +21,7 @@ _PROBE_SIZE = 2**20
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Write a file under a temporary name inside the block, then rename it: readers see the old file or the new one.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The temporary name.
+    """Write a file under the temporary name inside the block, then rename it: readers see the old file or the new one.
 
     Raises:
         OSError: If it cannot be written; what was there before stays.
@@ -44,14 +38,7 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Make a full or read-only disk name the file or folder, and an `OSError` of what libraries raise instead.
-
-    Args:
-        path: What is written inside the block.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Make a full or read-only disk name the file or folder, and an `OSError` of what libraries raise instead."""
     try:
         yield
     except Exception as error:
@@ -66,11 +53,7 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def is_disk_fault(error: OSError) -> bool:
-    """Whether the disk is full or read-only.
-
-    Args:
-        error: The error.
-    """
+    """Whether the disk is full or read-only."""
     return error.errno in _DISK_FAULTS
 
 
@@ -123,32 +106,18 @@ LOCK = ".lock"
 """The file that a folder's writer holds; it may stay behind, unheld."""
 
 
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder inside the block; the lock ends with the process, however it ends.
-
-    Args:
-        folder: The folder, made if it is missing.
+def lock_folder(folder: Path) -> AbstractContextManager[None]:
+    """Hold a folder inside the block, made if it is missing; the lock ends with the process, however it ends.
 
     Raises:
         FolderInUseError: If another process holds it.
     """
-    with _hold(folder / LOCK, folder, "folder"):
-        yield
+    return _hold(folder / LOCK, folder, "folder")
 
 
-@contextmanager
-def lock_file(path: Path) -> Iterator[None]:
-    """Hold a file that is written again and again inside the block, likewise.
-
-    Args:
-        path: The file; its folder is made if it is missing.
-
-    Raises:
-        FolderInUseError: If another process holds it.
-    """
-    with _hold(path.with_name(f".{path.name}{LOCK}"), path, "file"):
-        yield
+def lock_file(path: Path) -> AbstractContextManager[None]:
+    """Hold a file that is written again and again inside the block, as `lock_folder` holds a folder."""
+    return _hold(path.with_name(f".{path.name}{LOCK}"), path, "file")
 
 
 @contextmanager

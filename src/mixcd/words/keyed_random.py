@@ -28,10 +28,6 @@ def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generat
     Args:
         seed: The run's seed, from 0 to 2⁶⁴ − 1.
         number: The step, the epoch, or whatever the randomness belongs to.
-        stream: What it is for.
-
-    Returns:
-        The generator.
 
     Example:
         >>> keyed_generator(0, 7, Stream.DRAWS).integers(100, size=5).tolist()
@@ -42,12 +38,14 @@ def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generat
     return np.random.Generator(np.random.Philox(key, counter=counter))  # type: ignore[arg-type]  # a seed sequence
 
 
-class _Key(ISeedSequence):
-    """The key of a Philox generator; given one as `key`, numpy would ask the system for entropy beside it: slow.
+def choose_distinct(seed: int, number: int, stream: Stream, count: int, *, among: int) -> NDArray[np.int64]:
+    """Choose distinct numbers from 0 to `among` − 1 at random, all of them where there are no more; ascending."""
+    rng = keyed_generator(seed, number, stream)
+    return np.sort(rng.choice(among, min(count, among), replace=False, shuffle=False))
 
-    Args:
-        words: Its two words.
-    """
+
+class _Key(ISeedSequence):
+    """The key of a Philox generator; given one as `key`, numpy would ask the system for entropy beside it: slow."""
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         self._words = words

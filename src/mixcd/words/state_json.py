@@ -9,13 +9,7 @@ import numpy as np
 
 
 def encode(value: Any) -> Any:
-    """Turn a state into JSON values.
-
-    Args:
-        value: A dataclass, a tuple, a float64 array (kept as base64, little-endian) or a plain number.
-
-    Returns:
-        Dicts, lists, texts and numbers.
+    """Turn a dataclass, a tuple, a float64 array (kept as base64, little-endian) or a plain number into JSON values.
 
     Example:
         >>> encode((np.array([0.5]), 3))
@@ -32,14 +26,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(like: Any, stored: Any) -> Any:
-    """Turn JSON values back into a state.
-
-    Args:
-        like: A state of the same kind, which says what becomes what.
-        stored: What `encode` returned.
-
-    Returns:
-        The state.
+    """Turn what `encode` returned back into a state, of the kind of `like`.
 
     Example:
         >>> decode((np.zeros(1), 0), encode((np.array([0.5]), 3)))

@@ -118,10 +118,7 @@ class DamageCounts:
     damaged_count: Floats
 
     def __add__(self, other: "DamageCounts") -> "DamageCounts":
-        return DamageCounts(
-            self.observed_count + other.observed_count,
-            self.damaged_count + other.damaged_count,
-        )
+        return DamageCounts(self.observed_count + other.observed_count, self.damaged_count + other.damaged_count)
 
 
 State = TypeVar("State")
@@ -156,7 +153,6 @@ class CollateralDamageEstimator(ABC, Generic[State]):
 
     def candidates(self, belief: Belief) -> Ids | None:
         """Return the only samples that may be drawn, ascending; None, the default, for all."""
-        del belief
         return None
 
     def write_state(self, state: State) -> Any:
@@ -238,12 +234,7 @@ def count_damage(partition: Partition, base_correct: Flags, observation: Observa
     Paper: u_k and n_k of bin k: `f` right and `f'` wrong among the rehearsed samples of the bin.
 
     Args:
-        partition: The bins of all prior samples.
         base_correct: Whether the base model got each prior sample right, shape (samples,).
-        observation: The rehearsed samples of one step.
-
-    Returns:
-        The counts of this step alone.
 
     Raises:
         UnknownSampleError: If an observed sample lies outside the partition.
@@ -267,16 +258,7 @@ def count_damage(partition: Partition, base_correct: Flags, observation: Observa
 
 
 def require_finite_losses(sample_ids: Ids, loss: NDArray[Any], owner: str = "The base model") -> None:
-    """Refuse losses that are not finite numbers.
-
-    Args:
-        sample_ids: The samples, shape (samples,).
-        loss: Their losses, shape (samples,).
-        owner: Whose losses they are, for the message.
-
-    Raises:
-        DataError: If a loss is NaN or infinite; names the samples.
-    """
+    """Refuse losses, one a sample, that are NaN or infinite, by a `DataError` that names the samples."""
     broken = sample_ids[~np.isfinite(loss)]
     if broken.size:
         raise DataError(
