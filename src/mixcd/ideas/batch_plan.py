@@ -23,8 +23,6 @@ class BatchPlan:
     Paper: mix ratio β, mixed batch.
 
     Args:
-        new_count: The number of new samples.
-        prior_count: The number of prior samples.
         mix_ratio: β, the share of prior samples among all trained samples, inside (0, 1).
         micro_batch_size: Rows in one forward pass on one process.
         micro_batch_count: Micro-batches a step: processes × gradient accumulation steps.
@@ -54,10 +52,7 @@ class BatchPlan:
         if not 0 <= self.seed < 2**64:
             raise SettingError(f"`seed` is {self.seed}, but it must lie between 0 and 2**64 - 1. Pass one of these.")
         prior_rows = self.mix_ratio * self.block_size  # β · block
-        for rows, kind, cure in (
-            (prior_rows, "prior", "larger"),
-            (self.block_size - prior_rows, "new", "smaller"),
-        ):
+        for rows, kind, cure in ((prior_rows, "prior", "larger"), (self.block_size - prior_rows, "new", "smaller")):
             if round(rows, 9) < 1:
                 raise SettingError(
                     f"`mix_ratio` {self.mix_ratio} of a block of {self.block_size} rows leaves {rows:.3g} {kind} rows "
@@ -79,14 +74,11 @@ class BatchPlan:
         return self._prior_rows_before(step + 1) - self._prior_rows_before(step)
 
     def block(self, step: int, prior_ids: Ids) -> Ids:
-        """Return the row numbers of one step's block, micro-batch after micro-batch.
+        """Return the row numbers of one step's block, micro-batch after micro-batch, shape (block_size,).
 
         Args:
             step: The optimizer step, from 0.
             prior_ids: The prior samples drawn for this step, shape (prior_row_count(step),).
-
-        Returns:
-            Row numbers, shape (block_size,).
         """
         new_rows = self._new_rows(step)
         parts, taken = [], 0
@@ -103,23 +95,15 @@ class BatchPlan:
     def _new_rows(self, step: int) -> Ids:
         start = step * self.block_size - self._prior_rows_before(step)
         stop = (step + 1) * self.block_size - self._prior_rows_before(step + 1)
-        epochs = range(start // self.new_count, (stop - 1) // self.new_count + 1)
         pieces = []
-        for epoch in epochs:
+        for epoch in range(start // self.new_count, (stop - 1) // self.new_count + 1):
             offset = epoch * self.new_count
             pieces.append(_permutation(self.seed, epoch, self.new_count)[max(0, start - offset) : stop - offset])
         return np.concatenate(pieces)
 
 
 def require_mix_ratio(mix_ratio: float) -> None:
-    """Refuse a mix ratio outside (0, 1).
-
-    Args:
-        mix_ratio: β.
-
-    Raises:
-        SettingError: If it is not a number inside (0, 1).
-    """
+    """Refuse a mix ratio β outside (0, 1), by a `SettingError`."""
     if not 0 < mix_ratio < 1:
         raise SettingError(
             f"`mix_ratio` is {mix_ratio}, but it must lie strictly between 0 and 1: it is the share of prior samples "

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import fsum
+from operator import add
 
 import numpy as np
 
@@ -13,13 +14,7 @@ _Z = 1.96
 
 @dataclass(frozen=True)
 class Lift:
-    """An estimate of lift with its 95 % interval.
-
-    Args:
-        value: The estimate (NaN while too little damage was observed).
-        low: Lower bound.
-        high: Upper bound.
-    """
+    """An estimate of lift, NaN while too little damage was observed, with its 95 % interval."""
 
     value: float
     low: float
@@ -46,12 +41,7 @@ class LiftSums:
     error_square: float = 0.0
 
     def __add__(self, other: "LiftSums") -> "LiftSums":
-        return LiftSums(
-            self.observed_count + other.observed_count,
-            self.between + other.between,
-            self.mean_square + other.mean_square,
-            self.error_square + other.error_square,
-        )
+        return LiftSums(*map(add, vars(self).values(), vars(other).values()))
 
     def to_lift(self) -> Lift:
         """Return the lift, at least 1; NaN with an infinite interval while too little damage was observed."""
@@ -86,14 +76,7 @@ class DrawSums:
     damaged_square: float = 0.0
 
     def __add__(self, other: "DrawSums") -> "DrawSums":
-        return DrawSums(
-            self.observed + other.observed,
-            self.damaged + other.damaged,
-            self.weight + other.weight,
-            self.damaged_weight + other.damaged_weight,
-            self.square + other.square,
-            self.damaged_square + other.damaged_square,
-        )
+        return DrawSums(*map(add, vars(self).values(), vars(other).values()))
 
     @property
     def damage_rate(self) -> float:
@@ -132,9 +115,6 @@ def sum_draws(damaged: Flags, chances: Floats) -> DrawSums:
         chances: How often each is drawn against uniform draws, shape (draws,); one of chance 0 was drawn for want of
             others, and stands for no other sample.
 
-    Returns:
-        The sums.
-
     Example:
         >>> sums = sum_draws(np.array([True, False]), np.array([2.0, 0.5]))
         >>> sums.damage_rate
@@ -162,9 +142,6 @@ def sum_window(counts: DamageCounts, bin_sizes: Ids) -> LiftSums:
     Args:
         counts: Observed and damaged counts of the window, shape (bins,).
         bin_sizes: The number of prior samples in each bin, shape (bins,).
-
-    Returns:
-        The window's terms.
     """
     used = counts.observed_count >= 2
     if not used.any():
@@ -184,14 +161,8 @@ def sum_window(counts: DamageCounts, bin_sizes: Ids) -> LiftSums:
 def estimate_lift(counts: DamageCounts, bin_sizes: Ids) -> Lift:
     """Estimate what drawing in proportion to the damage rates of these bins gains over uniform draws.
 
-    For counts of a model that did not change meanwhile; in training, add up `sum_window` over windows.
-
-    Args:
-        counts: Observed and damaged counts, shape (bins,).
-        bin_sizes: The number of prior samples in each bin, shape (bins,).
-
-    Returns:
-        The estimate; NaN with an infinite interval while too little damage was observed.
+    For counts of a model that did not change meanwhile, as in `sum_window`; in training, add that up over windows.
+    NaN with an infinite interval while too little damage was observed.
 
     Example:
         >>> counts = DamageCounts(np.array([1000.0, 1000.0]), np.array([300.0, 100.0]))
@@ -202,14 +173,7 @@ def estimate_lift(counts: DamageCounts, bin_sizes: Ids) -> Lift:
 
 
 def permute_bins(partition: Partition, seed: int) -> Partition:
-    """Deal the bins out at random: the control under which corrected lift must fall to 1.
-
-    Args:
-        partition: The partition to destroy.
-        seed: Which permutation.
-
-    Returns:
-        A partition with the same bin sizes in which no bin means anything.
+    """Deal the bins out at random, in their sizes: the control under which corrected lift must fall to 1.
 
     Example:
         >>> permute_bins(Partition(np.array([0, 0, 1, 1]), ("a", "b")), seed=1).bin_sizes

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from mixcd.words.errors import SettingError
-from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.keyed_random import Stream, choose_distinct
 from mixcd.words.vocabulary import Ids
 
 
@@ -47,16 +45,7 @@ class Probe:
 
 
 def choose_probed(probe: Probe, sample_count: int, seed: int, step: int) -> Ids | None:
-    """Draw the samples that a probe asks about after a step.
-
-    Args:
-        probe: The probe.
-        sample_count: The number of prior samples.
-        seed: The run's seed.
-        step: The step, from 0.
-
-    Returns:
-        Distinct sample ids, ascending; None when the probe is not due.
+    """Draw the samples that a probe asks about after a step, ascending; None when the probe is not due.
 
     Example:
         >>> choose_probed(Probe(3, every=10), 100, seed=0, step=20)
@@ -66,23 +55,13 @@ def choose_probed(probe: Probe, sample_count: int, seed: int, step: int) -> Ids 
     """
     if step % probe.every:
         return None
-    rng = keyed_generator(seed, step, Stream.PROBES)
-    chosen: Ids = np.sort(rng.choice(sample_count, min(probe.sample_count, sample_count), replace=False, shuffle=False))
-    return chosen
+    return choose_distinct(seed, step, Stream.PROBES, probe.sample_count, among=sample_count)
 
 
 def probe_cost(probe: Probe, *, prior_tokens: float, step_tokens: float) -> float:
-    """Return a probe's share of the compute of training.
+    """Return a probe's share of the compute of training, of mean tokens a prior sample and a training step.
 
     A forward pass costs one unit a token, a backward pass two.
-
-    Args:
-        probe: The probe.
-        prior_tokens: Mean tokens of a prior sample.
-        step_tokens: Mean tokens of a training step.
-
-    Returns:
-        Extra compute over that of the steps.
 
     Example:
         >>> probe_cost(Probe(16), prior_tokens=20, step_tokens=640)

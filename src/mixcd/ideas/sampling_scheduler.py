@@ -52,16 +52,11 @@ def draw(
 
     Args:
         damage_probability: Gives each candidate's weight, up to a common factor; shape (candidates,).
-        sample_count: The number of prior samples.
         draw_count: How many to draw. Distinct while they last; a prior set smaller than this is taken
             whole as often as it fits, and the rest is drawn.
-        seed: The run's seed.
         step: The optimizer step the samples are for, from 0.
         floor: ε, the share of the draws that ignores the belief.
         candidates: The samples to choose from, when the belief covers only these; None for a uniform selection.
-
-    Returns:
-        The samples drawn, and their chances.
 
     Example:
         >>> draw(lambda ids: (ids == 7).astype(float), 10, 1, seed=0, step=0, floor=0.0).sample_ids
@@ -90,11 +85,8 @@ def inclusion_probability(weights: Floats, draw_count: int) -> Floats:
 
     Args:
         weights: Drawing weights that sum to one, shape (candidates,).
-        draw_count: How many are drawn, fewer than there are candidates.
-
-    Returns:
-        Probabilities that sum to `draw_count` to within a thousandth, shape (candidates,); to less when fewer
-        candidates than that have any weight.
+        draw_count: How many are drawn, fewer than there are candidates. The probabilities sum to it, to within a
+            thousandth, or to less when fewer candidates than that have any weight.
 
     Example:
         >>> inclusion_probability(np.array([0.25, 0.25, 0.25, 0.25]), 2).round(3).tolist()
@@ -120,15 +112,9 @@ def weigh_candidates(
     floor: float = FLOOR,
     candidates: Ids | None = None,
 ) -> tuple[Ids, Floats]:
-    """Draw distinct candidates uniformly, all samples when there are few, and weigh them.
+    """Draw distinct candidates uniformly, all samples when there are few, and weigh them as `draw` describes.
 
-    Args:
-        damage_probability: Gives each candidate's weight, up to a common factor; shape (candidates,).
-        sample_count: The number of prior samples.
-        draw_count: How many samples the step will take; there are at least 32 candidates for each.
-        rng: The generator to draw with.
-        floor: ε, the share of the draws that ignores the belief.
-        candidates: The samples to choose from, when the belief covers only these.
+    There are at least 32 candidates for each of the `draw_count` samples that the step will take.
 
     Returns:
         Sample ids and drawing weights that sum to one, both of shape (candidates,).
@@ -144,16 +130,11 @@ def weigh_candidates(
 
 
 def mix_with_floor(damage_probability: Floats, floor: float) -> Floats:
-    """Turn damage probabilities into drawing weights that sum to one.
-
-    `(1 − ε) · w / Σw + ε / M` over M candidates, uniform when no weight is positive.
+    """Turn damage probabilities w into drawing weights that sum to one: `(1 − ε) · w / Σw + ε / M`.
 
     Args:
-        damage_probability: w, one a candidate, shape (candidates,), not negative.
+        damage_probability: w of each of M candidates, shape (candidates,), not negative; uniform when none is positive.
         floor: ε, the share of the draws that ignores the belief.
-
-    Returns:
-        Weights that sum to one, shape (candidates,).
 
     Example:
         >>> mix_with_floor(np.array([0.0, 1.0]), floor=0.5)

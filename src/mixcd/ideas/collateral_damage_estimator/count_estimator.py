@@ -130,9 +130,6 @@ class CountEstimator(CollateralDamageEstimator[DamageCounts]):
             state: The counts so far. They are left as they were.
             observation: The prior samples of one step, and which of them the fine-tuned model got right.
 
-        Returns:
-            The counts with this observation added.
-
         Raises:
             UnknownSampleError: If an observed sample lies outside the partition.
         """
@@ -167,17 +164,11 @@ class CountEstimator(CollateralDamageEstimator[DamageCounts]):
 
 
 def damage_intervals(counts: DamageCounts, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Return an interval for each bin's damage rate: that of the Beta(½, ½) posterior, with equal tails.
+    """Return lower and upper bounds of each bin's damage rate: those of the Beta(½, ½) posterior, with equal tails.
 
     Args:
         counts: Observed and damaged counts, shape (bins,).
-        level: The interval's probability, between 0 and 1.
-
-    Returns:
-        Lower and upper bounds, shape (bins,) each.
-
-    Raises:
-        SettingError: If `level` is not between 0 and 1.
+        level: The interval's probability, between 0 and 1; a `SettingError` otherwise.
 
     Example:
         >>> low, high = damage_intervals(DamageCounts(np.array([0.0, 100.0]), np.array([0.0, 10.0])))

@@ -24,8 +24,6 @@ from mixcd.words.vocabulary import (
 
 UNCACHED_ROW = -1
 """The row of a prior sample whose base prediction is not in the cache."""
-
-
 Score = Literal["chance", "drop", "product"]
 
 
@@ -59,16 +57,11 @@ class Drift(EstimatorSettings):
             )
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> "DriftEstimator":
-        """Return the estimator.
-
-        Args:
-            partition: Not read: samples are told apart one by one.
-            predictions: The base model's predictions, with logits and features.
+        """Return the estimator; it tells samples apart one by one, whatever the partition.
 
         Raises:
             SettingError: If logits and features were not cached.
         """
-        del partition
         if "logits" not in predictions.arrays:
             raise SettingError(
                 "The drift estimator needs logits and features of the base model, but none were cached. Pass "
@@ -78,17 +71,8 @@ class Drift(EstimatorSettings):
         if predictions.sample_ids.size < predictions.sample_count:
             rows = np.full(predictions.sample_count, UNCACHED_ROW)
             rows[predictions.sample_ids] = np.arange(predictions.sample_ids.size)
-        return DriftEstimator(
-            predictions.arrays["logits"],
-            predictions.arrays["features"],
-            predictions.classes,
-            predictions.correct,
-            rows,
-            self.discount,
-            self.ridge,
-            self.noise,
-            self.score,
-        )
+        logits, features = predictions.arrays["logits"], predictions.arrays["features"]
+        return DriftEstimator(logits, features, predictions.classes, predictions.correct, rows, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -194,16 +178,9 @@ class DriftEstimator(CollateralDamageEstimator[DriftState]):
         )
 
     def update(self, state: DriftState, observation: Observation) -> DriftState:
-        """Add one step's observation.
+        """Add one step's observation, everything before it discounted; the state given is left as it was.
 
         No inference happens here: the logits are those of the forward pass that trained on these samples.
-
-        Args:
-            state: The state so far. It is left as it was.
-            observation: The prior samples of one step, with the fine-tuned model's logits.
-
-        Returns:
-            The state with this observation, everything before it discounted.
 
         Raises:
             DataError: If the observation brings no logits.
@@ -268,7 +245,6 @@ class DriftEstimator(CollateralDamageEstimator[DriftState]):
         return inverse
 
     def _weigh(self, belief: Belief, rows: Ids) -> Floats:
-        """Weigh cached samples."""
         right = self.base_correct[rows]  # 1[f right]
         weights = np.zeros(rows.size)
         with SmallMatrices():
@@ -310,11 +286,9 @@ class DriftEstimator(CollateralDamageEstimator[DriftState]):
 
 def _margin(logits: NDArray[np.floating], labels: Ids) -> NDArray[np.floating]:
     """How far the best other class is ahead of the label: m = max_{c ≠ y} ẑ_c − ẑ_y."""
-    label = np.arange(labels.size), labels
-    own = logits[label]
-    others = logits.copy()
+    label, others = (np.arange(labels.size), labels), logits.copy()
     others[label] = -np.inf
-    margin: NDArray[np.floating] = others.max(axis=1) - own
+    margin: NDArray[np.floating] = others.max(axis=1) - logits[label]
     return margin
 
 

@@ -96,14 +96,7 @@ class FactoredEstimator(CollateralDamageEstimator[DamageCounts]):
         return DamageCounts(np.zeros(count), np.zeros(count))
 
     def update(self, state: DamageCounts, observation: Observation) -> DamageCounts:
-        """Add one step's observation to the counts of every factor.
-
-        Args:
-            state: The counts so far. They are left as they were.
-            observation: The prior samples of one step, and which of them the fine-tuned model got right.
-
-        Returns:
-            The counts with this observation added.
+        """Add one step's observation to the counts of every factor; the state given is left as it was.
 
         Raises:
             UnknownSampleError: If an observed sample lies outside the partitions.

@@ -37,13 +37,7 @@ class ByColumn(PartitionStrategy):
         return (self.name,)
 
     def assign(self, table: PriorTable) -> Partition:
-        """Give every row the bin of its value.
-
-        Args:
-            table: One row a prior sample, with this column.
-
-        Returns:
-            One bin a distinct value, in sorted order.
+        """Give every row the bin of its value, one for each distinct value, in sorted order.
 
         Raises:
             DataError: If the table lacks the column.

@@ -51,13 +51,7 @@ class ByFeatures(PartitionStrategy):
         return True
 
     def assign(self, table: PriorTable) -> Partition:
-        """Give every sample the cluster whose centre is nearest.
-
-        Args:
-            table: One row a prior sample, with features.
-
-        Returns:
-            The partition; clusters that nobody is in are left out.
+        """Give every sample the cluster whose centre is nearest; clusters that nobody is in are left out.
 
         Raises:
             DataError: If the table has no features.

@@ -43,19 +43,8 @@ class ByPriorLoss(PartitionStrategy):
     def __mul__(self, other: PartitionStrategy) -> Combined:
         return Combined((self, other))
 
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """None: the loss is always there."""
-        return ()
-
     def assign(self, table: PriorTable) -> Partition:
-        """Cut the rows of the table at the quantiles of their losses.
-
-        Args:
-            table: One row a prior sample.
-
-        Returns:
-            At most `bins` bins, ordered from low to high loss.
+        """Cut the rows at the quantiles of their losses into at most `bins` bins, ordered from low to high loss.
 
         Raises:
             DataError: If the table is empty, or a loss is NaN or infinite.

@@ -54,17 +54,9 @@ class Combined(PartitionStrategy):
         return any(part.reads_features for part in self.parts)
 
     def assign(self, table: PriorTable) -> Partition:
-        """Give every row the cell in which its bins of all parts meet.
+        """Give every row the cell in which its bins of all parts meet; the parts are the partition's factors.
 
-        Args:
-            table: One row a prior sample.
-
-        Returns:
-            A partition over the non-empty cells, ordered by the first part's bins, then the second's; the parts are its
-            factors.
-
-        Raises:
-            RehearsalError: Whatever a part raises.
+        Cells that hold no row are left out, and the others ordered by the first part's bins, then the second's.
         """
         factors = tuple(part.assign(table) for part in self.parts)
         joint = reduce(_cross, factors)
