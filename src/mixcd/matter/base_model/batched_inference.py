@@ -24,15 +24,9 @@ Collate = Callable[[list[Any]], Mapping[str, Any]]
 
 
 def read_groups(data: PriorDataset, sample_ids: Ids, batch_size: int) -> Iterator[tuple[Ids, list[Any]]]:
-    """Read samples in groups that fit in memory: as many as sorting by length gains from.
+    """Read samples in groups that fit in memory, as many as sorting by length gains from: yield their ids and rows.
 
-    Args:
-        data: The samples.
-        sample_ids: Which, shape (samples,).
-        batch_size: Rows a batch.
-
-    Yields:
-        The ids of a group and its rows. Rows without tokens, such as images, are not worth sorting: one batch each.
+    Rows without tokens, such as images, are not worth sorting: one batch each.
     """
     rows: list[Any] = []
     first = token_count = 0
@@ -61,13 +55,7 @@ def predict_rows(
     """Predict some rows, sorted by length so that little is spent on padding.
 
     Args:
-        model: The model, in the mode it is to predict in.
-        rows: Prepared rows, at least one.
-        sample_ids: Their ids, shape (rows,), for messages.
-        rule: Says which are right.
-        collate_fn: Makes a batch of a list of rows.
         batch_size: Rows a batch at the length of the longest row.
-        data_name: Whose rows they are, for messages.
         advance: Called with the number of rows done after each batch.
         with_head_input: Whether the input of the model's head is wanted, too, and class logits where there are any.
 
@@ -96,16 +84,10 @@ def predict_rows(
 def put_results(
     arrays: dict[str, NDArray[Any]], positions: Ids | slice, found: Mapping[str, NDArray[Any]], row_count: int
 ) -> None:
-    """Put the results of some rows where they belong.
+    """Put the results of some rows where they belong, in `arrays` of all rows by name, made of the first results.
 
     Arrays are filled in place: small ones kept from each batch would lie where its logits were, and the heap would grow
     by as much with every batch.
-
-    Args:
-        arrays: Results of all rows by name; made of the first results.
-        positions: Which rows were found.
-        found: Their results by name, shape (rows found, …).
-        row_count: How many rows there are.
 
     Raises:
         UnsupportedTrainerError: If they are not one a row found.
@@ -120,14 +102,11 @@ def put_results(
 
 
 def batch_by_tokens(lengths: Sequence[int], batch_size: int) -> Iterator[Ids]:
-    """Sort rows by length and cut them into batches of a bounded number of padded tokens.
+    """Sort rows by length, and yield batches of so many padded tokens at most, from the longest rows to the shortest.
 
     Args:
         lengths: Each row's length in tokens.
         batch_size: Rows a batch at the longest length; this times the longest length is the bound.
-
-    Yields:
-        Positions of the rows of one batch, from the longest rows to the shortest.
 
     Example:
         >>> [batch.tolist() for batch in batch_by_tokens([1, 4, 2, 1, 1], batch_size=1)]
@@ -145,13 +124,6 @@ def batch_by_tokens(lengths: Sequence[int], batch_size: int) -> Iterator[Ids]:
 def collate(collate_fn: Collate, rows: list[Any]) -> Mapping[str, Any]:
     """Make a batch of copies of some rows: collators may change what they are given.
 
-    Args:
-        collate_fn: The collator.
-        rows: The rows.
-
-    Returns:
-        The batch.
-
     Raises:
         UnsupportedTrainerError: If the collator returns no mapping, or joins the rows without saying where each starts.
     """
@@ -168,13 +140,7 @@ def collate(collate_fn: Collate, rows: list[Any]) -> Mapping[str, Any]:
 def run_model(
     model: torch.nn.Module, rule: CorrectnessRule, batch: Mapping[str, Any], sample_count: int
 ) -> tuple[Mapping[str, Any], Any]:
-    """Call a model with a batch as every pass that only predicts does.
-
-    Args:
-        model: The model, in the mode it is to predict in.
-        rule: Says what is kept from the model, and what it is called with besides.
-        batch: Tensors by name, on any device.
-        sample_count: How many samples it was made of.
+    """Call a model with a batch, on any device, as every pass that only predicts does.
 
     Returns:
         The batch on the model's device, marked where samples share a row, and what the model returned.
@@ -206,11 +172,7 @@ def _call_model(model: torch.nn.Module, inputs: Mapping[str, Any], sample_count:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside the block; every module's own mode of before after it.
-
-    Args:
-        model: The model.
-    """
+    """Evaluation mode and no gradients inside the block; every module's own mode of before after it."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -229,21 +191,10 @@ def predict_batch(
     data_name: str,
     head_inputs: list[torch.Tensor] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Predict one batch.
+    """Predict one batch: return its arrays, and raise errors, as `predict_rows` does.
 
     Args:
-        model: As in `predict_rows`, like the following.
-        rule: Says which rows are right.
-        batch: The batch.
-        sample_ids: Its rows' ids, shape (rows,), for messages.
-        data_name: Whose rows they are, for messages.
         head_inputs: What `watch_head` collects, where the input of the model's head is wanted.
-
-    Returns:
-        As `predict_rows`, the arrays of this batch.
-
-    Raises:
-        RehearsalError: As in `predict_rows`.
     """
     marked, output = run_model(model, rule, batch, len(sample_ids))
     targets = rule.find_targets(marked, data_name)
@@ -271,10 +222,7 @@ def _count_tokens(batch: Mapping[str, Any], row_count: int) -> torch.Tensor:
 
 
 def list_inputs(row: Mapping[str, Any]) -> list[Any]:
-    """Return the token lists of a row: a single one, or one a choice in multiple choice.
-
-    Args:
-        row: A prepared row with `input_ids`.
+    """Return the token lists of a prepared row: a single one, or one a choice in multiple choice.
 
     Example:
         >>> list_inputs({"input_ids": [7, 8]}), list_inputs({"input_ids": [[7], [8]]})

@@ -20,16 +20,7 @@ RESTORE = (
 
 
 def create_array(path: Path, row_count: int, width: int) -> None:
-    """Create a safetensors file of zeros, which takes no room on the disk until rows are written.
-
-    Args:
-        path: The file.
-        row_count: Its rows.
-        width: Numbers in a row.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Create a safetensors file of zeros, which takes no room on the disk until rows are written."""
     size = row_count * width * _ITEM.itemsize
     header = json.dumps({_NAME: {"dtype": "F16", "shape": [row_count, width], "data_offsets": [0, size]}}).encode()
     header += b" " * (-len(header) % 8)
@@ -39,15 +30,7 @@ def create_array(path: Path, row_count: int, width: int) -> None:
 
 
 def write_rows(path: Path, start: int, rows: NDArray[np.floating]) -> bytes:
-    """Write consecutive rows.
-
-    Args:
-        path: A file that `create_array` made.
-        start: The first row's number.
-        rows: Shape (rows, width).
-
-    Returns:
-        The bytes that were written.
+    """Write consecutive rows, from number `start` on, and return the bytes that were written.
 
     Raises:
         CacheError: If the file is not as `create_array` made it.
@@ -61,19 +44,7 @@ def write_rows(path: Path, start: int, rows: NDArray[np.floating]) -> bytes:
 
 
 def read_rows(path: Path, start: int, stop: int) -> bytes:
-    """Read the bytes of consecutive rows.
-
-    Args:
-        path: A file that `create_array` made.
-        start: The first row's number.
-        stop: The number after the last row's.
-
-    Returns:
-        The bytes.
-
-    Raises:
-        CacheError: If the file is not as `create_array` made it.
-    """
+    """Read the bytes of consecutive rows; `stop` is the number after the last row's. Errors are `open_array`'s."""
     array = open_array(path)
     with path.open("rb") as file:
         file.seek(array.offset + array[:start].nbytes)
@@ -81,13 +52,7 @@ def read_rows(path: Path, start: int, stop: int) -> bytes:
 
 
 def open_array(path: Path) -> np.memmap[Any, np.dtype[np.float16]]:
-    """Map an array into memory: rows are read from the disk when they are asked for.
-
-    Args:
-        path: A file that `create_array` made.
-
-    Returns:
-        Shape (rows, width).
+    """Map an array, shape (rows, width), into memory: rows are read from the disk when they are asked for.
 
     Raises:
         CacheError: If the file is not as `create_array` made it.

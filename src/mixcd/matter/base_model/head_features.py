@@ -37,14 +37,9 @@ class FeatureBasis:
 
 
 def fit_basis(head_inputs: NDArray[np.float32], feature_count: int) -> FeatureBasis:
-    """Fit the principal components of some samples' head inputs.
+    """Fit the principal components of some samples' head inputs, shape (samples, inputs), at least two samples.
 
-    Args:
-        head_inputs: Shape (samples, inputs), at least two samples.
-        feature_count: How many components to keep, at most as many as there are.
-
-    Returns:
-        The basis.
+    At most as many components are kept as there are.
 
     Example:
         >>> basis = fit_basis(np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32), 2)
@@ -63,9 +58,8 @@ def fit_basis(head_inputs: NDArray[np.float32], feature_count: int) -> FeatureBa
 def watch_head(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     """Collect what the model's head is given by the forward passes inside the block.
 
-    Args:
-        model: The model; its head is the last linear layer that it calls, those of adapters left out. A head that is
-            computed without being called, as TRL's fused one, is given what the model's backbone returns.
+    The head is the last linear layer that the model calls, those of adapters left out. A head that is computed without
+    being called, as TRL's fused one, is given what the model's backbone returns.
 
     Yields:
         A list that holds one tensor after a forward pass, shape (rows, inputs) or (rows, tokens, inputs).
@@ -118,8 +112,6 @@ def pool_head_input(
 
     Args:
         seen: What `watch_head` collected; it is taken out.
-        batch: The batch, with `attention_mask` when tokens are padded.
-        row_count: The samples of the batch.
         mask: Which tokens count, shape (rows, tokens); None for those that are no padding.
 
     Returns:

@@ -29,7 +29,6 @@ class Processes:
 
     Args:
         rank: This one's number, from 0.
-        count: How many there are.
         wait: Returns when all of them have called it.
     """
 
@@ -46,10 +45,6 @@ class Inference:
     """How a model predicts some data: the base model, or the one in training as it is now.
 
     Args:
-        model: The model, the same on every process.
-        data: Prepared rows.
-        rule: Says which predictions are right.
-        collate_fn: Makes a batch of a list of rows.
         batch_size: Rows a batch at the length of the longest row.
         tokenizer: What made the rows of texts; None where it is not known.
         processes: Who shares the work of a prior pass.
@@ -68,10 +63,9 @@ class Inference:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def checked(self) -> "Inference":
-        """Return this with its rule as it fits the data, after a look at the first row.
+        """Return this with its rule as `choose_rule` fits it to the data, after a look at the first row.
 
-        Raises:
-            RehearsalError: As `choose_rule`; or if the collator masks at random.
+        A collator that masks at random is refused.
         """
         require_fixed_masks(self.collate_fn)
         batch = collate(self.collate_fn, [self.data[0]])
@@ -89,7 +83,6 @@ class Inference:
         """Predict some samples without gradients; the model's training mode is put back.
 
         Args:
-            sample_ids: Which, shape (samples,).
             at_once: Whether all are sorted by length together, not in groups that fit in memory.
             advance: Called with the number of samples done after each batch.
             look: Called with the ids, the rows and the results of each group.
@@ -97,9 +90,6 @@ class Inference:
 
         Returns:
             Arrays as `predict_rows` returns them, and the forward passes made.
-
-        Raises:
-            RehearsalError: As in `predict_rows`.
         """
         arrays: dict[str, NDArray[Any]] = {}
         first = forward_count = 0
@@ -126,15 +116,7 @@ class Inference:
         return self.predict(np.arange(len(self.data)), at_once=True)[0]
 
     def observe(self, sample_ids: Ids, with_logits: bool = False) -> tuple[Observation, int]:
-        """Observe some samples by fresh inference.
-
-        Args:
-            sample_ids: Which, shape (observed,).
-            with_logits: Whether the class logits are wanted, too.
-
-        Returns:
-            The observation, and the forward passes made.
-        """
+        """Observe some samples by fresh inference; return the observation, and the forward passes made."""
         found, forward_count = self.predict(sample_ids, at_once=True, with_head_input=with_logits)
         logits = found["logits"].astype(np.float64) if with_logits else None
         return Observation(sample_ids, found["correct"], found["loss"].astype(np.float64), logits), forward_count

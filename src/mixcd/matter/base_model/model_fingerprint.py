@@ -25,10 +25,7 @@ def fingerprint_model(
     An adapter that adds nothing yet does not count: its weights are random, others in every process.
 
     Args:
-        model: The model.
-        rule: Says how it is called when it only predicts.
         batch: Some samples, on which an adapter shows whether it adds anything.
-        sample_count: How many they are.
 
     Returns:
         `model`, a hexadecimal SHA-256, and `settings`, a JSON text.
@@ -40,9 +37,6 @@ def fingerprint_model(
 
 def describe_settings(model: torch.nn.Module) -> str:
     """Describe what decides a model's predictions besides its weights, as it would compute here and now.
-
-    Args:
-        model: The model.
 
     Returns:
         A JSON text: the token that it takes for padding, its attention, the types of its weights, and the type that
@@ -69,14 +63,9 @@ def describe_settings(model: torch.nn.Module) -> str:
 
 
 def fingerprint_weights(model: torch.nn.Module, *, with_adapter: bool = True) -> str:
-    """Fingerprint a model by its weights: name, shape, dtype and spaced values of each tensor.
+    """Fingerprint a model by its weights, those of its active adapters too: a hexadecimal SHA-256.
 
-    Args:
-        model: The model, on any device.
-        with_adapter: Whether the weights of its active adapters count.
-
-    Returns:
-        A hexadecimal SHA-256.
+    What counts is the name, shape, dtype and spaced values of each tensor.
 
     Example:
         >>> layer = torch.nn.Linear(2, 2)
@@ -96,26 +85,12 @@ def fingerprint_weights(model: torch.nn.Module, *, with_adapter: bool = True) ->
 
 
 def fingerprint_batch(batch: Mapping[str, Any]) -> str:
-    """Fingerprint what the model is handed: a collated batch.
-
-    Args:
-        batch: Tensors by name.
-
-    Returns:
-        A hexadecimal SHA-256.
-    """
+    """Fingerprint what the model is handed, a collated batch: a hexadecimal SHA-256."""
     return fingerprint_value(dict(batch))
 
 
 def make_stable_batch(make_batch: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Make a batch that is the same every time: with the same random numbers, and without what differs even so.
-
-    Args:
-        make_batch: Reads and collates rows.
-
-    Returns:
-        Tensors by name.
-    """
+    """Make a batch that is the same every time: with the same random numbers, and without what differs even so."""
     unstable = find_differing(lambda: [make_batch()], (0, 0))
     with fixed_random_numbers(0):
         return {name: value for name, value in make_batch().items() if name not in unstable}

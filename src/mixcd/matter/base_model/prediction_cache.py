@@ -43,7 +43,6 @@ class Manifest:
     Args:
         sources: Fingerprints of the model, tokenizer, data and preprocessing; what the model computes with; the
             correctness rule.
-        sample_count: The number of samples in the prior data.
         share: The share of them that is cached, in (0, 1].
         seed: Which samples make up the share.
         columns: The columns of the prior data stored beside the predictions.
@@ -53,7 +52,6 @@ class Manifest:
         parts: The checksum of each part, by file name; those of an unfinished pass lie beside the parts.
         false_damage_rate: The share of samples that were right and are wrong when they are read again; None where
             rows are the same each time, or that was not looked at yet.
-        format: The version of this format.
     """
 
     sources: Mapping[str, str]
@@ -75,13 +73,7 @@ def part_name(number: int) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read a cache's manifest.
-
-    Args:
-        folder: The cache's folder.
-
-    Returns:
-        The manifest, or None when the folder is missing or empty.
+    """Read a cache's manifest; None when the folder is missing or empty.
 
     Raises:
         CacheError: If the folder holds something else, or a manifest that is not as it was written.
@@ -118,27 +110,14 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a cache's manifest, whole or not at all.
-
-    Args:
-        folder: The cache's folder, made if it is missing.
-        manifest: What to write.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write a cache's manifest, whole or not at all; the folder is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / MANIFEST) as unfinished:
         unfinished.write_bytes(_render(manifest))
 
 
 def require_match(folder: Path, found: Manifest, wanted: Manifest) -> None:
-    """Refuse a cache that was made from something else.
-
-    Args:
-        folder: The cache's folder, for the message.
-        found: Its manifest.
-        wanted: The manifest that a new cache would have.
+    """Refuse a cache that was made from something else than the manifest says that a new one would have.
 
     Raises:
         CacheError: If a source, the number of samples or the stated share differs; says which.
@@ -169,14 +148,7 @@ def require_match(folder: Path, found: Manifest, wanted: Manifest) -> None:
 
 
 def differing_settings(before: str, now: str) -> str:
-    """Say which settings of a model differ.
-
-    Args:
-        before: What `describe_settings` said.
-        now: What it says now.
-
-    Returns:
-        The differences in words; empty where there are none.
+    """Say in which settings two texts of `describe_settings` differ; empty where in none.
 
     Example:
         >>> differing_settings('{"padding token": 3, "autocast": null}', '{"padding token": 2, "autocast": null}')
@@ -198,14 +170,8 @@ def write_part(
     Processes may write different parts at the same time.
 
     Args:
-        folder: The cache's folder.
-        manifest: Its manifest.
         number: The part's number, from 0.
-        table: The part's rows.
         arrays: Its rows of the flat arrays, by their names in the manifest.
-
-    Raises:
-        OSError: If it cannot be written.
     """
     path = folder / part_name(number)
     start = number * manifest.part_size
@@ -218,25 +184,12 @@ def write_part(
 
 
 def array_path(folder: Path, name: str) -> Path:
-    """Return the file of a flat array.
-
-    Args:
-        folder: The cache's folder.
-        name: Its name in the manifest.
-    """
+    """Return the file of a flat array, by its name in the manifest."""
     return folder / f"{name}.safetensors"
 
 
 def write_basis(folder: Path, basis: FeatureBasis) -> str:
-    """Write what maps head inputs to features.
-
-    Args:
-        folder: The cache's folder.
-        basis: The basis.
-
-    Returns:
-        The file's checksum, for the manifest.
-    """
+    """Write what maps head inputs to features, and return the file's checksum, for the manifest."""
     values = {"mean": basis.mean, "components": np.ascontiguousarray(basis.components)}
     with replace_file(folder / BASIS) as unfinished:
         unfinished.write_bytes(save(values))
@@ -244,18 +197,7 @@ def write_basis(folder: Path, basis: FeatureBasis) -> str:
 
 
 def read_basis(folder: Path, manifest: Manifest) -> FeatureBasis:
-    """Read what maps head inputs to features.
-
-    Args:
-        folder: The cache's folder.
-        manifest: Its manifest.
-
-    Returns:
-        The basis.
-
-    Raises:
-        CacheError: If the file is missing or was altered.
-    """
+    """Read what maps head inputs to features; a `CacheError` if the file is missing or was altered."""
     path = folder / BASIS
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != manifest.basis:
@@ -264,24 +206,12 @@ def read_basis(folder: Path, manifest: Manifest) -> FeatureBasis:
 
 
 def cached_count(manifest: Manifest) -> int:
-    """Return how many samples a cache covers when it is complete.
-
-    Args:
-        manifest: The cache's manifest.
-    """
+    """Return how many samples a cache covers when it is complete."""
     return math.ceil(manifest.share * manifest.sample_count)
 
 
 def list_parts(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """List the finished parts, those of an unfinished pass too.
-
-    Args:
-        folder: The cache's folder.
-        manifest: Its manifest.
-
-    Returns:
-        The checksum of each part by file name, in the order of the samples.
-    """
+    """List the checksums of the finished parts by file name, in sample order, those of an unfinished pass too."""
     beside = {
         path.with_suffix(".parquet").name: path.read_text("ascii", errors="replace")
         for path in folder.glob("part-*.sha256")
@@ -290,15 +220,7 @@ def list_parts(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
-    """Enter all parts in the manifest; nothing is left beside them.
-
-    Args:
-        folder: The cache's folder.
-        manifest: Its manifest.
-
-    Returns:
-        The manifest with the parts, as written.
-    """
+    """Enter all parts in the manifest, and return it as written; nothing is left beside them."""
     parts = list_parts(folder, manifest)
     if parts != manifest.parts:
         manifest = replace(manifest, parts=parts)
@@ -311,8 +233,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
 def drop_cache(folder: Path) -> None:
     """Remove a cache: one of a pass that was refused would only stand in the way of the corrected one.
 
-    Args:
-        folder: The cache's folder; other files in it are left.
+    Other files in the folder are left.
     """
     for path in (*folder.glob("part-*.parquet"), *folder.glob("part-*.sha256")):
         path.unlink(missing_ok=True)
@@ -321,14 +242,7 @@ def drop_cache(folder: Path) -> None:
 
 
 def read_parts(folder: Path, manifest: Manifest) -> Iterator[pa.Table]:
-    """Read the parts one after another, each checked before anything in it is used.
-
-    Args:
-        folder: The cache's folder.
-        manifest: Its manifest.
-
-    Yields:
-        The rows of each part, in the order of the sample ids.
+    """Read the parts one after another, in the order of the sample ids, each checked before anything in it is used.
 
     Raises:
         CacheError: If a part is missing, truncated or altered; names it.
@@ -338,15 +252,7 @@ def read_parts(folder: Path, manifest: Manifest) -> Iterator[pa.Table]:
 
 
 def check_parts(folder: Path, manifest: Manifest) -> None:
-    """Refuse an unfinished cache with an altered part, before the pass goes on and anything is written.
-
-    Args:
-        folder: The cache's folder.
-        manifest: Its manifest.
-
-    Raises:
-        CacheError: If a finished part is missing, truncated or altered; names it.
-    """
+    """Refuse an unfinished cache with an altered part, before the pass goes on and anything is written."""
     for name, checksum in list_parts(folder, manifest).items():
         _read_checked(folder, manifest, name, checksum)
 

@@ -43,13 +43,9 @@ _USUAL_PART_COUNT = 16
 
 
 def choose_part_size(cached_count: int) -> int:
-    """Choose how many samples a part holds: the same for every number of processes, and so are the results.
+    """Choose how many samples a part holds: a sixteenth of all, within bounds.
 
-    Args:
-        cached_count: Samples to predict.
-
-    Returns:
-        A sixteenth of them, within bounds.
+    It is the same for every number of processes, and so are the results.
 
     Example:
         >>> choose_part_size(100), choose_part_size(30_000), choose_part_size(10**6)
@@ -63,7 +59,6 @@ class PriorPass:
     """One inference of a model over prior data, on one process or several.
 
     Args:
-        inference: How the base model predicts the prior data.
         feature_count: Features to cache, with the class logits where there are any; 0 for neither.
     """
 
@@ -74,7 +69,6 @@ class PriorPass:
         """Predict what a cache lacks; each process writes its own parts, and the first one the manifest.
 
         Args:
-            folder: The cache's folder.
             wanted: The manifest that a new cache would have.
             keep_share: Whether a cache of another share is used as it is.
 
@@ -115,17 +109,7 @@ class PriorPass:
         return self._require_manifest(folder), forward_count + fit_count
 
     def predict_some(self, sample_ids: Ids) -> tuple[dict[str, NDArray[Any]], int]:
-        """Predict some samples, and write nothing.
-
-        Args:
-            sample_ids: Which, shape (some,).
-
-        Returns:
-            As `Inference.predict`.
-
-        Raises:
-            RehearsalError: As in `fill`.
-        """
+        """Predict some samples as `Inference.predict` does, and write nothing."""
         predicted, forward_count = self.inference.predict(sample_ids)
         require_finite_losses(sample_ids, predicted["loss"])
         return predicted, forward_count

@@ -187,23 +187,7 @@ def complete_predictions(
     part_size: int | None = None,
     least_share_right: float = LEAST_SHARE_RIGHT,
 ) -> PriorPredictions:
-    """Read what the cache holds, and predict what it lacks.
-
-    Args:
-        prior_pass: The pass to make over the samples that the cache lacks.
-        folder: The cache's folder.
-        columns: As in `predict_prior`, like the following.
-        share: The share to predict.
-        seed: Which samples make it up.
-        part_size: Samples in a part.
-        least_share_right: The least share of right predictions.
-
-    Returns:
-        The predictions.
-
-    Raises:
-        RehearsalError: As in `predict_prior`.
-    """
+    """Read what the cache holds, and predict what it lacks; arguments and errors are those of `predict_prior`."""
     inference = prior_pass.inference
     with inference.autocast():
         _require_settings(share, inference.batch_size)
@@ -231,9 +215,6 @@ def _look_first(prior_pass: PriorPass, folder: Path, least_share_right: float) -
 
     Returns:
         Forward passes made.
-
-    Raises:
-        RehearsalError: As in `predict_prior`.
     """
     is_new = read_manifest(folder) is None
     prior_pass.inference.processes.wait()  # until all have looked
@@ -262,19 +243,10 @@ def cache_predictions(
 ) -> tuple[Manifest, int]:
     """Complete a prediction cache without loading it: memory does not grow with the number of samples.
 
-    Args:
-        prior_pass: The pass to make over the samples that the cache lacks.
-        folder: The cache's folder.
-        columns: As in `predict_prior`, like the following.
-        share: The share to predict.
-        seed: Which samples make it up.
-        part_size: Samples in a part.
+    Arguments and errors are those of `predict_prior`.
 
     Returns:
         The cache's manifest, and the forward passes that this process made.
-
-    Raises:
-        RehearsalError: As in `predict_prior`.
     """
     inference = prior_pass.inference
     prior = inference.data
@@ -307,15 +279,7 @@ def cache_predictions(
 
 
 def assign_bins(strategy: PartitionStrategy, prior: PriorDataset, predictions: PriorPredictions) -> Partition:
-    """Give every predicted prior sample its bin.
-
-    Args:
-        strategy: The partition strategy.
-        prior: The prior data.
-        predictions: The base model's predictions on them.
-
-    Returns:
-        The bins of all prior samples; `UNCACHED_BIN` for those without a prediction.
+    """Give every predicted prior sample its bin, and `UNCACHED_BIN` to those without a prediction.
 
     Raises:
         DataError: If a column is missing, or the strategy covers other samples.
@@ -347,17 +311,11 @@ def require_enough_right(
     token_shares: Floats | None = None,
     first_count: int | None = None,
 ) -> None:
-    """Refuse a base model that is right on too few prior samples.
+    """Refuse, by a `DataError`, a base model that is right on too few prior samples.
 
     Args:
-        share_right: The share of right predictions.
-        least_share_right: The least that is accepted.
-        rule: Says which are right.
         token_shares: The share of each sample's target tokens that are right, in language models, where it is known.
         first_count: How many samples were looked at first; None when all were predicted.
-
-    Raises:
-        DataError: If the share is below it.
     """
     if share_right < least_share_right:
         cure = "Check that the model was trained on the prior task, and that labels and preprocessing are those it was "

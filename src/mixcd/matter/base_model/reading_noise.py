@@ -22,12 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def reads_at_random(data: PriorDataset, collate_fn: Collate) -> bool:
-    """Whether the model is given other inputs each time the same rows are read: some are read and collated thrice.
-
-    Args:
-        data: Prepared rows.
-        collate_fn: Makes a batch of a list of rows.
-    """
+    """Whether the model is given other inputs each time the same rows are read: some are read and collated thrice."""
     return bool(find_differing(lambda: [collate(collate_fn, spaced_rows(data))], (0, 1, 2)))
 
 
@@ -36,16 +31,8 @@ def note_false_damage(prior_pass: PriorPass, folder: Path, manifest: Manifest) -
 
     Nothing is measured where rows are the same each time.
 
-    Args:
-        prior_pass: The pass that filled the cache.
-        folder: The cache's folder.
-        manifest: Its manifest.
-
     Returns:
         The manifest with what was found, and the forward passes made.
-
-    Raises:
-        OSError: If the manifest cannot be written.
     """
     inference = prior_pass.inference
     forward_count, is_first = 0, inference.processes.rank == 0

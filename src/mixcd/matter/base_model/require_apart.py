@@ -26,9 +26,6 @@ def require_apart(inference: Inference) -> None:
     Whether it does depends on the attention, the model's kind and what the collator returns, so it is tried: some
     samples' tokens change places, and the losses of the others must stay what they are.
 
-    Args:
-        inference: How the model predicts some data.
-
     Raises:
         UnsupportedTrainerError: If it does, or the row does not say where each sample starts.
         DataError: If samples have no labels, labels that the model cannot predict, or more tokens than it takes.
@@ -52,16 +49,7 @@ def require_apart(inference: Inference) -> None:
 
 
 def require_cache_off(model: torch.nn.Module, data: PriorDataset, collate_fn: Collate) -> None:
-    """Refuse to train on joined rows with `use_cache`: the tokens of a sample would attend to the samples before it.
-
-    Args:
-        model: The model.
-        data: Prepared rows.
-        collate_fn: Makes a batch of a list of rows.
-
-    Raises:
-        UnsupportedTrainerError: If it is on.
-    """
+    """Refuse to train on joined rows with `use_cache`: the tokens of a sample would attend to the samples before it."""
     is_on = getattr(getattr(model, "config", None), "use_cache", False)
     if is_on and find_own(collate(collate_fn, [data[0]] * 2), 2) is not None:
         raise UnsupportedTrainerError(

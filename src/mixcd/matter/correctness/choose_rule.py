@@ -33,12 +33,6 @@ def choose_rule(
 
     Args:
         wanted: The caller's rule, its name, or None.
-        model: The base model.
-        batch: A batch of the data.
-        data_name: Whose batch it is, for messages.
-
-    Returns:
-        The rule.
 
     Raises:
         DataError: If the batch has no labels.
@@ -98,21 +92,14 @@ def choose_common_rule(
     new: tuple[str, Mapping[str, Any]],
     prior: tuple[str, Mapping[str, Any]],
 ) -> CorrectnessRule:
-    """Choose the rule that judges new and prior samples, which must be of one kind.
+    """Choose, as `choose_rule` does, the rule that judges new and prior samples, which must be of one kind.
 
     Args:
-        wanted: The caller's rule, its name, or None.
-        model: The base model.
         new: What messages call the new data, and a batch of them.
         prior: The same of the prior data.
 
-    Returns:
-        The rule.
-
     Raises:
         DataError: If labels are missing, or the two are of different tasks or with different model inputs.
-        SettingError: As in `choose_rule`.
-        UnsupportedTrainerError: As in `choose_rule`.
     """
     rules = [choose_rule(wanted, model, batch, name) for name, batch in (new, prior)]
     for rule, (name, batch) in zip(rules, (new, prior), strict=True):

@@ -82,15 +82,7 @@ class NearTarget(CorrectnessRule):
 
 
 def is_near(predicted: Any, targets: Any, tolerance: float) -> Any:
-    """Say which numbers are predicted well enough: every absolute error is within the tolerance.
-
-    Args:
-        predicted: Shape (samples, numbers).
-        targets: Shape (samples, numbers).
-        tolerance: The largest error that is right, in the unit of the targets.
-
-    Returns:
-        Booleans, shape (samples,).
+    """Say which samples, shape (samples, numbers), are predicted with every absolute error within the tolerance.
 
     Example:
         >>> import numpy as np

@@ -88,17 +88,7 @@ class CorrectnessRule(ABC):
 
 
 def apply_tolerance(rule: CorrectnessRule, correct: Flags, loss: Floats, base_loss: Floats) -> Flags:
-    """Say which samples are right, where that may depend on the base model's loss.
-
-    Args:
-        rule: The rule.
-        correct: What its readings said, shape (samples,).
-        loss: The losses of the same readings, shape (samples,).
-        base_loss: The base model's losses on the same samples, shape (samples,).
-
-    Returns:
-        Which are right, shape (samples,).
-    """
+    """Say which samples are right by their readings, and by the base model's losses where the rule counts these."""
     return correct if rule.loss_tolerance is None else correct & (loss <= base_loss + rule.loss_tolerance)
 
 
@@ -106,12 +96,7 @@ def judge_by_loss(rule: CorrectnessRule, seen: Observation, base_loss: Floats | 
     """Judge observed samples by the base model's loss, where the rule does.
 
     Args:
-        rule: The rule.
-        seen: What was observed.
         base_loss: The base model's loss on each prior sample, shape (samples,); None where losses do not matter.
-
-    Returns:
-        The observation with what is right.
     """
     if base_loss is None:
         return seen
@@ -140,19 +125,7 @@ def weigh_wrong(margins: torch.Tensor) -> torch.Tensor:
 
 
 def find_target(batch: Mapping[str, Any], names: tuple[str, ...], data_name: str) -> torch.Tensor:
-    """Find what the samples of a batch are judged against.
-
-    Args:
-        batch: Tensors by name.
-        names: Where it may be; the first that is there counts.
-        data_name: Whose batch it is, for the message.
-
-    Returns:
-        The targets.
-
-    Raises:
-        DataError: If there are none.
-    """
+    """Return what a batch is judged against, under the first name that is there; a `DataError` if none is."""
     for name in names:
         if name in batch:
             targets: torch.Tensor = batch[name]
@@ -164,12 +137,7 @@ def find_target(batch: Mapping[str, Any], names: tuple[str, ...], data_name: str
 
 
 def read_tensor(output: Any, name: str) -> torch.Tensor | None:
-    """Return one of a model's outputs, or None when it has none of this name.
-
-    Args:
-        output: What the model returned.
-        name: Such as "logits".
-    """
+    """Return one of a model's outputs, or None when it has none of this name."""
     found: torch.Tensor | None = output.get(name) if isinstance(output, Mapping) else None
     return found
 
@@ -181,9 +149,6 @@ def refuse_output(kind: str, task: str, wanted: str) -> UnsupportedTrainerError:
         kind: What the model returned.
         task: What mixcd took the task for.
         wanted: What it would need to see.
-
-    Returns:
-        The error, to be raised.
     """
     return UnsupportedTrainerError(
         f"The model returned {kind}. mixcd reads correctness off the forward pass of {task}: {wanted}. Use such a "
@@ -192,15 +157,7 @@ def refuse_output(kind: str, task: str, wanted: str) -> UnsupportedTrainerError:
 
 
 def require_all_samples(found: int, wanted: int) -> None:
-    """Refuse results that are not one a sample: they must never be spread over the samples of a batch.
-
-    Args:
-        found: Of how many samples there are results.
-        wanted: Of how many there should be.
-
-    Raises:
-        UnsupportedTrainerError: If the two differ.
-    """
+    """Refuse results that are not one a sample: they must never be spread over the samples of a batch."""
     if found != wanted:
         raise UnsupportedTrainerError(
             f"A batch of {wanted} samples came back from the model as results of {found}. mixcd reads one prediction a "

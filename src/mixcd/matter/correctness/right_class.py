@@ -64,17 +64,7 @@ def _read_logits(output: Any, labels: torch.Tensor) -> torch.Tensor:
 
 
 def require_known_labels(labels: NDArray[Any], sample_ids: Ids, class_count: int, data_name: str) -> None:
-    """Refuse labels that the model has no class for.
-
-    Args:
-        labels: Class numbers, shape (samples,).
-        sample_ids: Whose labels they are, shape (samples,).
-        class_count: The number of classes of the model.
-        data_name: Whose labels they are, for the message.
-
-    Raises:
-        DataError: If a label lies outside 0 … class_count − 1; names the samples.
-    """
+    """Refuse labels outside 0 … class_count − 1, by a `DataError` that names the samples."""
     unknown = (labels < 0) | (labels >= class_count)
     if unknown.any():
         raise DataError(
@@ -90,9 +80,6 @@ def is_class_correct(logits: Any, labels: Any) -> Any:
     Args:
         logits: Scores, shape (samples, classes); a numpy array or a torch tensor.
         labels: Class numbers, shape (samples,), of the same kind.
-
-    Returns:
-        Booleans of the same kind, shape (samples,).
 
     Example:
         >>> import numpy as np

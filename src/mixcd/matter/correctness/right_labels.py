@@ -69,9 +69,6 @@ def is_label_set_correct(logits: Any, labels: Any) -> Any:
         logits: Scores, shape (samples, labels); a label is predicted above 0, a probability of one half.
         labels: 1 where a label holds and 0 where not, shape (samples, labels).
 
-    Returns:
-        Booleans, shape (samples,).
-
     Example:
         >>> import numpy as np
         >>> is_label_set_correct(np.array([[2.0, -1.0], [2.0, 3.0]]), np.array([[1.0, 0.0], [1.0, 0.0]]))

@@ -120,9 +120,6 @@ def is_span_correct(start_logits: Any, end_logits: Any, starts: Any, ends: Any) 
         starts: The gold start tokens, shape (samples,).
         ends: The gold end tokens, shape (samples,).
 
-    Returns:
-        Booleans, shape (samples,).
-
     Example:
         >>> import numpy as np
         >>> scores = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])

@@ -218,7 +218,7 @@ def share_of_tokens_right(right: Any, target: Any) -> Any:
         target: Which positions are targets, shape (samples, tokens).
 
     Returns:
-        Shares, shape (samples,): 1 when greedy decoding would give exactly the target; 0 without a target.
+        Shape (samples,): 1 when greedy decoding would give exactly the target; 0 without a target.
 
     Example:
         >>> import numpy as np

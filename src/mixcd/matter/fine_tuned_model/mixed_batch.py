@@ -15,12 +15,7 @@ SAMPLE_IDS = "mixcd_sample_ids"
 
 
 class MixedDataset(Dataset[Any]):
-    """New rows 0 … new − 1, then the prior rows; each item is (prior sample id, row).
-
-    Args:
-        new_data: The new data, map-style.
-        prior: The prior data.
-    """
+    """New rows 0 … new − 1, then the prior rows; each item is (prior sample id, row)."""
 
     def __init__(self, new_data: Any, prior: PriorDataset) -> None:
         self._new_data = new_data
@@ -42,11 +37,7 @@ class MixedDataset(Dataset[Any]):
 
 
 class TaggingCollator:
-    """Collates plain rows with the trainer's own collator, and adds their sample ids.
-
-    Args:
-        collate_fn: The trainer's collator; it never sees the ids.
-    """
+    """Collates plain rows with the trainer's own collator, which never sees their sample ids, and adds these."""
 
     def __init__(self, collate_fn: Collate) -> None:
         self.collate_fn = collate_fn

@@ -30,10 +30,6 @@ class PredictionObserver:
     that counts is the one that gradients flow back through; of several, the first that shows every row.
 
     Paper: fine-tuned model f'; its predictions on rehearsed samples fall out of training.
-
-    Args:
-        rule: Says which samples are right.
-        with_logits: Whether to keep the class logits, too.
     """
 
     def __init__(self, rule: CorrectnessRule, with_logits: bool = False) -> None:
@@ -50,9 +46,7 @@ class PredictionObserver:
         The backward pass may follow inside the block or after it.
 
         Args:
-            model: The outermost module, as the training step calls it.
             sample_ids: The rows' prior sample ids, `NEW_SAMPLE` for new rows; shape (rows,).
-            batch: The batch, with its labels.
 
         Raises:
             DataError: If the batch has no labels.
@@ -135,11 +129,7 @@ class PredictionObserver:
 
 
 class _Pass:
-    """One forward pass with gradients: what it showed, and whether gradients came back to it.
-
-    Args:
-        rows: What it showed, or why it shows nothing.
-    """
+    """One forward pass with gradients: what it showed, and whether gradients came back to it."""
 
     def __init__(self, rows: "_Copy | Exception") -> None:
         self.rows = rows
@@ -149,7 +139,6 @@ class _Pass:
         """Notice the gradients of a model's output.
 
         Args:
-            output: The output.
             beside: All passes on the same batch: with several, a gradient of zeros is told apart.
         """
 
@@ -187,11 +176,7 @@ def _find_tensors(output: Any) -> Iterator[torch.Tensor]:
 
 
 class _Copy:
-    """A copy of a tensor on its way from the model's device to the processor; a GPU makes it when its turn comes.
-
-    Args:
-        rows: The tensor.
-    """
+    """A copy of a tensor on its way from the model's device to the processor; a GPU makes it when its turn comes."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         self._rows = rows.to("cpu", non_blocking=rows.is_cuda)
@@ -207,26 +192,12 @@ class _Copy:
 
 
 def read_rows(rows: torch.Tensor) -> Observation:
-    """Read some observed rows, of new samples too.
-
-    Args:
-        rows: What `PredictionObserver.take` returned, possibly of several processes.
-
-    Returns:
-        One row a trained sample; the id of new samples is `NEW_SAMPLE`.
-    """
+    """Read what `PredictionObserver.take` returned, possibly of several processes: rows of new samples, too."""
     return _decode(rows.cpu().numpy())
 
 
 def read_rehearsed(rows: torch.Tensor) -> Observation:
-    """Read those of some observed rows that are of prior samples.
-
-    Args:
-        rows: As in `read_rows`.
-
-    Returns:
-        One row a rehearsed sample, in their order.
-    """
+    """Read those rows of `PredictionObserver.take` that are of prior samples, in their order."""
     seen = rows.cpu().numpy()
     return _decode(seen[seen[:, 0] != NEW_SAMPLE])
 

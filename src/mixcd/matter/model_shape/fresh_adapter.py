@@ -16,11 +16,7 @@ _PREFIX = "base_model.model."
 
 
 def bare_model(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the model under a wrapper of PEFT, or the model itself.
-
-    Args:
-        model: Any model; PEFT need not be installed.
-    """
+    """Return the model under a wrapper of PEFT, which need not be installed, or the model itself."""
     wrapped: Any = model
     found: torch.nn.Module = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     return found
@@ -31,9 +27,6 @@ def without_adapter(model: torch.nn.Module) -> Iterator[None]:
     """Switch the adapter off inside the block; what was frozen is frozen after it.
 
     PEFT's own `disable_adapter` makes every weight of the active adapters trainable when it ends.
-
-    Args:
-        model: PEFT's wrapper of a model.
 
     Raises:
         UnsupportedTrainerError: If the adapter is a prompt, which PEFT cannot switch off in every model.
@@ -54,31 +47,22 @@ def without_adapter(model: torch.nn.Module) -> Iterator[None]:
 
 
 def is_prompt(model: torch.nn.Module) -> bool:
-    """Whether a model's adapter is a prompt that is learnt: virtual tokens before the input, or states of them.
-
-    Args:
-        model: Any model; PEFT need not be installed.
-    """
+    """Whether a model's adapter is a prompt that is learnt: virtual tokens before the input, or states of them."""
     return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
 def prepends_tokens(model: torch.nn.Module) -> bool:
-    """Whether a model's adapter puts virtual tokens before the input, so that it has outputs for them, too.
-
-    Args:
-        model: Any model; PEFT need not be installed.
-    """
+    """Whether a model's adapter puts virtual tokens before the input, so that it has outputs for them, too."""
     adapted: Any = model
     return is_prompt(model) and "PREFIX" not in str(adapted.active_peft_config.peft_type)
 
 
 def has_fresh_adapter(model: torch.nn.Module, predict: Callable[[], Any]) -> bool:
-    """Whether the model bears adapters that add nothing yet: switched off, they change no output.
+    """Whether the model, in evaluation mode, bears adapters that add nothing yet: switched off, they change no output.
 
     What no row of a batch calls on does not show in its outputs, so weights are looked at, too.
 
     Args:
-        model: Any model, in evaluation mode; PEFT need not be installed.
         predict: Returns the model's output on some rows.
     """
     layers = [module for _, module, _ in _adapted_layers(model)]
@@ -93,9 +77,7 @@ def has_fresh_adapter(model: torch.nn.Module, predict: Callable[[], Any]) -> boo
 def model_weights(model: torch.nn.Module, *, with_adapter: bool = True) -> Mapping[str, torch.Tensor]:
     """Return the weights that make the model's predictions, by name: of several adapters, those of the active ones.
 
-    Args:
-        model: The model.
-        with_adapter: Whether adapters count. Without them names are those of the bare base model.
+    Without adapters, names are those of the bare base model.
     """
     weights = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     for prefix, module, kept in _adapted_layers(model):

@@ -16,10 +16,6 @@ _STARTS = "cu_seq_lens_q"
 def find_own(batch: Mapping[str, Any], sample_count: int) -> torch.Tensor | None:
     """Find which tokens of a joined row are each sample's.
 
-    Args:
-        batch: A batch, as a collator made it, on any device.
-        sample_count: How many samples it was made of.
-
     Returns:
         Shape (samples, tokens); None where every sample has a row of its own.
     """
@@ -36,27 +32,13 @@ def find_own(batch: Mapping[str, Any], sample_count: int) -> torch.Tensor | None
 
 
 def mark_own(batch: Mapping[str, Any], sample_count: int) -> Mapping[str, Any]:
-    """Return a batch that says for the rules, where samples are joined in one row, which tokens are each sample's.
-
-    Args:
-        batch: As in `find_own`.
-        sample_count: As in `find_own`.
-    """
+    """Return a batch that says for the rules, where samples are joined in one row, which tokens are each sample's."""
     own = find_own(batch, sample_count)
     return batch if own is None else {**batch, OWN_TOKENS: own}
 
 
 def require_known_starts(batch: Mapping[str, Any], sample_count: int, collator_name: str) -> None:
-    """Refuse a joined row that does not say where each of its samples starts.
-
-    Args:
-        batch: A batch, as a collator made it, on the processor.
-        sample_count: How many samples it was made of.
-        collator_name: The collator's name, for the message.
-
-    Raises:
-        UnsupportedTrainerError: If it does not.
-    """
+    """Refuse a joined row that does not say where each of its samples starts."""
     own = find_own(batch, sample_count)
     if own is None and not _is_joined(batch, sample_count):
         return
@@ -72,11 +54,7 @@ def require_known_starts(batch: Mapping[str, Any], sample_count: int, collator_n
 
 
 def name_collator(collate_fn: Any) -> str:
-    """Return what messages call a collator; one that only drops columns is called like the one inside.
-
-    Args:
-        collate_fn: The collator.
-    """
+    """Return what messages call a collator; one that only drops columns is called like the one inside."""
     inner = getattr(collate_fn, "data_collator", collate_fn)
     return getattr(inner, "__name__", type(inner).__name__)
 

@@ -30,9 +30,6 @@ _UNSHIFTED = {
 def find_shift(model: torch.nn.Module) -> bool | None:
     """Say whether position t of a model is trained to predict label t + 1, and not label t.
 
-    Args:
-        model: Any model.
-
     Returns:
         True for causal language models; False for encoder-decoders, token classification, masked language models and
         the few causal ones that do not shift their labels; None where it is not known.
@@ -47,11 +44,7 @@ def find_shift(model: torch.nn.Module) -> bool | None:
 
 
 def is_causal(model: torch.nn.Module) -> bool:
-    """Whether a model is a causal language model that shifts its labels itself, as nearly all do.
-
-    Args:
-        model: Any model.
-    """
+    """Whether a model is a causal language model that shifts its labels itself, as nearly all do."""
     config: Any = getattr(model, "config", None)
     names = _names_of(model)
     if getattr(config, "is_encoder_decoder", False) or _UNSHIFTED & names:
@@ -60,29 +53,17 @@ def is_causal(model: torch.nn.Module) -> bool:
 
 
 def is_token_classifier(model: torch.nn.Module) -> bool:
-    """Whether a model gives every token a class.
-
-    Args:
-        model: Any model.
-    """
+    """Whether a model gives every token a class."""
     return _is_for(model, "TokenClassification")
 
 
 def is_masked(model: torch.nn.Module) -> bool:
-    """Whether a model predicts masked tokens.
-
-    Args:
-        model: Any model.
-    """
+    """Whether a model predicts masked tokens."""
     return _is_for(model, "MaskedLM")
 
 
 def is_multiple_choice(model: torch.nn.Module) -> bool:
-    """Whether a model scores the choices of a question: its classes are places, and as many as a sample has choices.
-
-    Args:
-        model: Any model.
-    """
+    """Whether a model scores the choices of a question: its classes are places, and as many as a sample has choices."""
     return _is_for(model, "MultipleChoice")
 
 

@@ -15,21 +15,13 @@ _NO_LIMIT = 10**9  # tokenizers without a limit say 10³⁰
 
 
 def count_tokens(model: Any) -> int | None:
-    """Return the number of a model's tokens, where it says.
-
-    Args:
-        model: A model of transformers.
-    """
+    """Return the number of a model's tokens, where it says."""
     embeddings = model.get_input_embeddings()
     return embeddings.num_embeddings if isinstance(embeddings, torch.nn.Embedding) else None
 
 
 def count_positions(model: torch.nn.Module) -> int | None:
-    """Return the number of absolute positions, where the model has them: a longer sample fails in the forward pass.
-
-    Args:
-        model: Any model.
-    """
+    """Return the number of absolute positions, where the model has them: a longer sample fails in the forward pass."""
     counts = [
         module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
         for name, module in model.named_modules()
@@ -39,12 +31,7 @@ def count_positions(model: torch.nn.Module) -> int | None:
 
 
 def longest_input(tokenizer: Any, model: Any) -> int | None:
-    """Return the most tokens of a sample that tokenizer and model both take, when either says.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        model: A model of transformers.
-    """
+    """Return the most tokens of a sample that tokenizer and model both take, when either says."""
     limits = (
         tokenizer.model_max_length,
         getattr(model.config, "max_position_embeddings", None),
@@ -57,13 +44,7 @@ def require_fitting(model: torch.nn.Module, lengths: Sequence[int], sample_ids: 
     """Refuse samples that are longer than the model's positions, before PyTorch fails on an index.
 
     Args:
-        model: The model.
         lengths: Tokens of each sample, shape (samples,).
-        sample_ids: Their ids, shape (samples,).
-        data_name: Whose they are, for the message.
-
-    Raises:
-        DataError: If one is too long; names the samples.
     """
     longest = count_positions(model)
     if longest is None:
@@ -77,14 +58,7 @@ def require_fitting(model: torch.nn.Module, lengths: Sequence[int], sample_ids: 
 
 
 def require_padding(collate_fn: Any) -> None:
-    """Refuse a collator whose tokenizer cannot pad: batches of samples of several lengths could not be made.
-
-    Args:
-        collate_fn: The collator.
-
-    Raises:
-        DataError: If its tokenizer has no padding token.
-    """
+    """Refuse a collator whose tokenizer cannot pad: batches of samples of several lengths could not be made."""
     tokenizer = getattr(collate_fn, "tokenizer", None)
     if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:
         raise DataError(
@@ -95,14 +69,7 @@ def require_padding(collate_fn: Any) -> None:
 
 
 def require_fixed_masks(collate_fn: Any) -> None:
-    """Refuse a collator that masks at random: a sample's targets would be others each time that it is read.
-
-    Args:
-        collate_fn: The collator.
-
-    Raises:
-        UnsupportedTrainerError: If it is one of transformers that does.
-    """
+    """Refuse a collator that masks at random: a sample's targets would be others each time that it is read."""
     if getattr(collate_fn, "mlm", False) or hasattr(collate_fn, "plm_probability"):
         raise UnsupportedTrainerError(
             f"The data collator `{type(collate_fn).__name__}` masks other tokens each time that a sample is read, so "

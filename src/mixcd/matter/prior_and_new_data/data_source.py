@@ -39,7 +39,6 @@ def open_data(
     Args:
         path: A file, several files of one kind, a folder (saved by `datasets`, or holding data files), or the
             name of a data set on the Hugging Face hub. `~` is the home folder.
-        name: What messages call it.
         split: Which split of a folder or of a hub data set; needed when there are several.
         subset: Which subset of a folder or of a hub data set.
 
@@ -73,12 +72,6 @@ def make_rows(rows: Sequence[Mapping[str, Any]]) -> datasets.Dataset:
 
     A key of any row is a column, and a row without it has None there. Nested values that differ from row to row, such
     as the arguments of tools, stay as they are: no key is added to them.
-
-    Args:
-        rows: The rows, at least one.
-
-    Returns:
-        The rows, in their order.
 
     Example:
         >>> make_rows([{"a": 1}, {"b": {"x": 2}}, {"b": {"y": 3}}])[:]

@@ -18,14 +18,7 @@ _ROWS_AT_ONCE = 32
 
 
 def fingerprint_tokenizer(tokenizer: Any) -> str:
-    """Fingerprint a tokenizer (or another processor) by its vocabulary and settings.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer or processor, or None.
-
-    Returns:
-        A hexadecimal SHA-256, or "none".
-    """
+    """Fingerprint a tokenizer (or another processor) by vocabulary and settings: a hexadecimal SHA-256, or "none"."""
     if tokenizer is None:
         return "none"
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
@@ -41,16 +34,12 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
 
 
 def fingerprint_rows(data: Any) -> str:
-    """Fingerprint a map-style dataset by its length and its rows' contents.
+    """Fingerprint a map-style dataset by its length and its rows' contents: a hexadecimal SHA-256.
+
+    Every row is read when there are at most `SAMPLED_ROWS`, spaced ones otherwise.
 
     Random augmentation does not count: rows are read with the same random numbers every time. What differs even so, by
     random numbers of its own, is left out; of a `datasets.Dataset` with such a transform the rows under it are read.
-
-    Args:
-        data: The dataset; every row is read when there are at most `SAMPLED_ROWS`, spaced ones otherwise.
-
-    Returns:
-        A hexadecimal SHA-256.
 
     Example:
         >>> fingerprint_rows([{"x": 1}]) == fingerprint_rows([{"x": 2}])
@@ -71,24 +60,16 @@ def fingerprint_rows(data: Any) -> str:
 
 
 def spaced_rows(data: Any) -> list[Any]:
-    """Read a few evenly spaced rows of a map-style dataset.
-
-    Args:
-        data: The dataset.
-    """
+    """Read a few evenly spaced rows of a map-style dataset."""
     return fetch_rows(data, spaced_numbers(len(data), _ROWS_AT_ONCE).tolist())
 
 
 def find_differing(read: Callable[[], Sequence[Any]], seeds: Sequence[int]) -> set[Any]:
-    """Find what differs when the same rows are read again.
+    """Find what differs when the same rows are read again: names, or places where rows are no mappings.
 
     Args:
-        read: Reads the rows.
         seeds: The seeds of the random numbers that each reading begins with: between equal ones only that differs which
             has random numbers of its own.
-
-    Returns:
-        The names of what differs, or places where rows are no mappings.
 
     Example:
         >>> find_differing(lambda: [{"x": 1, "noise": torch.rand(1)}], (0, 1)), find_differing(lambda: [(1,)], (0, 1))
@@ -120,11 +101,7 @@ def _without(row: Any, names: set[Any]) -> Any:
 
 
 def fingerprint_value(value: Any) -> str:
-    """Fingerprint numbers, texts, arrays and tensors, in lists and mappings of them.
-
-    Returns:
-        A hexadecimal SHA-256.
-    """
+    """Fingerprint numbers, texts, arrays and tensors, in lists and mappings of them: a hexadecimal SHA-256."""
     digest = hashlib.sha256()
     _feed(digest, value)
     return digest.hexdigest()

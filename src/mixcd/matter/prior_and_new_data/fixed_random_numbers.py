@@ -14,9 +14,6 @@ def fixed_random_numbers(seed: int) -> Iterator[None]:
 
     What draws from a generator of its own is not reached.
 
-    Args:
-        seed: Other seeds give other numbers.
-
     Example:
         >>> with fixed_random_numbers(0):
         ...     first = random.random()

@@ -21,13 +21,6 @@ def require_same_numbers(model: torch.nn.Module, *all_data: PriorDataset) -> Non
 
     Names are known of a `datasets.ClassLabel` column and of a model's `config.id2label`. Where they are not, or are
     other names altogether, nothing can be told.
-
-    Args:
-        model: The model.
-        all_data: The data.
-
-    Raises:
-        DataError: If so.
     """
     known = [("the model", names_of_model(model))]
     known += [(f"`{name}`", names) for data in all_data for name, names in _names_of_data(data)]
@@ -44,10 +37,6 @@ def require_same_numbers(model: torch.nn.Module, *all_data: PriorDataset) -> Non
 
 def match_labels(base: torch.nn.Module, tuned: torch.nn.Module) -> Ids | None:
     """Match the labels of two models by their names, whatever their order.
-
-    Args:
-        base: The base model.
-        tuned: The fine-tuned model.
 
     Returns:
         The fine-tuned model's number of each of the base model's labels, shape (labels,); None where they are the same.
@@ -83,11 +72,7 @@ def _list_missing(names: Sequence[str], others: Sequence[str]) -> str:
 
 
 def names_of_model(model: torch.nn.Module) -> Sequence[str]:
-    """Return the names of a model's labels, in the order of their numbers; none where it was given no names.
-
-    Args:
-        model: The model; choices have no names, whatever its config says.
-    """
+    """Return the names of a model's labels, by their numbers; none of choices, or where none were given."""
     if is_multiple_choice(model):
         return []
     names = getattr(getattr(model, "config", None), "id2label", None) or {}
@@ -96,15 +81,7 @@ def names_of_model(model: torch.nn.Module) -> Sequence[str]:
 
 
 def count_classes(model: torch.nn.Module, row: Any) -> int | None:
-    """Return the number of a model's classes: in multiple choice those choices that a sample has.
-
-    Args:
-        model: The model.
-        row: A prepared sample.
-
-    Returns:
-        The number; None where it is not known.
-    """
+    """Return the number of a model's classes, in multiple choice of a sample's choices; None where it is not known."""
     if is_multiple_choice(model):
         return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else None
     count: int | None = getattr(getattr(model, "config", None), "num_labels", None)
@@ -112,11 +89,7 @@ def count_classes(model: torch.nn.Module, row: Any) -> int | None:
 
 
 def number_labels(config: Any) -> dict[str, int]:
-    """Return a model's class numbers by name; models that were saved with `id2label` alone have no `label2id`.
-
-    Args:
-        config: The model's config.
-    """
+    """Return a model's class numbers by name; models that were saved with `id2label` alone have no `label2id`."""
     return config.label2id or {str(name): int(number) for number, name in (config.id2label or {}).items()}
 
 

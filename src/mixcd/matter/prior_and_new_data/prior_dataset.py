@@ -67,14 +67,7 @@ class PriorDataset(Dataset[Any]):
         return self.rows(sample_ids)
 
     def rows(self, sample_ids: Sequence[int]) -> list[Any]:
-        """Return the rows of some samples, in the order asked for.
-
-        Args:
-            sample_ids: Row numbers as handed over.
-
-        Returns:
-            One row a sample, as the data hold it.
-        """
+        """Return the rows of some samples, in the order asked for."""
         found: list[Any] = [None] * len(sample_ids)
         by_part: dict[int, list[int]] = {}
         for position, sample_id in enumerate(sample_ids):
@@ -109,17 +102,7 @@ class PriorDataset(Dataset[Any]):
         return [(name, features) for name, features in found if isinstance(features, Mapping)]
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return a whole column, shape (samples,).
-
-        Args:
-            name: One of `column_names`.
-
-        Returns:
-            The column's values in the order of sample ids.
-
-        Raises:
-            DataError: If there is no such column.
-        """
+        """Return a column in the order of sample ids, shape (samples,); a `DataError` if there is none of this name."""
         self.require_column(name)
         if name == SOURCE_COLUMN and self.set_names:
             return np.repeat(self.set_names, np.diff(self._starts))
@@ -128,14 +111,7 @@ class PriorDataset(Dataset[Any]):
     def arrow_column(self, name: str) -> pa.ChunkedArray:
         """Return a whole column as Arrow holds it: texts stay on disk where the data are memory-mapped.
 
-        Args:
-            name: One of `column_names`.
-
-        Returns:
-            The column's values in the order of sample ids; as texts where they are of several kinds.
-
-        Raises:
-            DataError: If there is no such column.
+        Values are in the order of sample ids, and texts where they are of several kinds.
         """
         self.require_column(name)
         if name == SOURCE_COLUMN and self.set_names:
@@ -147,29 +123,13 @@ class PriorDataset(Dataset[Any]):
         return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
 
     def read_column(self, name: str, sample_ids: Ids, rows: Sequence[Any]) -> NDArray[Any]:
-        """Read a column off rows that were fetched already.
-
-        Args:
-            name: One of `column_names`.
-            sample_ids: The rows' samples, shape (rows,).
-            rows: The rows, as `rows` returned them.
-
-        Returns:
-            The column's values in the order of the rows, shape (rows,).
-        """
+        """Read a column off rows that were fetched already, shape (rows,)."""
         if name == SOURCE_COLUMN and self.set_names:
             return np.asarray(self.set_names)[np.searchsorted(self._starts, sample_ids, side="right") - 1]
         return np.asarray([row.get(name) for row in rows])
 
     def require_plain_column(self, name: str) -> None:
-        """Refuse a column that is not there, or holds more than one value a sample: no bin follows from that.
-
-        Args:
-            name: Its name.
-
-        Raises:
-            DataError: If there is no such column, or its values are lists or mappings.
-        """
+        """Refuse a column that is not there, or holds more than one value a sample: no bin follows from that."""
         self.require_column(name)
         if name == SOURCE_COLUMN and self.set_names:
             return
@@ -182,14 +142,7 @@ class PriorDataset(Dataset[Any]):
             )
 
     def require_column(self, name: str) -> None:
-        """Refuse a column that is not there.
-
-        Args:
-            name: Its name.
-
-        Raises:
-            DataError: If there is no such column.
-        """
+        """Refuse a column that is not there."""
         if name not in self.column_names:
             raise DataError(
                 f"`{self.name}` has no column `{name}`. A partition needs a column that is there: "
@@ -198,29 +151,14 @@ class PriorDataset(Dataset[Any]):
 
 
 def fetch_rows(data: Any, row_numbers: Sequence[int]) -> list[Any]:
-    """Fetch several rows of a map-style dataset, in one call where it offers one.
-
-    Args:
-        data: The dataset.
-        row_numbers: Which rows.
-
-    Returns:
-        One row a number, in the same order.
-    """
+    """Fetch several rows of a map-style dataset, in one call where it offers one."""
     if hasattr(data, "__getitems__"):
         return list(data.__getitems__(list(row_numbers)))
     return [data[number] for number in row_numbers]
 
 
 def column_names_of(data: Any) -> tuple[str, ...]:
-    """Return the names of a map-style dataset's columns; none when its rows are not mappings.
-
-    Args:
-        data: A dataset with at least one row.
-
-    Returns:
-        The column names.
-    """
+    """Return the names of a map-style dataset's columns; none when its rows are not mappings."""
     names = getattr(data, "column_names", None)
     if names is None:
         rows = data if isinstance(data, list) else [data[0]]  # a dataset of one's own may read rows from disk

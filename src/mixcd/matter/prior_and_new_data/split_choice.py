@@ -17,13 +17,8 @@ logger = logging.getLogger(__name__)
 def choose_rehearsed(data: Any, name: str) -> Any:
     """Leave the splits for evaluation out of data that are rehearsed, and name them in the log.
 
-    Args:
-        data: The data. All but a `DatasetDict` with splits for training beside such for evaluation is left as it is; a
-            plain dict is always taken whole.
-        name: What messages call it.
-
-    Returns:
-        The data that are left.
+    All but a `DatasetDict` with splits for training beside such for evaluation is left as it is; a plain dict is always
+    taken whole.
 
     Example:
         >>> from datasets import Dataset
@@ -35,15 +30,7 @@ def choose_rehearsed(data: Any, name: str) -> Any:
 
 
 def choose_held_out(data: Any, name: str) -> Any:
-    """Leave the splits for training out of held-out data, and name them in the log.
-
-    Args:
-        data: The data, as in `choose_rehearsed`.
-        name: What messages call it.
-
-    Returns:
-        The data that are left.
-    """
+    """Leave the splits for training out of held-out data, as `choose_rehearsed` does, and name them in the log."""
     return _leave_out(
         data, name, _TRAINING, "splits for training may be rehearsed, so nothing is measured on them", "measure on"
     )

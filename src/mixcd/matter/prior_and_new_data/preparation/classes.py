@@ -62,11 +62,7 @@ def prepare_classes(
     all names of that column are there. Otherwise, and for whole numbers, the label is the class number itself.
 
     Args:
-        data: The data, as opened.
-        name: What messages call them.
-        columns: Which columns are what.
         label_ids: The model's class numbers by name.
-        tokenizer: The model's tokenizer, or None when it has none.
         max_length: The most tokens of a sample; the tokenizer's own limit by default.
 
     Returns:

@@ -34,15 +34,8 @@ def prepare_pairs(
 ) -> Dataset:
     """Return the rows as a model takes them, in the same order, with all other columns kept.
 
-    Sources and targets lose what is longer than `max_length`. Rows that have `input_ids`, when no column is named, are
-    returned as they are.
-
-    Args:
-        data: The data, as opened.
-        name: What messages call them.
-        columns: Which columns are what.
-        tokenizer: The model's tokenizer, or None when it has none.
-        max_length: The most tokens of a source, and of a target; the tokenizer's own limit by default.
+    Sources and targets lose what is longer than `max_length`, by default the tokenizer's own limit. Rows that have
+    `input_ids`, when no column is named, are returned as they are.
 
     Returns:
         Rows with `input_ids` and whatever else the tokenizer gives, `labels`, and the others.

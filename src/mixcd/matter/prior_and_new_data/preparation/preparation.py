@@ -23,20 +23,7 @@ _NO_LIMIT = 2**31 - 1
 
 
 def find_column(data: Dataset, column: str, what: str, name: str) -> str:
-    """Return a column's name, or say which name comes nearest.
-
-    Args:
-        data: The rows.
-        column: The name.
-        what: What the column holds, for the message.
-        name: What messages call the data.
-
-    Returns:
-        The name.
-
-    Raises:
-        DataError: If there is no such column.
-    """
+    """Return a column's name, or say by a `DataError` which name comes nearest; `what` is what the column holds."""
     if column in data.column_names:
         return column
     near = difflib.get_close_matches(column, data.column_names, n=1)
@@ -47,17 +34,7 @@ def find_column(data: Dataset, column: str, what: str, name: str) -> str:
 
 
 def refuse_clashes(data: Dataset, written: tuple[str, ...], name: str, own: str | None = None) -> None:
-    """Refuse columns whose names are kept for what the model is given.
-
-    Args:
-        data: The rows.
-        written: The names of what preparation writes.
-        name: What messages call the data.
-        own: The column of labels, which may bear a label's name.
-
-    Raises:
-        DataError: If there is one.
-    """
+    """Refuse columns, but for the labels' `own`, whose names are kept for what is written or the model is given."""
     clashes = [column for column in data.column_names if column in {*written, *LABEL_KEYS} - {own}]
     if clashes or own in written:
         raise DataError(
@@ -67,16 +44,7 @@ def refuse_clashes(data: Dataset, written: tuple[str, ...], name: str, own: str 
 
 
 def require_tokenizer(tokenizer: Any | None, column: str, name: str) -> None:
-    """Refuse texts that there is no tokenizer for.
-
-    Args:
-        tokenizer: The model's tokenizer, or None.
-        column: A column of texts.
-        name: What messages call the data.
-
-    Raises:
-        DataError: If there is none.
-    """
+    """Refuse texts that there is no tokenizer for."""
     if tokenizer is None:
         raise DataError(
             f"`{name}` has texts in `{column}`, but the model folder has no tokenizer. Save one "
@@ -85,40 +53,19 @@ def require_tokenizer(tokenizer: Any | None, column: str, name: str) -> None:
 
 
 def read_batches(data: Dataset, column: str) -> Iterator[tuple[int, pa.ChunkedArray]]:
-    """Read a column some rows at a time.
-
-    Args:
-        data: The rows.
-        column: Its name.
-
-    Yields:
-        The number of the first row, and the values of it and those after it.
-    """
+    """Read a column some rows at a time: yield the number of the first row, and the values from it on."""
     batches = data.select_columns([column]).with_format("arrow").iter(ROWS_AT_ONCE)
     for number, batch in enumerate(batches):
         yield number * ROWS_AT_ONCE, batch[column]
 
 
 def is_text(feature: Any) -> bool:
-    """Whether a column holds texts.
-
-    Args:
-        feature: Its feature.
-    """
+    """Whether a column holds texts."""
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def require_texts(data: Dataset, column: str, name: str) -> None:
-    """Refuse a column that holds no texts, or blank ones.
-
-    Args:
-        data: The rows.
-        column: Its name.
-        name: What messages call the data.
-
-    Raises:
-        DataError: If so; names the samples.
-    """
+    """Refuse a column that holds no texts, or blank ones, by a `DataError` that names the samples."""
     feature = data.features[column]
     if not is_text(feature):
         raise DataError(
@@ -137,11 +84,7 @@ def require_texts(data: Dataset, column: str, name: str) -> None:
 
 
 def describe_kind(feature: Any) -> str:
-    """Say what a column holds.
-
-    Args:
-        feature: Its feature.
-    """
+    """Say what a column holds."""
     return f"{feature.dtype if isinstance(feature, Value) else type(feature).__name__} values"
 
 
@@ -156,14 +99,10 @@ def write_rows(
     """Write prepared rows to a file in the cache of `datasets`, from which the next call with the same data reads them.
 
     Args:
-        data: The rows.
         prepare: Returns the new columns of some rows, given by column.
         identity: All else that the new columns depend on.
         dropped: A column to leave out.
         features: The kinds of all columns; as they are found by default.
-
-    Returns:
-        The rows, in the same order.
     """
     written = hashlib.sha256(repr((data._fingerprint, *identity)).encode()).hexdigest()
     folder = Path(datasets.config.HF_DATASETS_CACHE, "mixcd-prepared")
@@ -182,12 +121,7 @@ def write_rows(
 
 
 def identify_tokens(tokenizer: Any, max_length: int | None) -> str:
-    """Return a text that differs when a tokenizer makes other tokens.
-
-    Args:
-        tokenizer: The tokenizer.
-        max_length: The most tokens of a sample.
-    """
+    """Return a text that differs when a tokenizer makes other tokens."""
     inputs = (tokenizer.model_max_length, tokenizer.model_input_names)
     return repr((fingerprint_tokenizer(tokenizer), max_length, inputs))
 
@@ -196,8 +130,6 @@ def require_inputs(data: Dataset, *, name: str, token_count: int | None, longest
     """Refuse tokens that a model cannot take, which PyTorch would only find in the forward pass.
 
     Args:
-        data: Prepared rows.
-        name: What messages call them.
         token_count: The number of the model's tokens; None when it is not known.
         longest: The most tokens of a sample; None when there is no limit.
 
@@ -239,10 +171,7 @@ def split_held_out(data: Dataset, share: float, *, seed: int, name: str) -> tupl
     stage is so of the prior data of the next.
 
     Args:
-        data: The rows.
         share: Which share of them to hold out, rounded to whole rows, but at least one; 0 for none.
-        seed: The run's seed.
-        name: What messages call the rows.
 
     Returns:
         The rows that stay, and those held out; None when the share is 0.

@@ -48,16 +48,10 @@ def prepare_spans(
 ) -> Dataset:
     """Return the rows as a model takes them, in the same order, with all other columns kept.
 
-    The first answer is the gold one; a question without answers has token 0 for one. What is longer than `max_length`
-    loses the end of its context. Rows whose answer is lost with it, or is not where `answer_start` says, are left out,
-    and named in one warning. Rows that have `input_ids`, when no column is named, are returned as they are.
-
-    Args:
-        data: The data, as opened.
-        name: What messages call them.
-        columns: Which columns are what.
-        tokenizer: The model's tokenizer, or None when it has none.
-        max_length: The most tokens of a sample; the tokenizer's own limit by default.
+    The first answer is the gold one; a question without answers has token 0 for one. What is longer than `max_length`,
+    by default the tokenizer's own limit, loses the end of its context. Rows whose answer is lost with it, or is not
+    where `answer_start` says, are left out, and named in one warning. Rows that have `input_ids`, when no column is
+    named, are returned as they are.
 
     Returns:
         Rows with `input_ids` and whatever else the tokenizer gives, `start_positions`, `end_positions`, and the others.
