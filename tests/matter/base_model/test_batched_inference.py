@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.modeling_outputs import CausalLMOutput, ImageClassifierOutput
 
-from mixcd.matter.base_model.batched_inference import GROUP_ROWS, GROUP_TOKENS, predict_rows, read_groups
+from mixcd.matter.base_model.batched_inference import GROUP_ROWS, GROUP_TOKENS, read_groups
+from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prior_predictions import predict_prior
 from mixcd.matter.correctness.right_tokens import RightTokens
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
@@ -38,16 +39,8 @@ def test_memory_does_not_grow_from_batch_to_batch():
     rows = [{"input_ids": [1] * TOKENS, "labels": [1] * TOKENS}] * ROWS
     FORGET_PEAK.write_text("5", "ascii")
     before = read_mebibytes("VmRSS")
-    with torch.no_grad():
-        found, forward_count = predict_rows(
-            Guess(),
-            rows,
-            np.arange(ROWS),
-            rule=RightTokens(is_shifted=True),
-            collate_fn=lambda part: {name: torch.tensor([row[name] for row in part]) for name in part[0]},
-            batch_size=BATCH_SIZE,
-            data_name="prior",
-        )
+    inference = Inference(Guess(), PriorDataset(rows), RightTokens(is_shifted=True), collate_all, BATCH_SIZE)
+    found, forward_count = inference.predict(np.arange(ROWS), at_once=True)
     grown = read_mebibytes("VmHWM") - before
     assert (found["loss"].shape, forward_count) == ((ROWS,), ROWS // BATCH_SIZE)
     assert grown < 120, f"{grown:.0f} MiB"  # 50 are the logits of a batch, their sum, and what is made of them
@@ -140,20 +133,20 @@ class Picky(torch.nn.Module):
 def test_what_a_model_refuses_is_told_in_one_line(error):
     rows = [{"input_ids": [1, 2], "labels": [1, 2]}] * 2
     with pytest.raises(DataError, match=r"The model refuses a batch of 2 sample\(s\): .*\. Prepare") as told:
-        predict_all(Picky(error), rows)
+        Inference(Picky(error), PriorDataset(rows), RightTokens(), collate_all, 2).predict_all()
     assert told.value.__cause__ is error
 
 
 def test_a_lack_of_memory_is_not_blamed_on_the_rows():
     with pytest.raises(torch.OutOfMemoryError):
-        predict_all(Picky(torch.OutOfMemoryError("full")), [{"input_ids": [1], "labels": [1]}])
+        Inference(
+            Picky(torch.OutOfMemoryError("full")),
+            PriorDataset([{"input_ids": [1], "labels": [1]}]),
+            RightTokens(),
+            collate_all,
+            2,
+        ).predict_all()
 
 
-def predict_all(model, rows):
-    def collate_fn(rows):
-        return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
-
-    rule = RightTokens()
-    return predict_rows(
-        model, rows, np.arange(len(rows)), rule=rule, collate_fn=collate_fn, batch_size=2, data_name="data"
-    )
+def collate_all(rows):
+    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}

@@ -9,7 +9,8 @@ from transformers import DataCollatorWithFlattening, OPTConfig, OPTForCausalLM, 
 
 import mixcd
 from device import USE_CPU
-from mixcd.matter.base_model.batched_inference import collate, predict_rows, put_results
+from mixcd.matter.base_model.batched_inference import collate, put_results
+from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.correctness import RightClass
 from mixcd.matter.model_shape.joined_rows import find_own, require_known_starts
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
@@ -61,16 +62,12 @@ def make_trainer(model, folder, collator, **settings):
 
 def predict_alone(model, rows):
     """Predict each row in a batch of its own, without a mask or a cache."""
-    found, _ = predict_rows(
-        model.eval(),
-        rows,
-        np.arange(len(rows)),
-        rule=mixcd.RightTokens(is_shifted=True),
-        collate_fn=lambda part: {name: torch.tensor([row[name] for row in part]).to(model.device) for name in part[0]},
-        batch_size=1,
-        data_name="rows",
-    )
-    return found
+
+    def collate_alone(part):
+        return {name: torch.tensor([row[name] for row in part]).to(model.device) for name in part[0]}
+
+    rule = mixcd.RightTokens(is_shifted=True)
+    return Inference(model.eval(), PriorDataset(rows), rule, collate_alone, batch_size=1).predict_all()
 
 
 SETTINGS = [
@@ -218,19 +215,17 @@ class FirstRow(torch.nn.Module):
 
 def test_a_model_that_answers_for_part_of_a_batch_is_refused():
     rows = [{"x": float(number), "labels": 0} for number in range(4)]
-    with pytest.raises(UnsupportedTrainerError, match=r"logits` of shape \(1, 2\)|results of 1"), torch.no_grad():
-        predict_rows(
+    with pytest.raises(UnsupportedTrainerError, match=r"logits` of shape \(1, 2\)|results of 1"):
+        Inference(
             FirstRow(),
-            rows,
-            np.arange(4),
-            rule=RightClass(),
-            collate_fn=lambda part: {
+            PriorDataset(rows),
+            RightClass(),
+            lambda part: {
                 "x": torch.tensor([[row["x"]] for row in part]),
                 "labels": torch.tensor([row["labels"] for row in part]),
             },
             batch_size=4,
-            data_name="rows",
-        )
+        ).predict_all()
 
 
 # --- where samples start --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pyarrow as pa
 from mixcd.edge.compare.column_bins import bin_column, is_flat, is_nearly_unique
 from mixcd.edge.compare.label_sets import name_label_sets
 from mixcd.ideas.partition_strategy import ByPriorLoss
-from mixcd.matter.correctness.right_class import LABEL_KEYS
+from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.correctness.right_span import SPAN_KEYS
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError, end_sentence, nearest_name, shorten

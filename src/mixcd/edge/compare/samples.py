@@ -21,7 +21,7 @@ from mixcd.edge.compare.conversations import prepare_conversations
 from mixcd.edge.config.data_config import COLUMNS, ColumnsConfig, Task
 from mixcd.edge.task_kind import TASK_KINDS
 from mixcd.matter.base_model.batched_inference import Collate, list_inputs
-from mixcd.matter.correctness.right_class import LABEL_KEYS
+from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.correctness.right_span import SPAN_KEYS
 from mixcd.matter.model_shape.fresh_adapter import bare_model
 from mixcd.matter.model_shape.model_kind import is_causal

@@ -8,7 +8,7 @@ import numpy as np
 from mixcd.edge.compare.label_sets import name_label_set
 from mixcd.edge.config.data_config import ColumnsConfig
 from mixcd.matter.correctness import CorrectnessRule, NearTarget, RightLabels, RightSpan, RightTokens
-from mixcd.matter.correctness.right_class import LABEL_KEYS
+from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.correctness.right_span import SPAN_KEYS
 from mixcd.matter.correctness.right_tokens import IGNORED
 from mixcd.run.outcome.held_out import TEXT_START, text_of

@@ -1,18 +1,17 @@
 """Batched inference: a model's predictions on rows of mixed length, without gradients."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixcd.matter.base_model.head_features import pool_head_input, watch_head
+from mixcd.matter.base_model.head_features import pool_head_input
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import require_all_samples
 from mixcd.matter.model_shape.joined_rows import OWN_TOKENS, mark_own, name_collator, require_known_starts
-from mixcd.matter.model_shape.model_limits import require_fitting
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError, RehearsalError, UnsupportedTrainerError
 from mixcd.words.vocabulary import Ids
@@ -33,52 +32,11 @@ def read_groups(data: PriorDataset, sample_ids: Ids, batch_size: int) -> Iterato
     for start in range(0, len(sample_ids), batch_size):
         found = data.rows(sample_ids[start : start + batch_size].tolist())
         rows += found
-        token_count += sum(map(_length_of, found))
+        token_count += sum(map(count_padded, found))
         is_full = len(rows) + batch_size > GROUP_ROWS or token_count >= GROUP_TOKENS or not _has_tokens(rows[0])
         if is_full or start + batch_size >= len(sample_ids):
             yield sample_ids[first : first + len(rows)], rows
             first, token_count, rows = first + len(rows), 0, []
-
-
-def predict_rows(
-    model: torch.nn.Module,
-    rows: Sequence[Any],
-    sample_ids: Ids,
-    *,
-    rule: CorrectnessRule,
-    collate_fn: Collate,
-    batch_size: int,
-    data_name: str,
-    advance: Callable[[int], object] = lambda _: None,
-    with_head_input: bool = False,
-) -> tuple[dict[str, NDArray[Any]], int]:
-    """Predict some rows, sorted by length so that little is spent on padding.
-
-    Args:
-        batch_size: Rows a batch at the length of the longest row.
-        advance: Called with the number of rows done after each batch.
-        with_head_input: Whether the input of the model's head is wanted, too, and class logits where there are any.
-
-    Returns:
-        Arrays `loss`, `correct` and `token_count`, in classification also `prediction`, in language models also
-        `share_right`, where a sample may lack a target also `has_target`, each of shape (rows,) in the order of the
-        rows, and if wanted `head_input` and `logits`, shape (rows, …); and the number of forward passes.
-
-    Raises:
-        DataError: If the rows have no labels, labels that the model cannot predict, or more tokens than it takes.
-        UnsupportedTrainerError: If the model's output shows no predictions.
-    """
-    arrays: dict[str, NDArray[Any]] = {}
-    forward_count = 0
-    require_fitting(model, [max(_count_inputs(row), default=0) for row in rows], sample_ids, data_name)
-    with watch_head(model) if with_head_input else nullcontext() as head_inputs:
-        for batch_positions in batch_by_tokens([_length_of(row) for row in rows], batch_size):
-            batch = collate(collate_fn, [rows[position] for position in batch_positions])
-            found = predict_batch(model, rule, batch, sample_ids[batch_positions], data_name, head_inputs)
-            put_results(arrays, batch_positions, found, len(rows))
-            forward_count += 1
-            advance(batch_positions.size)
-    return arrays, forward_count
 
 
 def put_results(
@@ -191,7 +149,7 @@ def predict_batch(
     data_name: str,
     head_inputs: list[torch.Tensor] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Predict one batch: return its arrays, and raise errors, as `predict_rows` does.
+    """Predict one batch: return its arrays, and raise errors, as `Inference.predict_rows` does.
 
     Args:
         head_inputs: What `watch_head` collects, where the input of the model's head is wanted.
@@ -236,16 +194,16 @@ def _has_tokens(row: Any) -> bool:
     return isinstance(row, Mapping) and "input_ids" in row
 
 
-def _count_inputs(row: Any) -> list[int]:
+def count_inputs(row: Any) -> list[int]:
     """Input tokens of a row, or of each of its choices; 1 for rows without tokens."""
     if not _has_tokens(row):
         return [1]
     return [len(tokens) for tokens in list_inputs(row)]
 
 
-def _length_of(row: Any) -> int:
+def count_padded(row: Any) -> int:
     """Tokens of a row as it is padded, those of its target included; 1 for rows without tokens."""
-    counts = _count_inputs(row)
+    counts = count_inputs(row)
     count = max(counts, default=0) * len(counts)
     target = row.get("labels") if isinstance(row, Mapping) else None
     if not isinstance(target, Sized) or getattr(target, "ndim", 1) == 0:  # a tensor of one label is Sized, too

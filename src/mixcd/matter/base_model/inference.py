@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 
 from mixcd.matter.base_model.batched_inference import (
     Collate,
+    batch_by_tokens,
     collate,
+    count_inputs,
+    count_padded,
     evaluating,
-    predict_rows,
+    predict_batch,
     put_results,
     read_groups,
 )
+from mixcd.matter.base_model.head_features import watch_head
 from mixcd.matter.correctness import CorrectnessRule, choose_rule
-from mixcd.matter.model_shape.model_limits import require_fixed_masks
+from mixcd.matter.model_shape.model_limits import require_fitting, require_fixed_masks
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.vocabulary import Ids, Observation
 
@@ -86,7 +90,7 @@ class Inference:
             at_once: Whether all are sorted by length together, not in groups that fit in memory.
             advance: Called with the number of samples done after each batch.
             look: Called with the ids, the rows and the results of each group.
-            with_head_input: As in `predict_rows`.
+            with_head_input: Whether the input of the model's head is wanted, too, and class logits where there are any.
 
         Returns:
             Arrays as `predict_rows` returns them, and the forward passes made.
@@ -95,20 +99,36 @@ class Inference:
         first = forward_count = 0
         with evaluating(self.model), self.autocast():
             for ids, rows in self._read(sample_ids, at_once):
-                found, count = predict_rows(
-                    self.model,
-                    rows,
-                    ids,
-                    rule=self.rule,
-                    collate_fn=self.collate_fn,
-                    batch_size=self.batch_size,
-                    data_name=self.data.name,
-                    advance=advance,
-                    with_head_input=with_head_input,
-                )
+                found, count = self.predict_rows(ids, rows, advance, with_head_input)
                 look(ids, rows, found)
                 put_results(arrays, slice(first, first + len(ids)), found, len(sample_ids))
                 first, forward_count = first + len(ids), forward_count + count
+        return arrays, forward_count
+
+    def predict_rows(
+        self, sample_ids: Ids, rows: list[Any], advance: Callable[[int], object], with_head_input: bool
+    ) -> tuple[dict[str, NDArray[Any]], int]:
+        """Predict some rows in the model's mode, sorted by length so that little is spent on padding.
+
+        Returns:
+            Arrays `loss`, `correct` and `token_count`, in classification also `prediction`, in language models also
+            `share_right`, where a sample may lack a target also `has_target`, each of shape (rows,) in the order of the
+            rows, and if wanted `head_input` and `logits`, shape (rows, …); and the number of forward passes.
+
+        Raises:
+            DataError: If the rows have no labels, labels that the model cannot predict, or more tokens than it takes.
+            UnsupportedTrainerError: If the model's output shows no predictions.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        forward_count = 0
+        require_fitting(self.model, [max(count_inputs(row), default=0) for row in rows], sample_ids, self.data.name)
+        with watch_head(self.model) if with_head_input else nullcontext() as head_inputs:
+            for places in batch_by_tokens([count_padded(row) for row in rows], self.batch_size):
+                batch = collate(self.collate_fn, [rows[place] for place in places])
+                found = predict_batch(self.model, self.rule, batch, sample_ids[places], self.data.name, head_inputs)
+                put_results(arrays, places, found, len(rows))
+                forward_count += 1
+                advance(places.size)
         return arrays, forward_count
 
     def predict_all(self) -> dict[str, NDArray[Any]]:

@@ -34,7 +34,7 @@ from mixcd.matter.base_model.prediction_cache import (
 )
 from mixcd.words.errors import CacheError, DataError, UnsupportedTrainerError
 from mixcd.words.files import lock_folder
-from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.keyed_random import Stream, choose_distinct
 from mixcd.words.vocabulary import Ids, require_finite_losses
 
 LEAST_PART_SIZE, MOST_PART_SIZE = 1024, 16_384
@@ -128,8 +128,7 @@ class PriorPass:
         if not self.feature_count:
             return wanted, 0
         covered = _list_ids(wanted)
-        rng = keyed_generator(wanted.seed, 0, Stream.FEATURES)
-        chosen = np.sort(rng.choice(len(covered), min(len(covered), FITTED_ROWS), replace=False, shuffle=False))
+        chosen = choose_distinct(wanted.seed, 0, Stream.FEATURES, FITTED_ROWS, among=len(covered))
         ids = np.asarray(covered)[chosen]
         predicted, forward_count = self.inference.predict(ids, with_head_input=True)
         basis = fit_basis(predicted["head_input"], self.feature_count)
@@ -203,8 +202,7 @@ def _list_ids(manifest: Manifest) -> range | Ids:
     """The samples that a cache covers, ascending: all, or the keyed selection of its share."""
     if manifest.share == 1:
         return range(manifest.sample_count)
-    rng = keyed_generator(manifest.seed, 0, Stream.SHARES)
-    return np.sort(rng.choice(manifest.sample_count, cached_count(manifest), replace=False, shuffle=False))
+    return choose_distinct(manifest.seed, 0, Stream.SHARES, cached_count(manifest), among=manifest.sample_count)
 
 
 def _drop_empty(folder: Path) -> None:

@@ -27,7 +27,7 @@ from mixcd.matter.prior_and_new_data.fingerprint import fingerprint_rows, finger
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
 from mixcd.words.errors import DataError, SettingError, shorten
-from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.keyed_random import Stream, choose_distinct
 from mixcd.words.vocabulary import UNCACHED_BIN, Flags, Floats, Ids, Partition, PartitionStrategy, PriorTable
 
 LEAST_SHARE_RIGHT = 0.2
@@ -221,9 +221,9 @@ def _look_first(prior_pass: PriorPass, folder: Path, least_share_right: float) -
     sample_count = len(prior_pass.inference.data)
     if not is_new or sample_count < _FIRST_ROWS_OF:
         return 0
-    rng = keyed_generator(0, 0, Stream.FIRST_ROWS)
-    ids = np.sort(rng.choice(sample_count, _FIRST_ROWS, replace=False, shuffle=False))
-    found, forward_count = prior_pass.predict_some(ids)
+    found, forward_count = prior_pass.predict_some(
+        choose_distinct(0, 0, Stream.FIRST_ROWS, _FIRST_ROWS, among=sample_count)
+    )
     right_count = int(found["correct"].sum())
     most = binomtest(right_count, _FIRST_ROWS).proportion_ci(_CERTAINTY, method="wilson").high
     if most < least_share_right:

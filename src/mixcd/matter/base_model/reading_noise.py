@@ -13,7 +13,7 @@ from mixcd.matter.correctness.reading import apply_tolerance
 from mixcd.matter.prior_and_new_data.fingerprint import find_differing, spaced_rows
 from mixcd.matter.prior_and_new_data.fixed_random_numbers import fixed_random_numbers
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
-from mixcd.words.keyed_random import Stream, keyed_generator
+from mixcd.words.keyed_random import Stream, choose_distinct
 
 REREAD_SAMPLES = 256
 """Samples that are read again, of those that the base model had right."""
@@ -63,8 +63,7 @@ def _measure(prior_pass: PriorPass, folder: Path, manifest: Manifest) -> tuple[f
     right = np.flatnonzero(correct)
     if not right.size:
         return 0.0, 0
-    rng = keyed_generator(manifest.seed, 0, Stream.SECOND_READINGS)
-    chosen = np.sort(rng.choice(right, min(REREAD_SAMPLES, right.size), replace=False, shuffle=False))
+    chosen = right[choose_distinct(manifest.seed, 0, Stream.SECOND_READINGS, REREAD_SAMPLES, among=right.size)]
     with fixed_random_numbers(manifest.seed):
         found, forward_count = prior_pass.predict_some(sample_ids[chosen])
     still_right = apply_tolerance(prior_pass.inference.rule, found["correct"], found["loss"], loss[chosen])

@@ -7,13 +7,20 @@ from typing import Any
 import torch
 
 from mixcd.matter.correctness.near_target import NearTarget
-from mixcd.matter.correctness.reading import CorrectnessRule, find_target
-from mixcd.matter.correctness.right_class import LABEL_KEYS, RightClass
+from mixcd.matter.correctness.reading import LABEL_KEYS, CorrectnessRule, find_target
+from mixcd.matter.correctness.right_class import RightClass
 from mixcd.matter.correctness.right_labels import RightLabels, is_label_set
 from mixcd.matter.correctness.right_span import SPAN_KEYS, RightSpan
 from mixcd.matter.correctness.right_tokens import RightTokens
 from mixcd.matter.model_shape.fresh_adapter import bare_model, prepends_tokens
-from mixcd.matter.model_shape.model_kind import find_shift, is_masked, is_multiple_choice, is_token_classifier
+from mixcd.matter.model_shape.model_kind import (
+    count_labels,
+    find_shift,
+    is_classifier,
+    is_masked,
+    is_multiple_choice,
+    is_token_classifier,
+)
 from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError, end_sentence, nearest_name, shorten
 
 RULES: Mapping[str, Callable[..., CorrectnessRule]] = {
@@ -57,13 +64,13 @@ def choose_rule(
     labels = find_target(batch, LABEL_KEYS, data_name)
     if is_label_set(labels):
         return RightLabels()
-    if labels.is_floating_point() or (_output_count(model) == 1 and not is_multiple_choice(model)):
+    if labels.is_floating_point() or (count_labels(model) == 1 and not is_multiple_choice(model)):
         raise SettingError(
             f"The labels of `{data_name}` are numbers to be predicted (a regression), and how near is right is for you "
             "to say. Pass `correctness=mixcd.NearTarget(tolerance)`, to `mixcd compare` `--near`, in the unit of the "
             "labels."
         )
-    if labels.ndim == 2 and _wants_label_sets(model):
+    if labels.ndim == 2 and is_classifier(model):
         raise DataError(
             f"The labels of `{data_name}` are of shape {tuple(labels.shape)} and whole numbers, but a classifier of "
             "several labels a sample is trained on floats: 1.0 where a label holds, 0.0 where not. Cast the column, "
@@ -128,17 +135,6 @@ def _require_tokens(batch: Mapping[str, Any], data_name: str) -> None:
         f"`{data_name}` are of shape {tuple(labels.shape)}, a row a sample, and no token numbers. Leave the rule out: "
         "it is for language models."
     )
-
-
-def _output_count(model: torch.nn.Module) -> int | None:
-    count: int | None = getattr(getattr(model, "config", None), "num_labels", None)
-    return count
-
-
-def _wants_label_sets(model: torch.nn.Module) -> bool:
-    """Whether a model is a classifier of texts or images, so that a row of labels can only be a set of them."""
-    names = [kind.__name__ for kind in type(bare_model(model)).__mro__]
-    return any(name.endswith(("ForSequenceClassification", "ForImageClassification")) for name in names)
 
 
 def _settle_shift(rule: RightTokens, model: torch.nn.Module) -> RightTokens:

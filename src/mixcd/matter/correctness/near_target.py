@@ -1,21 +1,11 @@
 """`NearTarget`: regression."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from mixcd.matter.correctness.reading import (
-    CorrectnessRule,
-    Reading,
-    Targets,
-    find_target,
-    read_tensor,
-    refuse_output,
-    weigh_wrong,
-)
-from mixcd.matter.correctness.right_class import LABEL_KEYS
+from mixcd.matter.correctness.reading import CorrectnessRule, Reading, Targets, read_tensor, refuse_logits, weigh_wrong
 from mixcd.words.errors import DataError, SettingError, shorten
 from mixcd.words.vocabulary import Ids
 
@@ -33,8 +23,6 @@ class NearTarget(CorrectnessRule):
 
     tolerance: float
 
-    withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
-
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < float("inf"):
             raise SettingError(
@@ -47,13 +35,8 @@ class NearTarget(CorrectnessRule):
         """The rule in words, with its tolerance."""
         return f"regression: absolute error ≤ {self.tolerance:g}"
 
-    def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
-        """Return the numbers to be predicted."""
-        return {"labels": find_target(batch, LABEL_KEYS, data_name)}
-
     def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
         """Refuse targets that are not finite."""
-        del output
         labels = targets["labels"]
         unknown = (~torch.isfinite(labels.reshape(len(labels), -1)).all(-1)).cpu().numpy()
         if unknown.any():
@@ -66,10 +49,7 @@ class NearTarget(CorrectnessRule):
         """Read `logits`, one number a target; the loss is the mean squared error."""
         logits, labels = read_tensor(output, "logits"), targets["labels"]
         if logits is None or logits.numel() != labels.numel():
-            shape = "no `logits`" if logits is None else f"`logits` of shape {tuple(logits.shape)}"
-            raise refuse_output(
-                f"{shape} for labels of shape {tuple(labels.shape)}", "regression", "`logits` of one number a target"
-            )
+            raise refuse_logits(logits, labels, "regression", "`logits` of one number a target")
         wanted = labels.to(logits.device).reshape(len(labels), -1).float()
         predicted = logits.reshape(wanted.shape).float()
         error = predicted - wanted

@@ -12,6 +12,8 @@ from torch.nn import functional
 from mixcd.words.errors import DataError, UnsupportedTrainerError, shorten
 from mixcd.words.vocabulary import Flags, Floats, Ids, Observation
 
+LABEL_KEYS = ("labels", "label")
+"""Where a batch may keep its labels."""
 Targets = Mapping[str, torch.Tensor]
 """What a batch's samples are judged against, by the names that the rule gives them."""
 
@@ -60,9 +62,9 @@ class CorrectnessRule(ABC):
         return None
 
     @property
-    @abstractmethod
     def withheld(self) -> tuple[str, ...]:
         """What of a batch is kept from the model when it only predicts: targets, from which it would make a loss."""
+        return LABEL_KEYS
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -74,9 +76,9 @@ class CorrectnessRule(ABC):
         """What a sample has that no model can get right, in words; empty where each has a target."""
         return ""
 
-    @abstractmethod
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
-        """Return what the samples of a batch are judged against; a `DataError` if it is not there."""
+        """Return what the samples of a batch are judged against, the labels; a `DataError` if it is not there."""
+        return {"labels": find_target(batch, LABEL_KEYS, data_name)}
 
     @abstractmethod
     def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
@@ -154,6 +156,12 @@ def refuse_output(kind: str, task: str, wanted: str) -> UnsupportedTrainerError:
         f"The model returned {kind}. mixcd reads correctness off the forward pass of {task}: {wanted}. Use such a "
         "model, and leave `return_dict` on."
     )
+
+
+def refuse_logits(logits: torch.Tensor | None, labels: torch.Tensor, task: str, wanted: str) -> UnsupportedTrainerError:
+    """Return the error about logits that are not there, or do not fit the labels; see `refuse_output`."""
+    shape = "no `logits`" if logits is None else f"`logits` of shape {tuple(logits.shape)}"
+    return refuse_output(f"{shape} for labels of shape {tuple(labels.shape)}", task, wanted)
 
 
 def require_all_samples(found: int, wanted: int) -> None:

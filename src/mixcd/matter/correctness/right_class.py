@@ -1,6 +1,5 @@
 """`RightClass`: single-label classification, of texts, pairs or images."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,12 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from mixcd.matter.correctness.reading import CorrectnessRule, Reading, Targets, find_target, read_tensor, refuse_output
+from mixcd.matter.correctness.reading import CorrectnessRule, Reading, Targets, read_tensor, refuse_output
 from mixcd.words.errors import DataError, shorten
 from mixcd.words.vocabulary import Ids
-
-LABEL_KEYS = ("labels", "label")
-"""Where a batch may keep its labels."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +21,6 @@ class RightClass(CorrectnessRule):
     """
 
     name: ClassVar[str] = "sequence-classification: arg-max of the logits equals the label"
-    withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
-
-    def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
-        """Return the class numbers."""
-        return {"labels": find_target(batch, LABEL_KEYS, data_name)}
 
     def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
         """Refuse labels that the model has no class for."""

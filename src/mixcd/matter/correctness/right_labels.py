@@ -1,22 +1,12 @@
 """`RightLabels`: multi-label classification."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional
 
-from mixcd.matter.correctness.reading import (
-    CorrectnessRule,
-    Reading,
-    Targets,
-    find_target,
-    read_tensor,
-    refuse_output,
-    weigh_wrong,
-)
-from mixcd.matter.correctness.right_class import LABEL_KEYS
+from mixcd.matter.correctness.reading import CorrectnessRule, Reading, Targets, read_tensor, refuse_logits, weigh_wrong
 from mixcd.words.errors import DataError, shorten
 from mixcd.words.vocabulary import Ids
 
@@ -26,15 +16,9 @@ class RightLabels(CorrectnessRule):
     """Right when every label is decided rightly, at a probability of one half. Our choice, not the paper's."""
 
     name: ClassVar[str] = "multi-label classification: every label is decided rightly"
-    withheld: ClassVar[tuple[str, ...]] = LABEL_KEYS
-
-    def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
-        """Return the labels, 1 where one holds and 0 where not."""
-        return {"labels": find_target(batch, LABEL_KEYS, data_name)}
 
     def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
         """Refuse labels that are neither 0 nor 1."""
-        del output
         labels = targets["labels"]
         unknown = ((labels != 0) & (labels != 1)).any(-1).cpu().numpy()
         if unknown.any():
@@ -47,10 +31,7 @@ class RightLabels(CorrectnessRule):
         """Read `logits` of the labels' shape; the loss is the mean binary cross-entropy, in nats."""
         logits, labels = read_tensor(output, "logits"), targets["labels"]
         if logits is None or logits.shape != labels.shape:
-            shape = "no `logits`" if logits is None else f"`logits` of shape {tuple(logits.shape)}"
-            raise refuse_output(
-                f"{shape} for labels of shape {tuple(labels.shape)}", "multi-label classification", "one logit a label"
-            )
+            raise refuse_logits(logits, labels, "multi-label classification", "one logit a label")
         labels = labels.to(logits.device)
         losses = functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
         against = torch.where(labels > 0.5, -logits, logits)  # a label is decided wrongly

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional
@@ -13,7 +13,7 @@ from mixcd.matter.correctness.reading import (
     Targets,
     find_target,
     read_tensor,
-    refuse_output,
+    refuse_logits,
     weigh_wrong,
 )
 from mixcd.matter.model_shape.joined_rows import OWN_TOKENS
@@ -57,6 +57,8 @@ class RightTokens(CorrectnessRule):
     is_shifted: bool | None = None
     is_fused: bool = False
 
+    untargeted: ClassVar[str] = "no target token (all labels masked, or the answer truncated away)"
+
     def __post_init__(self) -> None:
         if not 0 < self.least_share <= 1:
             raise SettingError(
@@ -90,11 +92,6 @@ class RightTokens(CorrectnessRule):
     def withheld(self) -> tuple[str, ...]:
         """The labels; not from an encoder-decoder, which makes its input of them, nor from a head that scores them."""
         return ("labels",) if self.is_shifted and not self.is_fused else ()
-
-    @property
-    def untargeted(self) -> str:
-        """What a sample without a target is like."""
-        return "no target token (all labels masked, or the answer truncated away)"
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -168,12 +165,10 @@ class RightTokens(CorrectnessRule):
         """Return logits and the labels that they predict, shapes (rows, tokens, vocabulary), (rows, tokens)."""
         logits, labels = read_tensor(output, "logits"), targets["labels"]
         if logits is None or logits.shape[:-1] != labels.shape:
-            shape = "no `logits`" if logits is None else f"`logits` of shape {tuple(logits.shape)}"
-            raise refuse_output(
-                f"{shape} for labels of shape {tuple(labels.shape)}",
-                "language models",
-                "`logits` of shape (samples, tokens, vocabulary), which a loss computed inside a kernel does not show",
+            wanted = (
+                "`logits` of shape (samples, tokens, vocabulary), which a loss computed inside a kernel does not show"
             )
+            raise refuse_logits(logits, labels, "language models", wanted)
         labels = labels.to(logits.device)
         return (logits[:, :-1], labels[:, 1:]) if self.is_shifted else (logits, labels)
 

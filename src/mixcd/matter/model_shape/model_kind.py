@@ -1,7 +1,5 @@
 """What a model of transformers is for, by the names of its class and of those it is made from."""
 
-from typing import Any
-
 import torch
 
 from mixcd.matter.model_shape.fresh_adapter import bare_model
@@ -36,20 +34,23 @@ def find_shift(model: torch.nn.Module) -> bool | None:
     """
     if is_causal(model):
         return True
-    names = _names_of(model)
     is_paired: bool = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    if is_paired or is_token_classifier(model) or is_masked(model) or _UNSHIFTED & names:
+    if is_paired or is_token_classifier(model) or is_masked(model) or _UNSHIFTED & _names_of(model):
         return False
     return None
 
 
 def is_causal(model: torch.nn.Module) -> bool:
     """Whether a model is a causal language model that shifts its labels itself, as nearly all do."""
-    config: Any = getattr(model, "config", None)
     names = _names_of(model)
-    if getattr(config, "is_encoder_decoder", False) or _UNSHIFTED & names:
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) or _UNSHIFTED & names:
         return False
     return any(name.endswith(_CAUSAL) and not name.endswith("WithLMHeadModel") for name in names)
+
+
+def is_classifier(model: torch.nn.Module) -> bool:
+    """Whether a model gives every text or image a class, or a set of classes."""
+    return _is_for(model, "SequenceClassification") or _is_for(model, "ImageClassification")
 
 
 def is_token_classifier(model: torch.nn.Module) -> bool:
@@ -65,6 +66,12 @@ def is_masked(model: torch.nn.Module) -> bool:
 def is_multiple_choice(model: torch.nn.Module) -> bool:
     """Whether a model scores the choices of a question: its classes are places, and as many as a sample has choices."""
     return _is_for(model, "MultipleChoice")
+
+
+def count_labels(model: torch.nn.Module) -> int | None:
+    """Return the number of a model's labels, where its config says."""
+    count: int | None = getattr(getattr(model, "config", None), "num_labels", None)
+    return count
 
 
 def _is_for(model: torch.nn.Module, task: str) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixcd.matter.correctness.right_class import LABEL_KEYS
-from mixcd.matter.model_shape.model_kind import is_multiple_choice
+from mixcd.matter.correctness.reading import LABEL_KEYS
+from mixcd.matter.model_shape.model_kind import count_labels, is_multiple_choice
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError, shorten
 from mixcd.words.vocabulary import Ids
@@ -46,7 +46,7 @@ def match_labels(base: torch.nn.Module, tuned: torch.nn.Module) -> Ids | None:
     """
     if is_multiple_choice(base):
         return None  # its labels are places among a sample's choices
-    counts = [getattr(getattr(model, "config", None), "num_labels", None) for model in (base, tuned)]
+    counts = [count_labels(base), count_labels(tuned)]
     names, others = (_fold_distinct(names_of_model(model)) for model in (base, tuned))
     if names and others and sorted(names) != sorted(others):
         raise DataError(
@@ -84,8 +84,7 @@ def count_classes(model: torch.nn.Module, row: Any) -> int | None:
     """Return the number of a model's classes, in multiple choice of a sample's choices; None where it is not known."""
     if is_multiple_choice(model):
         return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else None
-    count: int | None = getattr(getattr(model, "config", None), "num_labels", None)
-    return count
+    return count_labels(model)
 
 
 def number_labels(config: Any) -> dict[str, int]:

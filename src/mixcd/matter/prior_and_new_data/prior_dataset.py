@@ -62,10 +62,6 @@ class PriorDataset(Dataset[Any]):
     def __getitem__(self, sample_id: int) -> Any:
         return self.rows([sample_id])[0]
 
-    def __getitems__(self, sample_ids: Sequence[int]) -> list[Any]:
-        """Return several rows at once."""
-        return self.rows(sample_ids)
-
     def rows(self, sample_ids: Sequence[int]) -> list[Any]:
         """Return the rows of some samples, in the order asked for."""
         found: list[Any] = [None] * len(sample_ids)
@@ -77,6 +73,8 @@ class PriorDataset(Dataset[Any]):
             for position, row in zip(positions, fetch_rows(self._parts[part], ids), strict=True):
                 found[position] = row
         return found
+
+    __getitems__ = rows
 
     def without_transforms(self) -> tuple["PriorDataset", list[str]]:
         """Return the data without transforms that a `datasets.Dataset` applies when it is read, and their names."""

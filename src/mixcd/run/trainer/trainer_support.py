@@ -12,7 +12,8 @@ from transformers import Trainer
 from mixcd.matter.base_model.batched_inference import collate
 from mixcd.matter.base_model.require_apart import require_cache_off
 from mixcd.matter.correctness import CorrectnessRule, RightClass, RightTokens, choose_common_rule, choose_rule
-from mixcd.matter.correctness.right_class import LABEL_KEYS, require_known_labels
+from mixcd.matter.correctness.reading import LABEL_KEYS
+from mixcd.matter.correctness.right_class import require_known_labels
 from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_padding
 from mixcd.matter.prior_and_new_data.label_names import count_classes, require_same_numbers
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset

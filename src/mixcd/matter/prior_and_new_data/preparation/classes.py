@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
-from mixcd.matter.correctness.right_class import LABEL_KEYS
+from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.prior_and_new_data.preparation.preparation import (
     describe_kind,
     find_column,
     identify_tokens,
     is_text,
     read_batches,
-    refuse_clashes,
-    require_texts,
-    require_tokenizer,
+    require_tokenizable,
     write_rows,
 )
 from mixcd.words.errors import DataError, shorten
@@ -49,7 +47,7 @@ def prepare_classes(
     name: str,
     columns: ColumnNames,
     label_ids: Mapping[str, int],
-    tokenizer: Any | None,
+    tokenizer: Any,
     max_length: int | None,
 ) -> Dataset:
     """Return the rows as a model takes them, in the same order, with all other columns kept.
@@ -73,19 +71,26 @@ def prepare_classes(
             mean two classes, or texts have no tokenizer.
     """
     texts = _text_columns(data, columns, name)
-    label = find_column(data, columns.label or ("labels" if _has_only_labels(data) else LABEL), "label", name)
-    if texts:
-        require_tokenizer(tokenizer, texts[0], name)
-    refuse_clashes(data, tuple(tokenizer.model_input_names) if tokenizer is not None and texts else (), name, label)
-    for text in texts:
-        require_texts(data, text, name)
+    label = columns.label or next((one for one in (LABEL, "labels") if one in data.column_names), LABEL)
+    find_column(data, label, "label", name)
+    require_tokenizable(data, texts, tokenizer, name, labels=label)
     class_names = _class_names(data.features[label], label, label_ids, name)
     class_of = _read_number if class_names is None else class_names.get
     _require_labels(data, label, class_of, label_ids, name)
     if not texts and label == LABEL and _holds_classes(data.features[label], class_names):
         return data
+
+    def prepare(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
+        given_texts = [batch[text] for text in texts]
+        tokens = tokenizer(*given_texts, truncation=True, max_length=max_length) if texts else {}
+        return {**tokens, LABEL: [class_of(one) for one in batch[given]]}
+
+    replaced = label in LABEL_KEYS  # renamed, because a column written over keeps its old names of classes
+    given = _GIVEN_LABEL if replaced else label
     choices = repr((columns, sorted(label_ids.items())))
-    return _write_classes(data, texts, label, class_of, tokenizer if texts else None, max_length, choices)
+    identity = (identify_tokens(tokenizer, max_length) if texts else "none", choices)
+    renamed = data.rename_column(label, given) if replaced else data
+    return write_rows(renamed, prepare, identity, dropped=given if replaced else None)
 
 
 def _text_columns(data: Dataset, columns: ColumnNames, name: str) -> tuple[str, ...]:
@@ -93,10 +98,6 @@ def _text_columns(data: Dataset, columns: ColumnNames, name: str) -> tuple[str, 
         return ()
     wanted = [columns.text or "text"] + ([columns.text_pair] if columns.text_pair else [])
     return tuple(find_column(data, column, "text", name) for column in wanted)
-
-
-def _has_only_labels(data: Dataset) -> bool:
-    return LABEL not in data.column_names and "labels" in data.column_names
 
 
 def _class_names(feature: Any, column: str, label_ids: Mapping[str, int], name: str) -> Mapping[Any, int] | None:
@@ -109,7 +110,7 @@ def _class_names(feature: Any, column: str, label_ids: Mapping[str, int], name: 
     if dtype == "bool":
         lower = {one.lower(): number for one, number in label_ids.items()}
         return {False: lower["false"], True: lower["true"]} if {"false", "true"} <= {*lower} else {False: 0, True: 1}
-    if "int" in dtype or _is_float(feature):
+    if "int" in dtype or "float" in dtype:
         return None
     raise DataError(
         f"`{name}` has {describe_kind(feature)} in its column `{column}`, but one label a sample is needed there: a "
@@ -120,10 +121,6 @@ def _class_names(feature: Any, column: str, label_ids: Mapping[str, int], name: 
 def _holds_classes(feature: Any, class_names: Mapping[Any, int] | None) -> bool:
     whole = isinstance(feature, ClassLabel) or "int" in feature.dtype
     return whole and all(stored == number for stored, number in (class_names or {}).items())
-
-
-def _is_float(feature: Any) -> bool:
-    return isinstance(feature, Value) and "float" in feature.dtype
 
 
 def _read_number(label: Any) -> int | None:
@@ -170,24 +167,3 @@ def _fault_of(label: Any, class_of: _ClassOf, label_ids: Mapping[str, int]) -> s
     if number is None:
         return "unknown"
     return "ambiguous" if class_of is _read_number and label_ids.get(str(number), number) != number else ""
-
-
-def _write_classes(
-    data: Dataset,
-    texts: tuple[str, ...],
-    label: str,
-    class_of: _ClassOf,
-    tokenizer: Any | None,
-    max_length: int | None,
-    choices: str,
-) -> Dataset:
-    def prepare(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
-        given_texts = [batch[text] for text in texts]
-        tokens = {} if tokenizer is None else tokenizer(*given_texts, truncation=True, max_length=max_length)
-        return {**tokens, LABEL: [class_of(one) for one in batch[given]]}
-
-    replaced = label in LABEL_KEYS  # renamed, because a column written over keeps its old names of classes
-    given = _GIVEN_LABEL if replaced else label
-    identity = ("none" if tokenizer is None else identify_tokens(tokenizer, max_length), choices)
-    renamed = data.rename_column(label, given) if replaced else data
-    return write_rows(renamed, prepare, identity, dropped=given if replaced else None)

@@ -9,9 +9,7 @@ from datasets import Dataset
 from mixcd.matter.prior_and_new_data.preparation.preparation import (
     find_column,
     identify_tokens,
-    refuse_clashes,
-    require_texts,
-    require_tokenizer,
+    require_tokenizable,
     write_rows,
 )
 
@@ -29,9 +27,7 @@ class PairColumns:
     target: str | None = None
 
 
-def prepare_pairs(
-    data: Dataset, *, name: str, columns: PairColumns, tokenizer: Any | None, max_length: int | None
-) -> Dataset:
+def prepare_pairs(data: Dataset, *, name: str, columns: PairColumns, tokenizer: Any, max_length: int | None) -> Dataset:
     """Return the rows as a model takes them, in the same order, with all other columns kept.
 
     Sources and targets lose what is longer than `max_length`, by default the tokenizer's own limit. Rows that have
@@ -48,13 +44,9 @@ def prepare_pairs(
         return data
     source = find_column(data, columns.source or "source", "source", name)
     target = find_column(data, columns.target or "target", "target", name)
-    require_tokenizer(tokenizer, source, name)
-    texts_to_tokens: Any = tokenizer
-    refuse_clashes(data, tuple(texts_to_tokens.model_input_names), name)
-    require_texts(data, source, name)
-    require_texts(data, target, name)
+    require_tokenizable(data, (source, target), tokenizer, name)
 
     def prepare(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
-        return dict(texts_to_tokens(batch[source], text_target=batch[target], truncation=True, max_length=max_length))
+        return dict(tokenizer(batch[source], text_target=batch[target], truncation=True, max_length=max_length))
 
     return write_rows(data, prepare, ("pairs", identify_tokens(tokenizer, max_length), source, target))

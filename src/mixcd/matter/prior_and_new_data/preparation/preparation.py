@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasets import Dataset, Value
 from pyarrow import compute
 
-from mixcd.matter.correctness.right_class import LABEL_KEYS
+from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.prior_and_new_data.fingerprint import fingerprint_rows, fingerprint_tokenizer
 from mixcd.words.errors import DataError, SettingError, shorten
 from mixcd.words.files import naming_file
@@ -33,14 +33,36 @@ def find_column(data: Dataset, column: str, what: str, name: str) -> str:
     )
 
 
-def refuse_clashes(data: Dataset, written: tuple[str, ...], name: str, own: str | None = None) -> None:
-    """Refuse columns, but for the labels' `own`, whose names are kept for what is written or the model is given."""
-    clashes = [column for column in data.column_names if column in {*written, *LABEL_KEYS} - {own}]
-    if clashes or own in written:
+def require_tokenizable(
+    data: Dataset,
+    columns: Sequence[str],
+    tokenizer: Any,
+    name: str,
+    *,
+    written: Sequence[str] = (),
+    labels: str | None = None,
+) -> None:
+    """Refuse texts that cannot become tokens, and columns whose names are kept for what is written.
+
+    Args:
+        columns: The columns of texts; none in rows of tokens.
+        written: What is written besides the tokenizer's output.
+        labels: The column of labels, which may bear a label's name.
+
+    Raises:
+        DataError: If there is no tokenizer, a text is missing, or a column in the way.
+    """
+    if columns:
+        require_tokenizer(tokenizer, columns[0], name)
+        written = (*tokenizer.model_input_names, *written)
+    clashes = [column for column in data.column_names if column in {*written, *LABEL_KEYS} - {labels}]
+    if clashes or labels in written:
         raise DataError(
-            f"`{name}` has a column {shorten((f'`{column}`' for column in clashes or [own]), 20)}, but that name is "
+            f"`{name}` has a column {shorten((f'`{column}`' for column in clashes or [labels]), 20)}, but that name is "
             "kept for what the model is given. Rename the column."
         )
+    for column in columns:
+        require_texts(data, column, name)
 
 
 def require_tokenizer(tokenizer: Any | None, column: str, name: str) -> None:

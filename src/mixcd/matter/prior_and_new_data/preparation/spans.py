@@ -13,9 +13,7 @@ from mixcd.matter.prior_and_new_data.preparation.preparation import (
     describe_kind,
     find_column,
     identify_tokens,
-    refuse_clashes,
-    require_texts,
-    require_tokenizer,
+    require_tokenizable,
     write_rows,
 )
 from mixcd.words.errors import DataError, shorten
@@ -43,9 +41,7 @@ class SpanColumns:
     answers: str | None = None
 
 
-def prepare_spans(
-    data: Dataset, *, name: str, columns: SpanColumns, tokenizer: Any | None, max_length: int | None
-) -> Dataset:
+def prepare_spans(data: Dataset, *, name: str, columns: SpanColumns, tokenizer: Any, max_length: int | None) -> Dataset:
     """Return the rows as a model takes them, in the same order, with all other columns kept.
 
     The first answer is the gold one; a question without answers has token 0 for one. What is longer than `max_length`,
@@ -67,27 +63,22 @@ def prepare_spans(
     question = find_column(data, columns.question or "question", "question", name)
     context = find_column(data, columns.context or "context", "context", name)
     answers = find_column(data, columns.answers or "answers", "answer", name)
-    _require_usable(tokenizer, question, name)
-    inputs: Any = tokenizer
-    refuse_clashes(data, (*inputs.model_input_names, *SPAN_KEYS), name)
-    require_texts(data, question, name)
-    require_texts(data, context, name)
+    require_tokenizable(data, (question, context), tokenizer, name, written=SPAN_KEYS)
+    _require_fast(tokenizer, name)
     _require_squad(data.features[answers], answers, name)
 
     def prepare(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
-        return _prepare_batch(batch[question], batch[context], batch[answers], inputs, max_length)
+        return _prepare_batch(batch[question], batch[context], batch[answers], tokenizer, max_length)
 
-    identity = ("spans", identify_tokens(inputs, max_length), question, context, answers)
+    identity = ("spans", identify_tokens(tokenizer, max_length), question, context, answers)
     return _leave_out(write_rows(data, prepare, identity), name)
 
 
-def _require_usable(tokenizer: Any | None, question: str, name: str) -> None:
-    require_tokenizer(tokenizer, question, name)
+def _require_fast(tokenizer: Any, name: str) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
             f"`{name}` has answers by their place in the text, but a {type(tokenizer).__name__} does not say which "
-            "token a letter belongs to. Save a fast one with the model, or name one as "
-            "`model.tokenizer`."
+            "token a letter belongs to. Save a fast one with the model, or name one as `model.tokenizer`."
         )
 
 
