@@ -61,9 +61,6 @@ class FixedWeights(CollateralDamageEstimator[NothingLearnt]):
 def stratify(partition: Partition) -> FixedWeights:
     """Draw every bin equally often, whatever its size; samples without a bin as often as the average sample.
 
-    Args:
-        partition: The bins, such as those of a label.
-
     Example:
         >>> stratify(Partition(np.array([0, 0, 0, 1]), ("a", "b"))).weights.tolist()
         [0.3333333333333333, 0.3333333333333333, 0.3333333333333333, 1.0]
@@ -114,7 +111,6 @@ class Exp3Estimator(CollateralDamageEstimator[BanditState]):
     weighted with the present one.
 
     Args:
-        partition: The bins of all prior samples.
         smoothing: α.
     """
 

@@ -29,10 +29,6 @@ class Samples:
 
     Args:
         paths: A file, several of one kind, a folder or a hub name.
-        split: Which split.
-        subset: Which subset.
-        names: Which columns are what.
-        max_length: The most tokens of a sample, or None.
         assistant_only_loss: Whether only what the assistant says is a target.
     """
 
@@ -50,10 +46,6 @@ class Judging:
 
     Args:
         columns: The columns to tell damage apart by; empty for all.
-        tolerance: The damaged share that is put up with.
-        choices: Options a question has, or None.
-        cache: The base model's prediction cache, or None.
-        batch_size: Rows a batch.
         least_share: τ, the share of its target tokens that a sample needs right, or None.
         loss_tolerance: δ, how much larger than the base model's its loss may be instead, or None.
         near: How far a predicted number may be off, or None.
@@ -77,7 +69,6 @@ class Showing:
         output_format: "table" or "json".
         output: A file for the JSON, or None.
         report: A file for the report, or None.
-        overwrite: Whether a file that is there may be replaced.
     """
 
     output_format: str
@@ -89,18 +80,7 @@ class Showing:
 def compare_and_show(base: str, tuned: str, samples: Samples, judging: Judging, showing: Showing) -> Comparison:
     """Compare two models, print what was found, and write it if that is wanted.
 
-    Args:
-        base: The base model's folder or hub name.
-        tuned: The fine-tuned model's.
-        samples: Where the samples are.
-        judging: How to compare.
-        showing: How to show it.
-
-    Returns:
-        The comparison.
-
     Raises:
-        RehearsalError: Whatever `mixcd.compare` raises.
         SettingError: If the format is unknown, or a file would be replaced.
     """
     _check(showing)
@@ -143,12 +123,6 @@ def compare_and_show(base: str, tuned: str, samples: Samples, judging: Judging, 
 
 def choose_correctness(judging: Judging) -> CorrectnessRule | None:
     """Make the rule that says what is right; None where model and labels say it.
-
-    Args:
-        judging: How to compare.
-
-    Returns:
-        The rule.
 
     Raises:
         SettingError: If two rules are asked for, or one makes no sense.

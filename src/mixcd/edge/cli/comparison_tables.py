@@ -19,12 +19,7 @@ _LEFT = ("bin", "label", "now", "text")
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print a comparison; the verdict comes last, where it is read first.
-
-    Args:
-        comparison: What was found.
-        console: Where to.
-    """
+    """Print a comparison; the verdict comes last, where it is read first."""
     for line in make_summary(comparison):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for table in make_tables(comparison):
@@ -36,11 +31,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def make_summary(comparison: Comparison) -> Iterator[str]:
-    """Put score, damage, flips, the weights' dtype and net change in a line each.
-
-    Args:
-        comparison: What was found.
-    """
+    """Put score, damage, flips, the weights' dtype and net change in a line each."""
     change, interval = comparison.change, comparison.damaged_interval
     bounds = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
     yield f"score    {change.score_before:.3f} → {change.score_after:.3f} on {change.sample_count:,} samples"
@@ -55,11 +46,7 @@ def make_summary(comparison: Comparison) -> Iterator[str]:
 
 
 def make_tables(comparison: Comparison) -> Iterator[Table]:
-    """Lay out damage by bins, a table a partition, and the most damaged samples; nothing where nothing is damaged.
-
-    Args:
-        comparison: What was found.
-    """
+    """Lay out damage by bins, a table a partition, and the most damaged samples; nothing where nothing is damaged."""
     if comparison.change.damaged_count:
         yield from (_make_partition_table(one) for one in comparison.partitions)
     if comparison.most_damaged:

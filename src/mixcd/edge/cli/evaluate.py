@@ -20,12 +20,8 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
     """Judge a model as the run judged its own; the run's files are left as they are.
 
     Args:
-        run: The folder of a run.
         model: The model; the run's fine-tuned one by default.
         output: A new folder for `evaluation.json` and `damaged.parquet`, if they are wanted.
-
-    Returns:
-        Scores before and after, flips, damaged samples.
 
     Raises:
         RunFolderError: If the folder holds no run, or the run has no fine-tuned model yet.

@@ -58,13 +58,6 @@ logging_steps = 50
 def write_starter_config(path: Path, *, model: str, new: str, prior: Sequence[str], run: str) -> None:
     """Write a config that `mixcd train` accepts, with the columns of the user's data guessed and named.
 
-    Args:
-        path: The file to write.
-        model: The base model.
-        new: The new task's data.
-        prior: The prior task's data, one or several.
-        run: The folder of the run.
-
     Raises:
         SettingError: If the file exists, no text or label column can be made out, or the data are of several tasks.
         DataError: If data cannot be read.

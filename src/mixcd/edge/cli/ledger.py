@@ -23,7 +23,6 @@ def show_ledger(run: Path, output_format: str) -> None:
         output_format: "table" or "json".
 
     Raises:
-        RehearsalError: Whatever `read_ledger` raises.
         SettingError: If the format is unknown.
     """
     if output_format not in FORMATS:

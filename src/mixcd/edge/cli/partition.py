@@ -18,7 +18,6 @@ def make_partition_table(cache: Path, texts: Sequence[str]) -> Table:
     """Cut the samples of a cache into bins.
 
     Args:
-        cache: The cache's folder.
         texts: The partition, such as "loss:10" or "column:topic"; several are combined.
 
     Returns:

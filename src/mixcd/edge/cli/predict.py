@@ -25,10 +25,6 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     Args:
         config: The config of a run; only data, model and cache matter.
         share: The share of the prior samples to predict; None for what the cache has, or all.
-        say: Told what came of it.
-
-    Raises:
-        RehearsalError: Whatever `predict_prior` raises.
     """
     folder = RunFolder(config.run_folder)
     folder.read()  # refuses a foreign folder

@@ -16,20 +16,13 @@ _LOOKED_AT = 4096
 
 
 def is_flat(column: pa.ChunkedArray) -> bool:
-    """Whether a column holds one value a sample, and not a list or the like.
-
-    Args:
-        column: The column.
-    """
+    """Whether a column holds one value a sample, and not a list or the like."""
     kind = column.type
     return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def is_nearly_unique(column: pa.ChunkedArray) -> bool:
     """Whether most values of a column occur once, as identifiers and texts do: its bins would say nothing.
-
-    Args:
-        column: The column.
 
     Example:
         >>> is_nearly_unique(pa.chunked_array([["a", "b", "c"]])), is_nearly_unique(pa.chunked_array([["a", "b", "a"]]))
@@ -50,12 +43,8 @@ def bin_column(name: str, column: pa.ChunkedArray, value_names: Mapping[Any, str
     `MOST_VALUES` have a bin each, the rest share the bin "other". Missing values, NaN among them, have their own.
 
     Args:
-        name: The column, for the names of the bins.
         column: One value a sample, shape (samples,).
         value_names: What to call values, such as class numbers.
-
-    Returns:
-        The bins; each holds samples.
 
     Example:
         >>> bin_column("topic", pa.chunked_array([["b", "a", None, "b"]])).bin_names

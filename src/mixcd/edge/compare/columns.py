@@ -27,7 +27,6 @@ def choose_columns(
     """Choose the columns by which damage is told apart.
 
     Args:
-        samples: The samples.
         wanted: The columns that are named; None for all that hold one value a sample, but for those in which nearly
             every value is its own.
         label: The column of labels, where it is named: `label`, the class numbers made of it, says the same.
@@ -58,9 +57,6 @@ def bin_losses(loss: Floats) -> Partition:
 
     Args:
         loss: Shape (samples,).
-
-    Returns:
-        The bins.
     """
     return ByPriorLoss(min(_LOSS_BINS, np.unique(loss).size)).assign(PriorTable(loss))
 
@@ -71,14 +67,9 @@ def bin_samples(
     """Give samples the bins of a column's values, under the names of classes where they are known.
 
     Args:
-        samples: All samples.
-        name: The column.
         column: Its values, shape (all samples,).
         sample_ids: The samples that are compared, ascending, shape (samples,).
         class_names: The model's names of classes by number; empty where predictions are no class.
-
-    Returns:
-        The bins of the compared samples.
     """
     if len(sample_ids) < len(samples):
         column = column.take(pa.array(sample_ids))

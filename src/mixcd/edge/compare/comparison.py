@@ -24,8 +24,6 @@ class SampleDamage:
 
     Args:
         sample_id: Its row in the data, from 0.
-        loss_before: The base model's loss on it.
-        loss_after: The fine-tuned model's.
         label: What it should be, which the base model got right: its class, its labels, its number, or how its answer
             or target text starts; None where the rows do not show it.
         prediction: The class that the fine-tuned model predicts; None where predictions are no class, for only the
@@ -112,11 +110,7 @@ def expect_lost_guesses(change: TaskChange, choices: int) -> float:
     both guess on the same questions, guessing explains more than this.
 
     Args:
-        change: Scores before and after.
         choices: Options a question has, at least 2.
-
-    Returns:
-        The share.
 
     Example:
         >>> round(expect_lost_guesses(TaskChange(100, 60, 10, 10), choices=5), 6)
@@ -132,7 +126,6 @@ def rank_damaged(damaged: Flags, loss_before: Floats, loss_after: Floats, most: 
         damaged: Which samples are, shape (samples,).
         loss_before: The base model's losses, shape (samples,).
         loss_after: The fine-tuned model's.
-        most: How many at most.
 
     Returns:
         Their positions, shape (at most `most`,), the worst first; equal ones in their order.
@@ -162,15 +155,6 @@ def compare_outcomes(
     Args:
         before: Whether the base model got each sample right, shape (samples,).
         after: The same for the fine-tuned model.
-        partitions: Partitions of the samples, by name.
-        most_damaged: The damaged samples to keep, the worst first.
-        tolerance: The damaged share that is put up with, from 0 to 1.
-        choices: Options a question has, where samples are multiple-choice questions.
-        notes: What was left out, and why.
-        dtype: What the weights of both models were held in.
-
-    Returns:
-        The comparison.
 
     Raises:
         SettingError: If a setting makes no sense.
@@ -193,15 +177,7 @@ def compare_outcomes(
 
 
 def require_settings(tolerance: float, choices: int | None) -> None:
-    """Refuse settings of a comparison that make no sense, before any model runs.
-
-    Args:
-        tolerance: The damaged share that is put up with.
-        choices: Options a question has; None unless samples are multiple-choice questions.
-
-    Raises:
-        SettingError: If one makes no sense.
-    """
+    """Refuse, by a `SettingError`, settings that make no sense, before any model runs."""
     if not 0 <= tolerance < 1:
         raise SettingError(
             f"`tolerance` is {tolerance}, but it is a share of the samples, from 0 to below 1. Pass such as "

@@ -24,7 +24,6 @@ def prepare_conversations(
 
     Args:
         rows: Raw rows, in one of TRL's formats.
-        name: What messages call them.
         tokenizer: The models'; it is left as it was.
         max_length: The most tokens of a sample; by default TRL's own limit, or the longest input if that is less.
         longest: The longest input that tokenizer and model take, if they say.

@@ -12,9 +12,6 @@ from mixcd.run.outcome.run_folder import change_to_json
 def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as JSON values; what is not known is null.
 
-    Args:
-        comparison: Two models on the same samples.
-
     Returns:
         Values by name; `damaged_share` and its interval are less what guessing explains, `change` is as counted.
     """

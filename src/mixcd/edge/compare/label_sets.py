@@ -31,10 +31,6 @@ def name_label_sets(column: pa.ChunkedArray, names: Sequence[str]) -> pa.Chunked
 
     Args:
         column: Lists of zeros and ones, as long as there are labels, shape (samples,).
-        names: The labels' names; their numbers where they have none.
-
-    Returns:
-        The names, shape (samples,).
 
     Example:
         >>> name_label_sets(pa.chunked_array([[[1.0, 0.0], [1.0, 1.0]]]), ["joy", "awe"]).to_pylist()

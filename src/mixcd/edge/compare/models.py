@@ -28,7 +28,6 @@ class ModelPair:
     """Two models to compare.
 
     Args:
-        base: The base model.
         tuned: The fine-tuned model; None where it is the base model with an adapter.
         adapter: The adapter's folder, loaded when the base model has predicted: the base model is held once.
         tokenizer: What makes tokens for both; None where none was given nor lies beside the models.
@@ -86,13 +85,9 @@ def open_models(base: Model, tuned: Model, tokenizer: Any = None) -> ModelPair:
     given loaded stays as it is.
 
     Args:
-        base: The base model.
         tuned: The fine-tuned model, or an adapter: it goes on the base model, unless that is an adapter itself, for
             then each goes on the model that it was made for.
         tokenizer: The tokenizer of both; those beside the models by default.
-
-    Returns:
-        The models.
 
     Raises:
         SettingError: If a model cannot be opened.

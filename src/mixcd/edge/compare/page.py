@@ -49,15 +49,7 @@ def write_report(
 
 
 def make_comparison_page(comparison: Comparison, settings: Mapping[str, str]) -> Page:
-    """Lay a comparison out as a report.
-
-    Args:
-        comparison: What was compared.
-        settings: What to tell of models and data.
-
-    Returns:
-        The page.
-    """
+    """Lay a comparison out as a report."""
     facts = {
         "tolerance": f"{comparison.tolerance:.1%}",
         **({} if comparison.choices is None else {"options a question": str(comparison.choices)}),

@@ -12,12 +12,7 @@ from mixcd.words.vocabulary import DamageCounts, Flags, Partition
 
 @dataclass(frozen=True)
 class BinDamage:
-    """What became of one bin.
-
-    Args:
-        name: The bin.
-        change: Its samples before and after.
-    """
+    """What became of the samples of one bin."""
 
     name: str
     change: TaskChange
@@ -43,13 +38,8 @@ def measure_damage(name: str, partition: Partition, before: Flags, after: Flags)
     """Measure how damage falls on the bins of a partition.
 
     Args:
-        name: What the partition is called.
-        partition: Every sample's bin.
         before: Whether the base model got each sample right, shape (samples,).
         after: The same for the fine-tuned model.
-
-    Returns:
-        Lift, and the change of every bin that has samples.
 
     Example:
         >>> partition = Partition(np.array([0, 0, 1, 1]), ("easy", "hard"))
@@ -65,14 +55,7 @@ def measure_damage(name: str, partition: Partition, before: Flags, after: Flags)
 
 
 def rank_partitions(partitions: Iterable[PartitionDamage]) -> tuple[PartitionDamage, ...]:
-    """Rank partitions by their lift, the most uneven first; those of unknown lift come last.
-
-    Args:
-        partitions: In any order.
-
-    Returns:
-        The same, ranked; equal ones by their names.
-    """
+    """Rank partitions by their lift, the most uneven first; those of unknown lift come last."""
     return tuple(sorted(partitions, key=lambda one: (-np.nan_to_num(one.lift.value, nan=-1.0), one.name)))
 
 

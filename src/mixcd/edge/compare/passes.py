@@ -29,7 +29,6 @@ class Outcomes:
         share_right: The share of each one's target tokens that it predicted, NaN without any, shape (samples,); None
             where there are no target tokens.
         has_target: Whether each has a target that a model could predict, shape (samples,); None where all have.
-        forward_count: Forward passes made.
     """
 
     sample_ids: Ids
@@ -51,10 +50,7 @@ class ComparisonPass:
     """How both models are run.
 
     Args:
-        data: The prepared samples.
-        rule: Says which are right.
         batch_size: Rows a batch at the length of the longest row.
-        progress: Whether to show progress bars.
     """
 
     data: PriorDataset
@@ -66,13 +62,8 @@ class ComparisonPass:
         """Run a model over some samples; nothing is written.
 
         Args:
-            model: The model.
             sample_ids: The samples, ascending, shape (samples,).
-            collate_fn: Makes a batch of a list of rows.
             owner: What messages call the model.
-
-        Returns:
-            What it made of them.
 
         Raises:
             DataError: If rows have no labels, labels that the model cannot predict, or losses that are not finite.
@@ -102,16 +93,8 @@ class ComparisonPass:
         """Read what the base model predicted from its cache, and predict what the cache lacks.
 
         Args:
-            model: The base model.
             cache_dir: The cache's folder, made if it is missing.
-            collate_fn: Makes a batch of a list of rows.
             tokenizer: Fingerprinted, so that a cache made with another one is refused.
-
-        Returns:
-            What it made of the samples that the cache covers.
-
-        Raises:
-            RehearsalError: Whatever `predict_prior` raises.
         """
         found = predict_prior(
             model,

@@ -40,7 +40,6 @@ class Preparation:
     """How raw rows become samples.
 
     Args:
-        names: Which columns are what.
         max_length: The most tokens of a sample; what model and tokenizer take by default.
         assistant_only_loss: In conversations, whether only what the assistant says is a target.
     """
@@ -55,10 +54,6 @@ def open_samples(data: Any, model: torch.nn.Module, tokenizer: Any, how: Prepara
 
     Args:
         data: Rows, or where they are: what `open_data` takes; or a dict of them.
-        model: The model.
-        tokenizer: Its tokenizer, or None.
-        how: Which columns are what, and how long samples may be.
-        name: What messages call the data.
 
     Returns:
         The rows, a dict of them if a dict was given, and what makes a batch of a list of them.
@@ -105,15 +100,7 @@ def _prepare(rows: Dataset, name: str, task: Task, model: torch.nn.Module, token
 
 
 def keep_inputs(collate_fn: Collate, model: torch.nn.Module) -> Collate:
-    """Leave out what a model does not take before a batch is made, as trainers do.
-
-    Args:
-        collate_fn: Makes a batch of a list of rows.
-        model: The model.
-
-    Returns:
-        A function that does so.
-    """
+    """Leave out what a model does not take before a batch is made, as trainers do."""
     taken = {*inspect.signature(bare_model(model).forward).parameters, *LABEL_KEYS, *SPAN_KEYS}
 
     def collate(rows: list[Any]) -> Mapping[str, Any]:
@@ -126,11 +113,7 @@ def renumber_labels(collate_fn: Collate, numbers: Ids | None) -> Collate:
     """Give batches the labels that another model has for the same names.
 
     Args:
-        collate_fn: Makes a batch of a list of rows.
         numbers: The other model's number of each label, shape (labels,); None where they are the same.
-
-    Returns:
-        A function that makes batches for the other model.
     """
     if numbers is None:
         return collate_fn

@@ -17,14 +17,7 @@ _INPUTS = "input_ids"
 
 
 def read_text(row: Any, names: ColumnsConfig, rule: CorrectnessRule, tokenizer: Any) -> str:
-    """Return how a sample's text starts: that of its own columns, or what the model is given before its targets.
-
-    Args:
-        row: The prepared sample.
-        names: Which columns are what.
-        rule: Says what its targets are.
-        tokenizer: Turns tokens into text again; or None.
-    """
+    """Return how a sample's text starts: that of its own columns, or what the model is given before its targets."""
     if not isinstance(row, Mapping):
         return ""
     texts = _find_texts(row, names)
@@ -41,9 +34,6 @@ def read_gold(row: Any, rule: CorrectnessRule, tokenizer: Any, label_names: Sequ
     """Return what should come of a sample whose prediction is no class.
 
     Args:
-        row: The prepared sample.
-        rule: Says what its targets are.
-        tokenizer: Turns tokens into text again; or None.
         label_names: The names of multi-label samples' labels; none where they have none.
 
     Returns:

@@ -14,10 +14,6 @@ def require_same_tokens(base: Any, tuned: Any) -> None:
 
     Tokens that were added for the new task are no difference: prior texts are made of the base model's.
 
-    Args:
-        base: The base model's tokenizer, or None.
-        tuned: The fine-tuned model's, or None where it has none of its own.
-
     Raises:
         DataError: If they differ; says in what.
     """

@@ -78,22 +78,12 @@ def judge_rehearsal(comparison: Comparison) -> str:
 
 
 def list_uneven(comparison: Comparison) -> list[PartitionDamage]:
-    """List the partitions on which damage falls unevenly: their lift is worth having, and its lower bound above 1.
-
-    Args:
-        comparison: Two models on the same samples.
-
-    Returns:
-        The partitions, the most uneven first.
-    """
+    """List the partitions on which damage falls unevenly: their lift is worth having, and its lower bound above 1."""
     return [one for one in comparison.partitions if one.lift.low > 1 and one.lift.value >= WORTHWHILE_LIFT]
 
 
 def list_hardest(comparison: Comparison) -> list[BinDamage]:
     """List the bins of columns that were hit harder than the samples as a whole, where that is more than noise.
-
-    Args:
-        comparison: Two models on the same samples.
 
     Returns:
         The bins, hardest hit first: by the lower bound of their damaged share, which lies above the whole's share.

@@ -183,9 +183,6 @@ def parse_estimator(value: str | Mapping[str, Any]) -> str | EstimatorSettings:
     Args:
         value: A name, or a table of a `name` and settings.
 
-    Returns:
-        "auto", or settings.
-
     Raises:
         SettingError: If there is no such estimator, or it has no such setting.
 
@@ -218,15 +215,11 @@ def parse_correctness(value: str | Mapping[str, Any]) -> Any:
 
 
 def read_config(path: Path, settings: Sequence[str] = ()) -> Config:
-    """Read a config file.
+    """Read a TOML file, and fill in the defaults.
 
     Args:
-        path: A TOML file.
         settings: Changes to it, such as `training.learning_rate=1e-4` or `prior.0.path=old.csv`; the value
             is TOML, or a plain text.
-
-    Returns:
-        The config, defaults filled in.
 
     Raises:
         SettingError: If the file cannot be read, or for all its faults at once.
@@ -238,14 +231,7 @@ def read_config(path: Path, settings: Sequence[str] = ()) -> Config:
 
 
 def render(config: Config) -> str:
-    """Write a config as TOML, defaults filled in; it is itself a valid config.
-
-    Args:
-        config: The config.
-
-    Returns:
-        The text.
-    """
+    """Write a config as TOML, defaults filled in; it is itself a valid config."""
     import tomli_w  # of the extra `cli`; models are loaded, and so this module imported, without it
 
     return tomli_w.dumps(config.model_dump(exclude_none=True))
@@ -253,9 +239,6 @@ def render(config: Config) -> str:
 
 def list_values(config: Config) -> dict[str, Any]:
     """List a config's values by dotted key.
-
-    Args:
-        config: The config.
 
     Returns:
         Values such as `{"rehearsal.mix_ratio": 0.25, "prior.0.path": "old.csv"}`.

@@ -68,11 +68,6 @@ class PriorConfig(DataConfig):
 def find_foreign_columns(source: DataConfig, place: str, task: Task) -> list[str]:
     """Find the columns that are named for another task.
 
-    Args:
-        source: Data of the config.
-        place: Where they stand in the config.
-        task: The config's task.
-
     Returns:
         A fault for each, the start of a sentence.
     """

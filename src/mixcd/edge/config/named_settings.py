@@ -18,12 +18,8 @@ def make_settings(
 
     Args:
         table: What makes the objects, frozen dataclasses, by name.
-        name: One of the names.
         settings: Values by the names of the object's fields.
         kind: What the names are names of, for messages: such as "estimator".
-
-    Returns:
-        The object.
 
     Raises:
         SettingError: If the name or a setting is unknown, one is missing or of another type, or the object refuses one.

@@ -22,12 +22,6 @@ Checked = TypeVar("Checked", bound=Section)
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
-    Args:
-        path: The file.
-
-    Returns:
-        Its values.
-
     Raises:
         SettingError: If it cannot be read.
     """
@@ -49,7 +43,6 @@ def apply_setting(values: dict[str, Any], setting: str) -> None:
     """Change one of the values, in place.
 
     Args:
-        values: What `read_toml` returned.
         setting: Such as `training.learning_rate=1e-4`; the value is TOML, or a plain text.
 
     Raises:
@@ -81,16 +74,10 @@ def _item(place: Any, part: str, setting: str) -> Any:
 
 
 def validate(kind: type[Checked], values: dict[str, Any], path: Path, newest: int) -> Checked:
-    """Check the values of a file.
+    """Check the values of a file, and fill in the defaults.
 
     Args:
-        kind: What they are to be.
-        values: What `read_toml` returned, possibly changed.
-        path: The file, for the message.
         newest: The newest format that is known.
-
-    Returns:
-        The checked values, defaults filled in.
 
     Raises:
         SettingError: For all faults at once.

@@ -85,13 +85,7 @@ def run_demo(output: Path, size: DemoSize, seed: int, overwrite: bool, say: Call
     Args:
         output: The folder for the base model, the models tuned without rehearsal and with mix-cd, the held-out prior
             tweets, the prediction cache, `demo.json` and `demo.png`.
-        size: How much to do.
-        seed: The seed of everything.
-        overwrite: Whether an earlier demo in the folder may be replaced.
         say: Told what is happening, a line at a time.
-
-    Returns:
-        What was measured.
 
     Raises:
         SettingError: If the folder holds something and `overwrite` is off, or holds no earlier demo.
@@ -116,11 +110,7 @@ def run_demo(output: Path, size: DemoSize, seed: int, overwrite: bool, say: Call
 
 
 def name_comparison(output: Path) -> str:
-    """Return the command that says what the fine-tune without rehearsal broke.
-
-    Args:
-        output: The demo's folder.
-    """
+    """Return the command that says what the fine-tune without rehearsal broke."""
     base, tuned, prior = (shlex.quote(str(output / name)) for name in (BASE, WITHOUT_REHEARSAL, PRIOR))
     return f"mixcd compare {base} {tuned} --data {prior}"
 

@@ -61,10 +61,6 @@ def load_tweets(test_count: int, prior_count: int, seed: int) -> Tweets:
     Args:
         test_count: Held-out tweets of each task.
         prior_count: Training tweets of the prior task, at most.
-        seed: Which tweets are held out.
-
-    Returns:
-        The four sets.
 
     Raises:
         DataError: If the package is not installed.
@@ -90,7 +86,6 @@ def write_tweets(tweets: Dataset, path: Path) -> None:
 
     Args:
         tweets: Columns `text`, `topic`, `label`.
-        path: The CSV file.
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -32,7 +32,6 @@ class DemoRun:
     """One fine-tuning run of the demo.
 
     Args:
-        name: Which run.
         prior: How the held-out prior tweets fared.
         new: How the held-out new tweets fared.
         yield_rate: Share of all rehearsed samples that were damaged; None without rehearsal.
@@ -65,12 +64,7 @@ class CorrectFlags:
 
 @dataclass(frozen=True)
 class JudgedRun:
-    """A run with what its model gets right, tweet by tweet.
-
-    Args:
-        numbers: What is reported.
-        correct: Which held-out tweets it gets right.
-    """
+    """A run: what is reported of it, and what its model gets right, tweet by tweet."""
 
     numbers: DemoRun
     correct: CorrectFlags
@@ -81,7 +75,6 @@ class DemoResult:
     """What the demo measured.
 
     Args:
-        seed: The seed of everything.
         runs: No rehearsal, uniform, mix-cd.
         verdict: One honest sentence.
         prior_pass_forward_count: Forward passes of the one prior pass, which mix-cd needs on top.
@@ -95,11 +88,6 @@ class DemoResult:
 
 def judge(without: JudgedRun, uniform: JudgedRun, mixcd: JudgedRun) -> str:
     """Say in one sentence what one seed can say about mix-cd against uniform rehearsal.
-
-    Args:
-        without: The run without rehearsal.
-        uniform: The run with uniform rehearsal.
-        mixcd: The run with mix-cd.
 
     Returns:
         A sentence: a gain, "undecided", or "not worth it here".
@@ -120,14 +108,7 @@ def judge(without: JudgedRun, uniform: JudgedRun, mixcd: JudgedRun) -> str:
 
 
 def make_table(result: DemoResult) -> Table:
-    """Lay the runs out as a table for the terminal.
-
-    Args:
-        result: What was measured.
-
-    Returns:
-        One row a run.
-    """
+    """Lay the runs out as a table for the terminal."""
     table = Table(title=f"Seed {result.seed}: one seed, an illustration", box=None, padding=(0, 0, 0, 1))
     for heading in HEADINGS:
         two_lines = heading.replace(" ", "\n", 1)
@@ -138,25 +119,13 @@ def make_table(result: DemoResult) -> Table:
 
 
 def to_markdown(result: DemoResult) -> str:
-    """Lay the runs out as a Markdown table.
-
-    Args:
-        result: What was measured.
-
-    Returns:
-        The table's lines.
-    """
+    """Lay the runs out as a Markdown table."""
     lines = [HEADINGS, ["---"] + ["---:"] * (len(HEADINGS) - 1), *(_cells(run) for run in result.runs)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw_picture(result: DemoResult, path: Path) -> None:
-    """Draw prior against new score, one point a run, with the base model.
-
-    Args:
-        result: What was measured.
-        path: The PNG file to write.
-    """
+    """Draw prior against new score, one point a run, with the base model."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot()
     base = result.runs[0]

@@ -22,13 +22,8 @@ def add_adapter(config: AdapterConfig, kind: TaskKind, model: PreTrainedModel, a
     """Put a fresh adapter on a model, the same for the same seed.
 
     Args:
-        config: Which adapter.
         kind: The model's task: its head is trained whole.
-        model: The base model.
         arguments: The trainer's, for their seed.
-
-    Returns:
-        PEFT's wrapper of the model.
 
     Raises:
         SettingError: If PEFT is missing, or finds no modules to adapt.
@@ -54,7 +49,6 @@ def merge_adapter(trainer: Trainer, read_losses: Callable[[], Floats]) -> str | 
     Merged, the trainer is left with the base model's kind of model.
 
     Args:
-        trainer: The trainer.
         read_losses: Returns the losses of the trainer's model on a few samples, shape (samples,).
 
     Returns:
@@ -80,7 +74,6 @@ def is_same(losses: Floats, others: Floats, *, is_rounded: bool) -> bool:
 
     Args:
         losses: The one model's, shape (samples,).
-        others: The other's.
         is_rounded: Whether they compute in 16 bits.
 
     Example:

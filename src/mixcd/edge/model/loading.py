@@ -28,12 +28,8 @@ def load_model(config: Config, path: str | Path, name: str = "model.path") -> Pr
     adapter they are held as they are stored.
 
     Args:
-        config: How, and of which task.
         path: Folder or hub name.
         name: What messages call it.
-
-    Returns:
-        The model.
 
     Raises:
         SettingError: If there is none, or it has no trained head for the task.
@@ -69,12 +65,7 @@ def open_model(
         path: Folder or hub name.
         name: What messages call it.
         model_class: A class of transformers with `from_pretrained`; the one that the model's config names by default.
-        trust_remote_code: Whether to run Python code that comes with the model.
         task: The config's task, for messages; None without a config.
-        dtype: How the weights are held.
-
-    Returns:
-        The model.
 
     Raises:
         SettingError: If there is none, or some of its weights are not there, of another shape, or not to be merged.
@@ -167,14 +158,10 @@ def _require_trained(untrained: set[str], path: str | Path, task: str | None) ->
 
 
 def load_tokenizer(config: ModelConfig, *, can_pad_by_end: bool = False) -> Any:
-    """Load the tokenizer of a model.
+    """Load the tokenizer of a model; it can pad.
 
     Args:
-        config: Which model, and which tokenizer when it has none of its own.
         can_pad_by_end: Whether the token of a text's end will do to pad with.
-
-    Returns:
-        The tokenizer; it can pad.
 
     Raises:
         SettingError: If there is none, or it cannot pad.
@@ -206,7 +193,6 @@ def find_tokenizer_place(path: str, name: str) -> str:
 
     Args:
         path: Folder or hub name of a model or tokenizer.
-        name: What messages call it.
     """
     place, _ = locate(path, name)
     folder = Path(place)

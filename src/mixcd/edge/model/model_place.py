@@ -13,11 +13,7 @@ TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tok
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds files of a tokenizer.
-
-    Args:
-        folder: The folder.
-    """
+    """Whether a folder holds files of a tokenizer."""
     return any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES)
 
 
@@ -26,7 +22,6 @@ def locate(path: str, name: str) -> tuple[str, dict[str, bool]]:
 
     Args:
         path: Folder or hub name.
-        name: What messages call it.
 
     Raises:
         SettingError: If there is no such folder.
@@ -46,7 +41,6 @@ def explain(error: Exception, choices: dict[str, bool]) -> str:
     """Return why nothing could be loaded.
 
     Args:
-        error: The loader's error.
         choices: What `locate` returned.
     """
     if isinstance(error, OSError) and choices.get("local_files_only"):
@@ -55,10 +49,6 @@ def explain(error: Exception, choices: dict[str, bool]) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error of a library says, short and on one line.
-
-    Args:
-        error: The error.
-    """
+    """Return what an error of a library says, short and on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return end_sentence(textwrap.shorten(text, 300).rstrip("."))

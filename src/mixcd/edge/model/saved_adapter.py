@@ -26,11 +26,7 @@ _NAME = "default"
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter instead of a whole model.
-
-    Args:
-        folder: Such as a checkpoint.
-    """
+    """Whether a folder holds an adapter instead of a whole model."""
     return (folder / _CONFIG).is_file()
 
 
@@ -39,7 +35,6 @@ def find_adapter(path: str | Path, name: str) -> Path | None:
 
     Args:
         path: Folder or hub name.
-        name: What messages call it.
 
     Raises:
         SettingError: If there is no such folder, or an adapter and a whole model in it.
@@ -62,9 +57,6 @@ def find_adapter(path: str | Path, name: str) -> Path | None:
 
 def find_base(folder: Path) -> str:
     """Return the folder or hub name of the model that an adapter was made for.
-
-    Args:
-        folder: The adapter's.
 
     Raises:
         SettingError: If the adapter does not say, or there is no such folder.
@@ -90,8 +82,6 @@ def put_adapter(model: torch.nn.Module, folder: Path, name: str) -> Any:
 
     Args:
         model: The model; it is changed.
-        folder: The adapter's.
-        name: What messages call it.
 
     Returns:
         PEFT's wrapper of the model.
@@ -122,11 +112,6 @@ def merge_saved(model: PreTrainedModel, folder: Path, name: str) -> PreTrainedMo
 
     Args:
         model: The model; it is used up.
-        folder: The adapter's.
-        name: What messages call it.
-
-    Returns:
-        The model.
 
     Raises:
         SettingError: Whatever `put_adapter` raises; or if merging would change what the model says.
@@ -155,9 +140,6 @@ def merge_saved(model: PreTrainedModel, folder: Path, name: str) -> PreTrainedMo
 def find_shared(adapted: Any) -> list[str]:
     """Return the adapted modules whose weights the model uses in another place too, as with tied embeddings.
 
-    Args:
-        adapted: PEFT's wrapper of a model.
-
     Returns:
         Their names; empty where the adapter can be merged.
     """
@@ -174,11 +156,7 @@ def find_shared(adapted: Any) -> list[str]:
 
 
 def brought_weights(folder: Path) -> set[str]:
-    """Return the names of the model's own weights that an adapter brings whole, such as its head's.
-
-    Args:
-        folder: The adapter's.
-    """
+    """Return the names of the model's own weights that an adapter brings whole, such as its head's."""
     stored = importlib.import_module("peft.utils.save_and_load").load_peft_weights(str(folder), device="cpu")
     return {name.removeprefix(_PREFIX) for name in stored}
 

@@ -23,15 +23,10 @@ def load_tuned(config: Config, folder: str | Path, name: str = "model.path") -> 
     """Open what a run trained: a model, or the folder of an adapter for the run's base model.
 
     Args:
-        config: The run's.
         folder: The model, or a checkpoint.
-        name: What messages call it.
 
     Returns:
         The model; of an adapter its folder, for it goes on the base model that a trainer has.
-
-    Raises:
-        SettingError: Whatever `load_model` raises.
     """
     return Path(folder) if is_adapter(Path(folder)) else load_model(config, folder, name)
 
@@ -42,9 +37,7 @@ def take_model(trainer: Trainer, model: PreTrainedModel | Path, name: str) -> No
     TRL fits the model that its trainer is built with with a head of its own, so there the weights are taken over.
 
     Args:
-        trainer: The trainer, with the base model.
         model: The other model, or the folder of an adapter for the base model.
-        name: What messages call it.
 
     Raises:
         SettingError: If the weights do not fit.
@@ -63,8 +56,6 @@ def take_adapter(trainer: Trainer, config: Config, folder: Path) -> None:
 
     Args:
         trainer: The trainer; merging may have changed its model.
-        config: The run's.
-        folder: The adapter's.
 
     Raises:
         SettingError: If the adapter does not go on the base model.
@@ -87,10 +78,6 @@ def _take_weights(trainer: Trainer, model: PreTrainedModel, name: str) -> Any:
 
 def save_tuned(trainer: Trainer, folder: Path) -> None:
     """Save model and tokenizer, and read them back; the folder appears whole or not at all.
-
-    Args:
-        trainer: The trainer, with the fine-tuned model.
-        folder: The folder.
 
     Raises:
         RunFolderError: If what was written is not the model.

@@ -41,15 +41,7 @@ def _read_record(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def describe_stage(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
-    """Describe a run as a stage.
-
-    Args:
-        folder: Its folder.
-        record: The folder's record.
-
-    Returns:
-        What `trace_lineage` says of a stage.
-    """
+    """Describe a run as a stage."""
     stage = {"run": str(folder.path), "started": record.get("started")}
     with suppress(SettingError):
         config = read_config(folder.config)

@@ -57,9 +57,6 @@ _WANTED = {
 def make_arguments(config: Config) -> TrainingArguments:
     """Build the TrainingArguments of a run; under a launcher this joins the process group.
 
-    Args:
-        config: The config.
-
     Returns:
         The arguments, `output_dir` and, with a `batch_size`, `gradient_accumulation_steps` filled in.
 
@@ -80,12 +77,6 @@ def make_arguments(config: Config) -> TrainingArguments:
 
 def resolve_arguments(config: Config) -> dict[str, Any]:
     """Check what can be checked without building anything, which takes transformers seconds.
-
-    Args:
-        config: The config.
-
-    Returns:
-        What the task's TrainingArguments is to be built of.
 
     Raises:
         SettingError: If an argument is unknown, of another type or out of range; or if the processes do not
@@ -111,8 +102,6 @@ def check_arguments(
     """Refuse unknown and ill-typed TrainingArguments, unlisted choices, and what `mixcd train` sets itself.
 
     Args:
-        training: The arguments.
-        known: The class that they are of.
         own: More arguments that are not to be set, and what to do instead.
 
     Raises:

@@ -24,7 +24,6 @@ class RunData:
     """The data of a run.
 
     Args:
-        new: The new task's rows to train on.
         held_out_new: Those held out; None when none are.
         prior: The prior data sets by name, in the config's order.
         held_out_prior: Their held-out rows; those of sets that hold none out are not there.
@@ -40,10 +39,7 @@ def read_data(config: Config, model: PreTrainedModel, tokenizer: Any, seed: int)
     """Open and prepare all data of a config.
 
     Args:
-        config: The config.
-        model: Its base model.
         tokenizer: The model's; a call leaves its truncation in it.
-        seed: The seed of the held-out splits.
 
     Returns:
         The data; rows that the trainer prepares itself are still raw.
@@ -66,11 +62,6 @@ def prepare_as_trainer(trainer: Trainer, model: PreTrainedModel, data: RunData) 
 
     Args:
         trainer: The trainer, built with the new data.
-        model: The base model.
-        data: The data.
-
-    Returns:
-        The data, all prepared.
 
     Raises:
         DataError: If a row has no target left, or tokens that the model cannot take.
@@ -92,13 +83,7 @@ def prepare_as_trainer(trainer: Trainer, model: PreTrainedModel, data: RunData) 
 
 
 def find_longest(config: Config, tokenizer: Any, model: PreTrainedModel) -> int | None:
-    """Return the longest input: what the config says, else what tokenizer and model both take, when either says.
-
-    Args:
-        config: The config.
-        tokenizer: The tokenizer.
-        model: The model.
-    """
+    """Return the longest input: what the config says, else what tokenizer and model both take, when either says."""
     return config.model.max_length or longest_input(tokenizer, model)
 
 

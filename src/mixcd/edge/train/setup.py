@@ -43,13 +43,6 @@ class RunSetup:
 def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
     """Build data, model, tokenizer and trainer; nothing is written to the run folder.
 
-    Args:
-        config: The config.
-        arguments: Its TrainingArguments.
-
-    Returns:
-        What was built.
-
     Raises:
         SettingError: If the model or tokenizer cannot be loaded, or are not the task's.
         DataError: If data cannot be read or prepared.
@@ -75,13 +68,6 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
 
 def load_base(config: Config, arguments: TrainingArguments) -> Any:
     """Load the base model as it is to be trained, with a fresh adapter if the config has one.
-
-    Args:
-        config: The config.
-        arguments: Its TrainingArguments.
-
-    Returns:
-        The model.
 
     Raises:
         SettingError: If it cannot be loaded or adapted.

@@ -12,7 +12,6 @@ class Stopped(BaseException):
     """A signal stopped the run. Like `KeyboardInterrupt`, it is no `Exception` that a library might swallow.
 
     Args:
-        signal_number: Which one.
         message: How far the run got, and how to go on.
     """
 
@@ -22,11 +21,7 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """What a signal does at the moment: stop at once, until `ask` is set.
-
-    Args:
-        numbers: The signals that are watched.
-    """
+    """What a signal does at the moment: stop at once, until `ask` is set."""
 
     def __init__(self, numbers: tuple[signal.Signals, ...]) -> None:
         self.numbers = numbers
@@ -46,11 +41,7 @@ class StopSignals:
                 self.give_back(number)
 
     def give_back(self, number: signal.Signals) -> None:
-        """Put back the handler of before.
-
-        Args:
-            number: The signal.
-        """
+        """Put back the handler of before."""
         signal.signal(number, self._before[number])
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:

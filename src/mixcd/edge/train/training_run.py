@@ -64,10 +64,10 @@ _TRIED_ROWS = 8
 def run_training(config: Config, *, resume: bool, overwrite: bool, say: Say) -> None:
     """Fine-tune the base model with rehearsal, and leave model, steps and evaluation in the run folder.
 
-    Under a launcher (`torchrun`, `accelerate launch`) every process calls this; the first one writes.
+    Under a launcher (`torchrun`, `accelerate launch`) every process calls this; the first one writes. Of a new run that
+    is refused nothing is left but its cache.
 
     Args:
-        config: What to do.
         resume: Whether to go on with the run in the folder; without one, the run starts.
         overwrite: Whether to delete the run in the folder, once nothing speaks against the new one.
         say: Told what is happening, a line at a time.
@@ -76,7 +76,6 @@ def run_training(config: Config, *, resume: bool, overwrite: bool, say: Say) -> 
         RunFolderError: If the folder holds a run and neither was asked for, or something else.
         FolderInUseError: If another run is using the folder.
         SettingError: If the config asks for what cannot be.
-        RehearsalError: Whatever `attach` raises. Of a new run that is refused nothing is left but its cache.
         Stopped: If a signal ended the run; a message said how to go on.
     """
     folder = RunFolder(config.run_folder)
@@ -250,18 +249,7 @@ class _Progress(TrainerCallback):
 
 
 def attach_rehearsal(config: Config, setup: RunSetup) -> Rehearsal:
-    """Attach rehearsal to the trainer as the config asks.
-
-    Args:
-        config: The config.
-        setup: The trainer and the data.
-
-    Returns:
-        The rehearsal.
-
-    Raises:
-        RehearsalError: Whatever `attach` raises.
-    """
+    """Attach rehearsal to the trainer as the config asks."""
     wanted = config.rehearsal
     return attach(
         setup.trainer,
@@ -279,15 +267,7 @@ def attach_rehearsal(config: Config, setup: RunSetup) -> Rehearsal:
 
 
 def describe_run(config: Config, setup: RunSetup) -> dict[str, Any]:
-    """Describe a run that is about to start.
-
-    Args:
-        config: The config.
-        setup: What was built for it.
-
-    Returns:
-        The first record of its run folder.
-    """
+    """Describe a run that is about to start: the first record of its run folder."""
     trainer = setup.trainer
     return {
         "state": PRIOR_PASS,
@@ -323,7 +303,6 @@ def best_checkpoint(checkpoint: Path, arguments: TrainingArguments) -> Path:
 
     Args:
         checkpoint: The last one.
-        arguments: Say whether the best one is loaded at the end.
     """
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     best = state.best_model_checkpoint if arguments.load_best_model_at_end else None

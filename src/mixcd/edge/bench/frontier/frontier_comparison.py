@@ -30,8 +30,6 @@ def match_gain(runs: MixRatios, mix_ratio: float, reference: MixRatios) -> Match
     """Compare a method with any other at the same new score.
 
     Args:
-        runs: The method's runs.
-        mix_ratio: Where.
         reference: The runs of the method to compare with; only seeds that it has at all its mix ratios count.
 
     Returns:
@@ -52,8 +50,6 @@ def measure_volumes(runs: MixRatios, mix_ratios: Iterable[float], plain: Seeds) 
     """Measure each seed's hypervolume above the base model's new and plain fine-tuning's prior score.
 
     Args:
-        runs: A method's runs.
-        mix_ratios: Those that count.
         plain: The runs without rehearsal.
 
     Returns:
@@ -73,7 +69,6 @@ def compare_headroom(runs: Seeds, reference: Seeds, best: Seeds) -> Headroom | N
     """Say which share of the oracle's gain in prior score a method captures, at one mix ratio.
 
     Args:
-        runs: The method's runs.
         reference: Those of the method that both gain over.
         best: The oracle's.
 
@@ -89,25 +84,12 @@ def compare_headroom(runs: Seeds, reference: Seeds, best: Seeds) -> Headroom | N
 
 
 def subtract_scores(runs: Seeds, reference: Seeds, seeds: Iterable[int]) -> Floats:
-    """Return new and prior scores less the reference's, shape (seeds, 2).
-
-    Args:
-        runs: A method's runs.
-        reference: The runs to compare with.
-        seeds: Seeds that both have.
-    """
+    """Return new and prior scores less the reference's, shape (seeds, 2)."""
     pairs = [np.subtract(runs[seed].scores, reference[seed].scores) for seed in seeds]
     return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
 def estimate_any(values: Iterable[float]) -> Estimate | None:
-    """Estimate the mean of one value a seed.
-
-    Args:
-        values: One a seed.
-
-    Returns:
-        The mean with its interval; None if there are no seeds.
-    """
+    """Estimate the mean of one value a seed; None if there are no seeds."""
     array = np.array(list(values), dtype=np.float64)
     return estimate_mean(array) if array.size else None

@@ -33,15 +33,7 @@ _TABLE_READING = (
 
 
 def make_frontier_page(report: FrontierReport, files: Sequence[Path]) -> Page:
-    """Lay a frontier out as a report.
-
-    Args:
-        report: What the sweep found.
-        files: The results it was read from.
-
-    Returns:
-        The page.
-    """
+    """Lay a frontier out as a report."""
     seeds = sorted({point.new.seed_count for method in report.methods for point in method.points})
     facts = [
         ("task", report.task),
@@ -67,14 +59,7 @@ def make_frontier_page(report: FrontierReport, files: Sequence[Path]) -> Page:
 
 
 def judge_frontier(report: FrontierReport) -> str:
-    """Say in one sentence which charged methods beat the reference at equal new score, beyond their intervals.
-
-    Args:
-        report: What the sweep found.
-
-    Returns:
-        The sentence.
-    """
+    """Say in one sentence which charged methods beat the reference at equal new score, beyond their intervals."""
     ahead, behind, count = [], [], 0
     for method in report.methods:
         for point in method.points:

@@ -34,15 +34,7 @@ _NEW, _PRIOR = "score on the new task", "score on the prior task"
 
 
 def draw_png(report: FrontierReport, path: Path) -> None:
-    """Draw every method's line over its mix ratios, with 95 % intervals of both scores.
-
-    Args:
-        report: What is drawn.
-        path: The PNG file; readers see the old file or the new one.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Draw every method's line over its mix ratios, with 95 % intervals of both scores."""
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.add_subplot()
     handles: list[Any] = [axes.axhline(report.base[1].value, color="#777777", linestyle=":")]
@@ -81,15 +73,7 @@ def draw_png(report: FrontierReport, path: Path) -> None:
 
 
 def write_html(report: FrontierReport, path: Path) -> None:
-    """Write the same picture as a page to point at, in one file that holds all it needs.
-
-    Args:
-        report: What is drawn.
-        path: The HTML file; readers see the old file or the new one.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write the same picture as a page to point at, in one file that holds all it needs."""
     figure = plotly.Figure()
     figure.add_hline(y=report.base[1].value, line_dash="dot", annotation_text=_describe_base(report))
     for method, color, (_, symbol), (_, dash) in _styles(report.methods):
@@ -145,14 +129,7 @@ def _tell(one: Estimate) -> str:
 
 
 def reach(estimates: Sequence[Estimate]) -> list[list[float]]:
-    """Return how far the intervals reach below and above the values.
-
-    Args:
-        estimates: Values, with intervals or without.
-
-    Returns:
-        Two lists, never negative.
-    """
+    """Return how far the intervals reach below and above the values, two lists."""
     bounds = [one.interval or (one.value, one.value) for one in estimates]
     return [
         [max(one.value - low, 0.0) for one, (low, _) in zip(estimates, bounds, strict=True)],

@@ -38,8 +38,6 @@ class PointReport:
 
     Args:
         mix_ratio: β.
-        new: New score.
-        prior: Prior score.
         damaged_share: Held-out prior samples damaged.
         new_difference: New score less the reference method's at the same mix ratio, over the seeds of both.
         prior_difference: The same of the prior score.
@@ -70,7 +68,6 @@ class MethodReport:
     """One method over its mix ratios.
 
     Args:
-        name: Its name.
         points: One a mix ratio.
         volume: Mean hypervolume over seeds; None without plain fine-tuning of the same seeds.
         volume_difference: Less the reference method's, over the mix ratios and seeds that both have.
@@ -87,7 +84,6 @@ class FrontierReport:
     """All methods of one task.
 
     Args:
-        task: The task.
         half: The half of the held-out data.
         against: The reference method.
         oracle: The oracle; None without one.
@@ -112,12 +108,7 @@ def report_frontier(
 
     Args:
         rows: Its rows, as `join_results` returns them.
-        half: Which half.
-        against: The reference method.
         oracle: The oracle; "oracle-hard" by default, if there is one.
-
-    Returns:
-        The report.
 
     Raises:
         SettingError: If the results do not hold the reference method, or the oracle that was named.

@@ -50,9 +50,6 @@ def join_results(files: Iterable[Sequence[Row]]) -> list[Row]:
     Args:
         files: The rows of each file, as `read_results` returns them.
 
-    Returns:
-        All rows.
-
     Raises:
         DataError: If there are none, if they are of several tasks, if a method has several settings, or if the same
             run is there twice with different numbers.
@@ -76,13 +73,6 @@ def join_results(files: Iterable[Sequence[Row]]) -> list[Row]:
 def gather_runs(rows: Iterable[Row], half: Half) -> dict[str, MixRatios]:
     """Sort runs by method, mix ratio and seed; averages with the base model are methods of their own.
 
-    Args:
-        rows: Rows of one task.
-        half: Which half of the held-out data.
-
-    Returns:
-        The runs of each method, all in order.
-
     Raises:
         DataError: If a score is no finite number.
     """
@@ -96,7 +86,6 @@ def judge_by(rows: Sequence[Row], measure: str) -> list[Row]:
     """Put what else the task measures in the place of accuracy, on the test half.
 
     Args:
-        rows: Rows of one task.
         measure: Its name, such as "f1".
 
     Returns:
@@ -122,11 +111,7 @@ def judge_by(rows: Sequence[Row], measure: str) -> list[Row]:
 
 
 def name_method(row: Row) -> str:
-    """Return the name of a row's method; an average with the base model is a method of its own.
-
-    Args:
-        row: A row.
-    """
+    """Return the name of a row's method; an average with the base model is a method of its own."""
     return str(row["method"]) if row["wise_ft"] == 1 else f"{row['method']} + WiSE-FT {row['wise_ft']:g}"
 
 
@@ -134,12 +119,7 @@ def keep_methods(rows: Sequence[Row], only: Sequence[str], needed: Iterable[str]
     """Keep the rows of some methods.
 
     Args:
-        rows: Rows of one task.
-        only: Their names.
         needed: More methods to keep, where they are there: those that are compared with.
-
-    Returns:
-        Their rows, in the same order.
 
     Raises:
         SettingError: If the results do not hold one of the first.
@@ -153,9 +133,6 @@ def keep_methods(rows: Sequence[Row], only: Sequence[str], needed: Iterable[str]
 def require_half(half: str) -> Half:
     """Return the half of that name.
 
-    Args:
-        half: A name.
-
     Raises:
         SettingError: If there is none.
     """
@@ -167,16 +144,7 @@ def require_half(half: str) -> Half:
 
 
 def require_method(name: str, known: Iterable[str], what: str) -> None:
-    """Refuse the name of a method that the results do not hold.
-
-    Args:
-        name: The name.
-        known: Those that they hold.
-        what: What named it.
-
-    Raises:
-        SettingError: If it is unknown.
-    """
+    """Refuse, by a `SettingError`, the name of a method that the results do not hold."""
     known = list(known)
     if name not in known:
         told = f"{what} names the method `{name}`, but the results hold no run of it{nearest_name(name, known)}"
@@ -187,8 +155,6 @@ def stack_scores(runs: MixRatios, mix_ratios: Iterable[float], seeds: Sequence[i
     """Return new and prior scores, shape (mix ratios, seeds, 2).
 
     Args:
-        runs: A method's runs.
-        mix_ratios: Those wanted.
         seeds: Those wanted; every mix ratio has them.
     """
     scores = [[runs[mix_ratio][seed].scores for seed in seeds] for mix_ratio in mix_ratios]
@@ -197,9 +163,6 @@ def stack_scores(runs: MixRatios, mix_ratios: Iterable[float], seeds: Sequence[i
 
 def shared_seeds(*all_runs: Mapping[int, object]) -> list[int]:
     """Return the seeds that all have, in order.
-
-    Args:
-        all_runs: By seed.
 
     Example:
         >>> shared_seeds({0: "a", 2: "b"}, {2: "c", 0: "d", 1: "e"})

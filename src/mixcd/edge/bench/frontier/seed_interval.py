@@ -25,9 +25,7 @@ class Estimate:
     """A statistic of several seeds.
 
     Args:
-        value: The statistic.
         interval: Its 95 % interval; None when the seeds do not bound it, as fewer than two never do.
-        seed_count: Seeds.
     """
 
     value: float
@@ -85,9 +83,6 @@ def estimate_mean(values: Floats) -> Estimate:
 
     Args:
         values: Shape (seeds,).
-
-    Returns:
-        The mean with its 95 % interval.
 
     Example:
         >>> mean = estimate_mean(np.array([0.01, 0.03, 0.02]))

@@ -26,10 +26,7 @@ class Pictures:
     """The pictures that are wanted.
 
     Args:
-        png: A PNG file.
-        html: An HTML file.
         report: An HTML file with all that was found.
-        overwrite: Whether files that are there may be replaced.
     """
 
     png: Path | None
@@ -51,12 +48,9 @@ def show_frontier(
     """Print what the results of a sweep say, and draw the pictures that are wanted.
 
     Args:
-        files: Results files of one task.
         half: "test" or "validation".
-        against: The reference method.
         oracle: The oracle; None for the default.
         only: Methods to show beside those that are compared with; all when empty.
-        pictures: Where to draw.
         output_format: "table" or "json".
         measure: What to judge by in the place of accuracy, such as "f1".
 
@@ -93,11 +87,7 @@ def show_frontier(
 
 
 def make_tables(report: FrontierReport) -> Iterator[Table]:
-    """Lay a report out as three tables: scores, comparison with the reference method, volumes.
-
-    Args:
-        report: What was found.
-    """
+    """Lay a report out as three tables: scores, comparison with the reference method, volumes."""
     against = plain_name(report.against)
     yield _make_table(
         f"{plain_name(report.task)}, {report.half} half: scores in %, 95 % intervals over seeds; * on the frontier",

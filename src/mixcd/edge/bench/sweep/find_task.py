@@ -29,12 +29,6 @@ _NO_SAVING = {
 def load_function(text: str) -> Callable[..., Any]:
     """Load the function that "FILE.py:FUNCTION" names; the file's folder can be imported from.
 
-    Args:
-        text: File and function.
-
-    Returns:
-        The function.
-
     Raises:
         SettingError: If there is no such file or function, or the file cannot be loaded.
     """
@@ -66,9 +60,6 @@ def find_task(text: str) -> MakeTask:
 
     Args:
         text: FILE.py:FUNCTION, or a config of `mixcd train`, CONFIG.toml.
-
-    Returns:
-        The function that the file defines; or one that builds what a config of `mixcd train` describes.
 
     Raises:
         SettingError: If file or function are missing, or the config sets no steps.

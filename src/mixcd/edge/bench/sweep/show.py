@@ -23,12 +23,9 @@ def sweep_and_show(path: Path, settings: Sequence[str], workers: int | None) -> 
     """Make all runs of a sweep that have no row yet.
 
     Args:
-        path: The sweep's TOML file.
-        settings: Changes to it.
         workers: Processes; one a core by default.
 
     Raises:
-        RehearsalError: Whatever reading or running the sweep raises.
         SweepError: If a run failed; the others are in the results.
         Stopped: If a signal ended the sweep.
     """
@@ -70,11 +67,7 @@ def sweep_and_show(path: Path, settings: Sequence[str], workers: int | None) -> 
 
 
 def make_progress_table(progress: SweepProgress) -> Table:
-    """Show how many runs of each method are finished, at each mix ratio.
-
-    Args:
-        progress: How far the sweep is.
-    """
+    """Show how many runs of each method are finished, at each mix ratio."""
     wanted = Counter(run[:2] for run in progress.runs)
     finished = Counter(run[:2] for run in progress.finished)
     mix_ratios = sorted({mix_ratio for _, mix_ratio in wanted})
@@ -90,9 +83,6 @@ def make_progress_table(progress: SweepProgress) -> Table:
 
 def describe_progress(progress: SweepProgress) -> str:
     """Say how far a sweep is, in one line.
-
-    Args:
-        progress: How far it is.
 
     Example:
         >>> runs = [("uniform", 0.25, seed) for seed in range(4)]

@@ -31,11 +31,9 @@ class SweepProgress:
     """How far a sweep is.
 
     Args:
-        runs: All its runs.
         finished: Those that have a row.
         failed: Those that failed in this call, and why.
         seconds: How long the runs of this call took, training and judging.
-        workers: Processes at work.
     """
 
     runs: Sequence[Run]
@@ -57,12 +55,8 @@ def run_sweep(sweep: SweepConfig, workers: int, show: Callable[[SweepProgress], 
     A run that fails, or a process that dies, is noted, and the sweep goes on.
 
     Args:
-        sweep: The sweep.
         workers: Processes; each makes the runs of one seed at a time.
         show: Told how far the sweep is, whenever that changes.
-
-    Returns:
-        How it ended.
 
     Raises:
         DataError: If the results file is of another version.
@@ -114,13 +108,7 @@ def _find_finished(sweep: SweepConfig, rows: Sequence[Mapping[str, Any]], runs: 
 
 
 class _Worker:
-    """A process that makes the runs of one seed, one after the other.
-
-    Args:
-        sweep: The sweep.
-        runs: Its runs, of one seed.
-        threads: Threads it may compute with.
-    """
+    """A process that makes the runs of one seed, one after the other."""
 
     def __init__(self, sweep: SweepConfig, runs: list[Run], threads: int) -> None:
         context = multiprocessing.get_context("spawn")

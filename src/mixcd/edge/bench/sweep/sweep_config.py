@@ -29,12 +29,6 @@ _SET_BY_SWEEP = {
 def require_distinct(values: list[Any]) -> list[Any]:
     """Refuse values that are named twice.
 
-    Args:
-        values: The values.
-
-    Returns:
-        The same.
-
     Raises:
         ValueError: If one is there twice.
     """
@@ -46,12 +40,6 @@ def require_distinct(values: list[Any]) -> list[Any]:
 
 def require_shares(values: list[float]) -> list[float]:
     """Refuse shares outside (0, 1), or named twice.
-
-    Args:
-        values: Mix ratios, or shares of the fine-tuned weights.
-
-    Returns:
-        The same.
 
     Raises:
         ValueError: If one lies outside or is there twice.
@@ -136,9 +124,6 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> SweepConfig:
         path: The file; relative paths in it start from its folder, and `{name}` in them is the sweep's name.
         settings: Changes to it, such as `name=tweets`; the value is TOML, or a plain text.
 
-    Returns:
-        The sweep.
-
     Raises:
         SettingError: If the file cannot be read, for all its faults at once, or for a method that is unknown or
             contradicts itself.
@@ -184,14 +169,7 @@ def _require_sound(method: Method, name: str) -> None:
 
 
 def resolve_method(sweep: SweepConfig, name: str) -> Method:
-    """Return a method as it is to run.
-
-    Args:
-        sweep: The sweep.
-        name: One of its methods.
-
-    Returns:
-        The built-in method, with the changes that the sweep describes.
+    """Return a method as it is to run: the built-in one, with the changes that the sweep describes.
 
     Raises:
         SettingError: If it is like a method that does not exist.
@@ -226,11 +204,7 @@ def _change_probe(like: ProbeSettings | None, wanted: ProbeConfig) -> ProbeSetti
 
 
 def list_runs(sweep: SweepConfig) -> list[tuple[str, float, int]]:
-    """List the runs: method, mix ratio, seed; seed by seed. A method without rehearsal runs once a seed, at 0.
-
-    Args:
-        sweep: The sweep.
-    """
+    """List the runs: method, mix ratio, seed; seed by seed. A method without rehearsal runs once a seed, at 0."""
     return [
         (name, mix_ratio, seed)
         for seed in sweep.seeds
@@ -247,24 +221,14 @@ def _mix_ratios_of(sweep: SweepConfig, name: str) -> list[float]:
 
 
 def make_spec(sweep: SweepConfig, run: tuple[str, float, int]) -> RunSpec:
-    """Return all that a run needs to know.
-
-    Args:
-        sweep: The sweep.
-        run: One of `list_runs`.
-    """
+    """Return all that a run needs to know."""
     name, mix_ratio, seed = run
     method = resolve_method(sweep, name)
     return RunSpec(method, mix_ratio, seed, method.features or _common_features(sweep))
 
 
 def describe_method(sweep: SweepConfig, name: str) -> str:
-    """Describe a method's settings as JSON, so that results of changed settings are told apart.
-
-    Args:
-        sweep: The sweep.
-        name: One of its methods.
-    """
+    """Describe a method's settings as JSON, so that results of changed settings are told apart."""
     table = sweep.method.get(name)
     described = table.model_dump(exclude_defaults=True, exclude={"mix_ratios", "wise_ft"}) if table else {}
     if "trainer" in described:

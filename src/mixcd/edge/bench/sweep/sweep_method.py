@@ -91,12 +91,6 @@ ESTIMATORS: Mapping[str, Callable[..., EstimatorSettings]] = {**PRODUCT_ESTIMATO
 def choose_estimator(method: Method) -> str | EstimatorSettings:
     """Return what `attach` is to be given as the estimator.
 
-    Args:
-        method: The method; it rehearses.
-
-    Returns:
-        "auto", or settings.
-
     Raises:
         SettingError: If there is no such estimator, or it has no such setting.
     """

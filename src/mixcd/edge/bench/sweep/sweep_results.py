@@ -54,9 +54,6 @@ NO_MEASURES = '{"after": {}, "before": {}}'
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a results file.
 
-    Args:
-        path: The file.
-
     Returns:
         One mapping a row, keyed like `RESULTS_SCHEMA`.
 
@@ -89,7 +86,6 @@ def write_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a results file; readers see the old file or the new one.
 
     Args:
-        path: The file.
         rows: One mapping a row, keyed like `RESULTS_SCHEMA`.
 
     Raises:
@@ -102,9 +98,5 @@ def write_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def run_key(row: Mapping[str, Any]) -> tuple[str, float, int]:
-    """What tells the runs of one results file apart: method, mix ratio, seed.
-
-    Args:
-        row: A row.
-    """
+    """What tells the runs of one results file apart: method, mix ratio, seed."""
     return str(row["method"]), float(row["mix_ratio"]), int(row["seed"])

@@ -40,7 +40,6 @@ class RunSpec:
     """Which run.
 
     Args:
-        method: How it fine-tunes.
         mix_ratio: β; 0 without rehearsal.
         seed: Of data order, draws and all else.
         features: Features a sample to cache; all runs of one cache ask for the same.
@@ -54,9 +53,6 @@ class RunSpec:
 
 def require_task(task: Any) -> None:
     """Refuse what a task function returned when no run could be made of it.
-
-    Args:
-        task: What it returned.
 
     Raises:
         SettingError: If it is no task, or sets no steps.
@@ -77,12 +73,7 @@ def require_task(task: Any) -> None:
 
 
 class Judge:
-    """Judges models on a task's held-out data, against the base model.
-
-    Args:
-        task: The task.
-        folder: A folder for the trainer.
-    """
+    """Judges models on a task's held-out data, against the base model."""
 
     def __init__(self, task: SweepTask, folder: Path) -> None:
         trainer = (task.make_trainer or make_plain_trainer)(task, {}, trainer_arguments(task, folder, {}, 1, 0))
@@ -135,17 +126,13 @@ def run_once(
 
     Args:
         task: What every run of the seed starts from. It is left as it was.
-        spec: Which run.
         folder: The seed's folder: prediction caches are shared there.
-        judge: Judges on the held-out data.
-        make_trainer: Makes the trainer.
 
     Returns:
         The run's row of the results, and one for each average with the base model; without task and method names.
 
     Raises:
         SettingError: If a probe costs so much that no step is left.
-        RehearsalError: Whatever `attach` raises.
     """
     method = spec.method
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -185,14 +172,6 @@ def run_once(
 def make_plain_trainer(task: SweepTask, settings: Mapping[str, Any], arguments: dict[str, Any]) -> Trainer:
     """Make the task's kind of trainer, a `transformers.Trainer` by default.
 
-    Args:
-        task: The task.
-        settings: None are known.
-        arguments: What `Trainer` takes.
-
-    Returns:
-        The trainer.
-
     Raises:
         SettingError: If there are settings.
     """
@@ -210,11 +189,7 @@ def trainer_arguments(
     """Return what `Trainer` takes, with a fresh copy of the base model.
 
     Args:
-        task: The task.
-        folder: A folder for the trainer.
         changes: Changes to the task's `TrainingArguments`.
-        steps: Optimizer steps.
-        seed: The trainer's seed.
     """
     quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     settings = {**quiet, "dataloader_pin_memory": False, **task.training, **changes, "max_steps": steps, "seed": seed}

@@ -11,8 +11,6 @@ def average_weights(
     """Interpolate between two models of one architecture, as in WiSE-FT (Wortsman et al. 2022).
 
     Args:
-        base: The base model's state.
-        tuned: The fine-tuned model's state.
         share: The share of the fine-tuned weights: 0 gives the base model, 1 the fine-tuned one.
 
     Returns:
