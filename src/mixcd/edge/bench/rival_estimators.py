@@ -44,17 +44,14 @@ class FixedWeights(CollateralDamageEstimator[NothingLearnt]):
 
     def update(self, state: NothingLearnt, observation: Observation) -> NothingLearnt:
         """Learn nothing."""
-        del observation
         return state
 
     def belief(self, state: NothingLearnt) -> Belief:
         """Return nothing that could change."""
-        del state
         return ()
 
     def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
         """Return the weights of some samples, shape (samples,)."""
-        del belief
         return self.weights[sample_ids]
 
 
@@ -189,7 +186,6 @@ class ScoredSamples(CollateralDamageEstimator[Scores]):
 
     def update(self, state: Scores, observation: Observation) -> Scores:
         """Score the samples of a probe; those of the probe before are forgotten."""
-        del state
         ids, rows = np.unique(observation.sample_ids, return_inverse=True)
         score = self._score(observation)
         score = np.bincount(rows, score) / np.bincount(rows)  # of a sample that is there twice, the mean
@@ -228,7 +224,6 @@ class Stratified(EstimatorSettings):
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> FixedWeights:
         """Return the estimator."""
-        del predictions
         return stratify(partition)
 
 
@@ -238,7 +233,6 @@ class RightOnly(EstimatorSettings):
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> FixedWeights:
         """Return the estimator."""
-        del partition
         return FixedWeights(predictions.base_correct.astype(np.float64))
 
 
@@ -250,7 +244,6 @@ class HighestLoss(EstimatorSettings):
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> FixedWeights:
         """Return the estimator."""
-        del partition
         kept = keep_highest_loss(predictions.loss, self.share).weights
         weights = np.full(predictions.sample_count, kept.mean())  # without a prediction, as the average sample
         weights[predictions.sample_ids] = kept
@@ -265,7 +258,6 @@ class Exp3(EstimatorSettings):
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> Exp3Estimator:
         """Return the estimator."""
-        del predictions
         return Exp3Estimator(partition, self.smoothing)
 
 
@@ -287,7 +279,6 @@ class HardOracle(EstimatorSettings):
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> ScoredSamples:
         """Return the estimator."""
-        del partition
         return ScoredSamples(predictions.base_loss, predictions.base_correct, "damaged")
 
 
@@ -297,7 +288,6 @@ class SoftOracle(EstimatorSettings):
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> ScoredSamples:
         """Return the estimator."""
-        del partition
         return ScoredSamples(predictions.base_loss, predictions.base_correct, "drop")
 
 
@@ -309,7 +299,6 @@ class CandidateScoring(EstimatorSettings):
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> ScoredSamples:
         """Return the estimator."""
-        del partition
         return ScoredSamples(predictions.base_loss, predictions.base_correct, "loss", self.takes_highest)
 
 

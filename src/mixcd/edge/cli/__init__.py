@@ -6,18 +6,27 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
 from mixcd.edge.train.stop_signals import Stopped
-from mixcd.words.errors import WRONG_PLACE, RehearsalError, SweepError, plain_name
+from mixcd.words.errors import (
+    WRONG_PLACE,
+    RehearsalError,
+    SettingError,
+    SweepError,
+    end_sentence,
+    nearest_name,
+    plain_name,
+)
 from mixcd.words.extras import require_extra
 from mixcd.words.version import __version__
 
 FAILED, WRONG_REQUEST, TOO_DAMAGED, INTERRUPTED = 1, 2, 3, 130
+_FORMATS = ("table", "json")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
@@ -32,6 +41,19 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value, such as training.learning_rate=1e-4; repeatable."),
 ]
+
+
+def _require_format(name: str) -> str:
+    if name not in _FORMATS:
+        raise SettingError(end_sentence(f"`--format` is `{name}`, which is no format{nearest_name(name, _FORMATS)}"))
+    return name
+
+
+def _column(what: str) -> Any:
+    return typer.Option(metavar="COLUMN", help=what)
+
+
+OutputFormat = Annotated[str, typer.Option("--format", callback=_require_format, help="table or json.")]
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -214,20 +236,14 @@ def compare(
     ],
     split: Annotated[str | None, typer.Option(help="Which split of a folder or hub data set.")] = None,
     subset: Annotated[str | None, typer.Option(help="Which subset of it.")] = None,
-    text: Annotated[str | None, typer.Option(metavar="COLUMN", help='The texts; by default "text".')] = None,
-    text_pair: Annotated[str | None, typer.Option(metavar="COLUMN", help="The second texts of pairs.")] = None,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help='The labels; by default "label".')] = None,
-    question: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help='The questions; by default "question".')
-    ] = None,
-    context: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help='Where their answers are; by default "context".')
-    ] = None,
-    answers: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help='The answers, as in SQuAD; by default "answers".')
-    ] = None,
-    source: Annotated[str | None, typer.Option(metavar="COLUMN", help='The source texts; by default "source".')] = None,
-    target: Annotated[str | None, typer.Option(metavar="COLUMN", help='The target texts; by default "target".')] = None,
+    text: Annotated[str | None, _column('The texts; by default "text".')] = None,
+    text_pair: Annotated[str | None, _column("The second texts of pairs.")] = None,
+    label: Annotated[str | None, _column('The labels; by default "label".')] = None,
+    question: Annotated[str | None, _column('The questions; by default "question".')] = None,
+    context: Annotated[str | None, _column('Where their answers are; by default "context".')] = None,
+    answers: Annotated[str | None, _column('The answers, as in SQuAD; by default "answers".')] = None,
+    source: Annotated[str | None, _column('The source texts; by default "source".')] = None,
+    target: Annotated[str | None, _column('The target texts; by default "target".')] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="Tell damage apart by this column; repeatable. By default by all.")
     ] = None,
@@ -255,15 +271,22 @@ def compare(
     near: Annotated[
         float | None, typer.Option(help="Of predicted numbers: how far off is right, in the labels' unit.", min=0)
     ] = None,
-    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    output_format: OutputFormat = "table",
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON, too.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report: one HTML file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """See what a fine-tune broke: both models over the same prior samples, nothing trained."""
-    from mixcd.edge.cli.compare import Judging, Samples, Showing, compare_and_show
+    from mixcd.edge.cli.compare import choose_correctness, show_comparison
+    from mixcd.edge.compare.compare import compare as compare_models
+    from mixcd.edge.compare.page import write_report
     from mixcd.edge.config.data_config import ColumnsConfig
+    from mixcd.edge.quiet import quiet_libraries
+    from mixcd.matter.prior_and_new_data.data_source import open_data
+    from mixcd.words.files import require_free
 
+    require_free([output, report], "the comparison", overwrite=overwrite)
+    correctness = choose_correctness(least_share, loss_tolerance, near)
     names = ColumnsConfig(
         text=text,
         text_pair=text_pair,
@@ -274,13 +297,26 @@ def compare(
         source=source,
         target=target,
     )
-    comparison = compare_and_show(
-        base,
-        tuned,
-        Samples(data, split, subset, names, max_length, assistant_only_loss),
-        Judging(column or (), tolerance, choices, cache, batch_size, least_share, loss_tolerance, near),
-        Showing(output_format, output, report, overwrite),
-    )
+    with quiet_libraries(sys.stderr):
+        comparison = compare_models(
+            base,
+            tuned,
+            open_data(data[0] if len(data) == 1 else data, name="data", split=split, subset=subset),
+            columns=column or None,
+            tolerance=tolerance,
+            choices=choices,
+            correctness=correctness,
+            cache_dir=cache,
+            names=names,
+            max_length=max_length,
+            assistant_only_loss=assistant_only_loss,
+            batch_size=batch_size,
+            progress=sys.stderr.isatty(),
+        )
+    show_comparison(comparison, output_format, output)
+    if report is not None:
+        told = {"base model": base, "fine-tuned model": tuned, "data": ", ".join(data)}
+        write_report(comparison, report, overwrite=overwrite, settings=told)
     if fail_above is not None and comparison.exceeds(fail_above):
         sys.stderr.write(f"The damaged share is above {fail_above:.3g}, at its lower bound.\n")
         raise typer.Exit(TOO_DAMAGED)
@@ -289,12 +325,12 @@ def compare(
 @app.command()
 def ledger(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of the last run of a chain.")],
-    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    output_format: OutputFormat = "table",
 ) -> None:
     """See what a chain of runs kept of each task: scores, average, backward transfer, forgetting."""
     from mixcd.edge.cli.ledger import show_ledger
 
-    show_ledger(run, output_format)
+    show_ledger(run, as_json=output_format == "json")
 
 
 @app.command()
@@ -323,15 +359,14 @@ def frontier(
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw an interactive page.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report: one HTML file.")] = None,
-    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    output_format: OutputFormat = "table",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
 ) -> None:
     """Compare the methods of a sweep: prior against new score, seed by seed, with 95 % intervals."""
     require_extra("bench", "`mixcd frontier`")
-    from mixcd.edge.bench.frontier.show import Pictures, show_frontier
+    from mixcd.edge.bench.frontier.show import show_frontier
 
-    pictures = Pictures(png, html, report, overwrite)
-    show_frontier(results, half, against, oracle, only or [], pictures, output_format, measure)
+    show_frontier(results, half, measure, against, oracle, only or [], png, html, report, output_format, overwrite)
 
 
 @app.command()

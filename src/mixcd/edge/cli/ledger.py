@@ -10,31 +10,25 @@ from rich.text import Text
 
 from mixcd.edge.stages.ledger import Ledger
 from mixcd.edge.stages.run_ledger import read_ledger
-from mixcd.words.errors import SettingError, end_sentence, nearest_name, plain_name
-
-FORMATS = ("table", "json")
+from mixcd.words.errors import plain_name
 
 
-def show_ledger(run: Path, output_format: str) -> None:
-    """Print the ledger of a chain of runs.
-
-    Args:
-        run: The folder of the last run.
-        output_format: "table" or "json".
-
-    Raises:
-        SettingError: If the format is unknown.
-    """
-    if output_format not in FORMATS:
-        told = f"`--format` is `{output_format}`, which is no format{nearest_name(output_format, FORMATS)}"
-        raise SettingError(end_sentence(told))
+def show_ledger(run: Path, *, as_json: bool) -> None:
+    """Print the ledger of a chain of runs, whose last one is in this folder."""
     ledger = read_ledger(run)
-    if output_format == "json":
-        sys.stdout.write(json.dumps(_to_json(ledger), ensure_ascii=False, indent=1) + "\n")
+    summary = {
+        "average": ledger.average,
+        "backward_transfer": ledger.backward_transfer,
+        "forgetting": ledger.forgetting,
+    }
+    if as_json:
+        scores = [[None if score != score else float(score) for score in row] for row in ledger.scores]
+        told = {"tasks": list(ledger.task_names), "scores": scores, **summary}
+        sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=1) + "\n")
         return
     console = Console()
     console.print(_make_table(ledger))
-    for name, value in _summary(ledger).items():
+    for name, value in summary.items():
         console.print(f"{name.replace('_', ' ')}: {'–' if value is None else f'{100 * value:.1f}'}", highlight=False)
 
 
@@ -47,16 +41,3 @@ def _make_table(ledger: Ledger) -> Table:
         after = "the base model" if number == 0 else plain_name(ledger.task_names[number])
         table.add_row(Text(after), *("" if score != score else f"{100 * score:.1f}" for score in scores))
     return table
-
-
-def _summary(ledger: Ledger) -> dict[str, float | None]:
-    return {
-        "average": ledger.average,
-        "backward_transfer": ledger.backward_transfer,
-        "forgetting": ledger.forgetting,
-    }
-
-
-def _to_json(ledger: Ledger) -> dict[str, object]:
-    scores = [[None if score != score else float(score) for score in row] for row in ledger.scores]
-    return {"tasks": list(ledger.task_names), "scores": scores, **_summary(ledger)}

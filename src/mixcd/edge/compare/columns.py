@@ -19,10 +19,7 @@ _LOSS_BINS = 10
 
 
 def choose_columns(
-    samples: PriorDataset,
-    wanted: Sequence[str] | None,
-    label: str | None,
-    set_names: Sequence[str] | None = None,
+    samples: PriorDataset, wanted: Sequence[str] | None, label: str | None, set_names: Sequence[str] | None = None
 ) -> tuple[list[tuple[str, pa.ChunkedArray]], list[str]]:
     """Choose the columns by which damage is told apart.
 
@@ -92,8 +89,8 @@ def _read_sets(samples: PriorDataset, name: str, set_names: Sequence[str]) -> pa
 
 def _read_named(samples: PriorDataset, name: str, set_names: Sequence[str] | None) -> pa.ChunkedArray:
     if name not in samples.column_names:
-        told = f"`columns` names `{name}`, which `data` does not have{nearest_name(name, samples.column_names)}"
-        raise DataError(end_sentence(told))
+        nearest = nearest_name(name, samples.column_names)
+        raise DataError(end_sentence(f"`columns` names `{name}`, which `data` does not have{nearest}"))
     if set_names is not None and name in LABEL_KEYS:
         return _read_sets(samples, name, set_names)
     column = samples.arrow_column(name)

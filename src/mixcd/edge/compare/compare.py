@@ -1,6 +1,6 @@
 """`compare`: two models over the same prior samples, at the cost of two forward passes over them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def compare(
         ],
         tolerance=tolerance,
         choices=choices,
-        notes=[*left_out, *_note_coverage(samples, before, rule), *_note_unknown(before), *_note_rounding(pair)],
+        notes=[*left_out, *_note(samples, before, rule, pair.dtype)],
         dtype=pair.dtype,
     )
 
@@ -190,37 +190,27 @@ def _describe(
     )
 
 
-def _note_coverage(samples: PriorDataset, before: Outcomes, rule: CorrectnessRule) -> list[str]:
-    notes = []
+def _note(samples: PriorDataset, before: Outcomes, rule: CorrectnessRule, dtype: str) -> Iterator[str]:
+    """Say what to mind: what was not compared, what the base model does not know anyway, and what rounding changes."""
     if len(before.sample_ids) < len(samples):
-        notes.append(
+        yield (
             f"The cache holds predictions for {len(before.sample_ids):,} of {len(samples):,} samples: only those are "
             "compared."
         )
     if before.untargeted_count:
-        notes.append(f"{before.untargeted_count:,} samples have {rule.untargeted}, so they count as never right.")
-    return notes
-
-
-def _note_rounding(pair: ModelPair) -> list[str]:
-    if " " not in pair.dtype:
-        return []
-    return [
-        f"The weights were held in {pair.dtype}, so rounding alone turns some samples right or wrong. Load both models "
-        "in one dtype."
-    ]
-
-
-def _note_unknown(before: Outcomes) -> list[str]:
-    """Say when the base model has little to lose, and where target tokens are counted, what would let it have more."""
+        yield f"{before.untargeted_count:,} samples have {rule.untargeted}, so they count as never right."
     share = float(before.correct.mean())
-    if share >= LEAST_SHARE_RIGHT:
-        return []
-    half = halve_by_tokens(before.share_right)
-    cure = (
-        "Check that it was trained on this task, and that labels and preprocessing are those it was trained with."
-        if half is None
-        else f"Half of the samples have {half:.0%} of their target tokens right, which `--least-share {half:g}`, or "
-        f"`correctness=mixcd.RightTokens({half:g})`, would count as right."
-    )
-    return [f"The base model is right on {share:.1%} of the samples only, and no others can be damaged. {cure}"]
+    if share < LEAST_SHARE_RIGHT:
+        half = halve_by_tokens(before.share_right)
+        cure = (
+            "Check that it was trained on this task, and that labels and preprocessing are those it was trained with."
+            if half is None
+            else f"Half of the samples have {half:.0%} of their target tokens right, which `--least-share {half:g}`, "
+            f"or `correctness=mixcd.RightTokens({half:g})`, would count as right."
+        )
+        yield f"The base model is right on {share:.1%} of the samples only, and no others can be damaged. {cure}"
+    if " " in dtype:
+        yield (
+            f"The weights were held in {dtype}, so rounding alone turns some samples right or wrong. Load both models "
+            "in one dtype."
+        )

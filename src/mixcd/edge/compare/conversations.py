@@ -42,12 +42,7 @@ def prepare_conversations(
     most = max_length or min(limits, default=None)
     with tempfile.TemporaryDirectory() as folder, fixed_random_numbers(0), warnings.catch_warnings(action="ignore"):
         args = trl.SFTConfig(
-            folder,
-            max_length=most,
-            assistant_only_loss=assistant_only_loss,
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
+            folder, max_length=most, assistant_only_loss=assistant_only_loss, report_to="none", use_cpu=True, bf16=False
         )
         try:
             trainer = trl.SFTTrainer(
@@ -56,7 +51,7 @@ def prepare_conversations(
                 train_dataset=rows.select([0]),  # by which TRL knows the format
                 processing_class=deepcopy(tokenizer),
             )
-            prepared: Dataset = prepare_raw(trainer, rows, name)
+            return prepare_raw(trainer, rows, name)
         except (OSError, RehearsalError):
             raise
         except Exception as error:  # templates and TRL's checks raise almost anything
@@ -64,7 +59,6 @@ def prepare_conversations(
                 f"TRL refuses to prepare `{name}`: {reason_of(error)} Correct the data, or the tokenizer's chat "
                 "template."
             ) from error
-    return prepared
 
 
 def _make_stand_in() -> LlamaForCausalLM:

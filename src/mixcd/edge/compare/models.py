@@ -43,11 +43,9 @@ class ModelPair:
     @property
     def dtype(self) -> str:
         """What the weights are held in while they predict."""
-        held = [
-            str(_dtype_of(one)).removeprefix("torch.")
-            for one in (self.base, self.base if self.tuned is None else self.tuned)
-        ]
-        return held[0] if held[0] == held[1] else f"{held[0]} before, {held[1]} after"
+        models = (self.base, self.base if self.tuned is None else self.tuned)
+        before, after = (str(_dtype_of(one)).removeprefix("torch.") for one in models)
+        return before if before == after else f"{before} before, {after} after"
 
     def match_labels(self) -> Ids | None:
         """Return the fine-tuned model's number of each label, as `label_names.match_labels` does."""
@@ -98,8 +96,7 @@ def open_models(base: Model, tuned: Model, tokenizer: Any = None) -> ModelPair:
         found = [_find_tokenizer(base, "base"), _find_tokenizer(adapter or tuned, "tuned", follows=adapter is None)]
         require_same_tokens(*found)
         tokenizer = found[0] or found[1]
-    given = {"base": base} if adapter else {"base": base, "tuned": tuned}
-    models = _open_alike(given)
+    models = _open_alike({"base": base} if adapter else {"base": base, "tuned": tuned})
     if adapter is not None:  # refused now, not when the base model has predicted
         with _restored(models["base"]):
             put_adapter(models["base"], adapter, "tuned")

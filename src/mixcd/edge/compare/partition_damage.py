@@ -51,7 +51,7 @@ def measure_damage(name: str, partition: Partition, before: Flags, after: Flags)
     sizes, damaged = partition.bin_sizes, np.array([change.damaged_count for change in changes], np.float64)
     lift = estimate_lift(DamageCounts(sizes.astype(np.float64), damaged), sizes)
     bins = [one for one in map(BinDamage, partition.bin_names, changes) if one.change.sample_count]
-    return PartitionDamage(name, lift, tuple(sorted(bins, key=_hardness)))
+    return PartitionDamage(name, lift, tuple(sorted(bins, key=hardness)))
 
 
 def rank_partitions(partitions: Iterable[PartitionDamage]) -> tuple[PartitionDamage, ...]:
@@ -59,5 +59,6 @@ def rank_partitions(partitions: Iterable[PartitionDamage]) -> tuple[PartitionDam
     return tuple(sorted(partitions, key=lambda one: (-np.nan_to_num(one.lift.value, nan=-1.0), one.name)))
 
 
-def _hardness(one: BinDamage) -> tuple[float, str]:
+def hardness(one: BinDamage) -> tuple[float, str]:
+    """Sort by this to have the hardest hit bin first, by the lower bound of its damaged share."""
     return -one.change.damaged_interval[0], one.name

@@ -37,7 +37,6 @@ class Outcomes:
     prediction: Ids | None
     share_right: Floats | None
     has_target: Flags | None
-    forward_count: int
 
     @property
     def untargeted_count(self) -> int:
@@ -72,7 +71,7 @@ class ComparisonPass:
         inference = Inference(model, self.data, self.rule, collate_fn, self.batch_size)
         require_apart(inference)
         with tqdm(total=len(sample_ids), desc=owner.lower(), disable=not self.progress or None) as bar:
-            found, forward_count = inference.predict(
+            found, _ = inference.predict(
                 sample_ids,
                 advance=bar.update,
                 look=lambda ids, _, part: require_finite_losses(ids, part["loss"], owner),
@@ -84,7 +83,6 @@ class ComparisonPass:
             found.get("prediction"),
             found.get("share_right"),
             found.get("has_target"),
-            forward_count,
         )
 
     def read_or_predict(
@@ -96,7 +94,7 @@ class ComparisonPass:
             cache_dir: The cache's folder, made if it is missing.
             tokenizer: Fingerprinted, so that a cache made with another one is refused.
         """
-        found = predict_prior(
+        made = predict_prior(
             model,
             self.data,
             cache_dir,
@@ -107,12 +105,4 @@ class ComparisonPass:
             progress=self.progress,
             least_share_right=0.0,
         )
-        return Outcomes(
-            found.sample_ids,
-            found.correct,
-            found.loss,
-            found.prediction,
-            found.share_right,
-            found.has_target,
-            found.forward_count,
-        )
+        return Outcomes(made.sample_ids, made.correct, made.loss, made.prediction, made.share_right, made.has_target)

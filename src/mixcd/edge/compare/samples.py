@@ -13,7 +13,6 @@ from transformers import (
     DataCollatorForMultipleChoice,
     DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
-    PreTrainedModel,
     default_data_collator,
 )
 
@@ -91,8 +90,8 @@ def _prepare(rows: Dataset, name: str, task: Task, model: torch.nn.Module, token
     is_raw = _is_raw(rows)
     if is_raw and task == "text-generation":
         require_tokenizer(tokenizer, rows.column_names[0], name)
-    longest = None if tokenizer is None else longest_input(tokenizer, model)
-    prepared = TASK_KINDS[task].prepare(rows, name, how.names, _plain(model), tokenizer, how.max_length or longest)
+    longest, plain = None if tokenizer is None else longest_input(tokenizer, model), cast(Any, bare_model(model))
+    prepared = TASK_KINDS[task].prepare(rows, name, how.names, plain, tokenizer, how.max_length or longest)
     if is_raw and task == "text-generation":
         prepared = prepare_conversations(prepared, name, tokenizer, how.max_length, longest, how.assistant_only_loss)
     require_inputs(prepared, name=name, token_count=count_tokens(model), longest=count_positions(model))
@@ -140,9 +139,8 @@ def _require_own_columns(names: ColumnsConfig, task: Task | None) -> None:
     known = COLUMNS[task] if task is not None else ("text", "text_pair", "label")
     foreign = [key for key, column in names if column is not None and key not in known]
     if foreign:
-        listed = (
-            ", ".join(f"`{key}`" for key in known) or "none: TRL reads `messages`, `prompt` and `completion`, `text`"
-        )
+        listed = ", ".join(f"`{key}`" for key in known)
+        listed = listed or "none: TRL reads `messages`, `prompt` and `completion`, `text`"
         raise SettingError(
             f"A column is named as `{foreign[0]}`, which is of another task than the base model's, whose columns are "
             f"{listed}. Leave it out, or name a model of that task."
@@ -162,8 +160,7 @@ def _wants_preparing(rows: Any, names: ColumnsConfig) -> bool:
 
 def _choose_collator(row: Any, tokenizer: Any, name: str) -> Callable[[list[Any]], Any]:
     if _inputs_of(row) != "input_ids":
-        collator: Callable[[list[Any]], Any] = default_data_collator
-        return collator
+        return cast(Callable[[list[Any]], Any], default_data_collator)
     if tokenizer is None:
         raise DataError(
             f"`{name}` has rows of tokens, but there is no tokenizer to pad them: none lies beside the models. Pass "
@@ -199,8 +196,3 @@ def _task_of(model: torch.nn.Module) -> Task | None:
     if getattr(config, "is_encoder_decoder", False):
         return "sequence-to-sequence"
     return "text-generation" if is_causal(model) else None
-
-
-def _plain(model: torch.nn.Module) -> PreTrainedModel:
-    plain: Any = bare_model(model)
-    return cast(PreTrainedModel, plain)

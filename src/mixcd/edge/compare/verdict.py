@@ -1,7 +1,7 @@
 """The verdict of a comparison, in sentences: what broke, and what rehearsing would be worth."""
 
 from mixcd.edge.compare.comparison import PRIOR_LOSS, Comparison
-from mixcd.edge.compare.partition_damage import BinDamage, PartitionDamage
+from mixcd.edge.compare.partition_damage import BinDamage, PartitionDamage, hardness
 from mixcd.run.outcome.evaluation import LEAST_SAMPLES
 
 WORTHWHILE_LIFT = 1.2
@@ -27,14 +27,14 @@ def judge_damage(comparison: Comparison) -> str:
     count, interval = comparison.change.sample_count, comparison.damaged_interval
     if interval is None:
         return f"Too few samples to tell: there are {count}, and an interval needs at least {LEAST_SAMPLES}."
-    share = f"{_percent(comparison.damaged_share)} of the samples went from right to wrong"
+    share = f"{comparison.damaged_share:.1%} of the samples went from right to wrong"
     share += " beyond what guessing explains" if comparison.choices else ""
-    bounds = f"{_percent(interval[0])} to {_percent(interval[1])}"
-    tolerance = f"the tolerance of {_percent(comparison.tolerance)}"
+    bounds = f"{interval[0]:.1%} to {interval[1]:.1%}"
+    tolerance = f"the tolerance of {comparison.tolerance:.1%}"
     if comparison.change.damaged_count == 0:
         return (
             f"Nothing broke: none of the {count:,} samples went from right to wrong. (With so many, up to "
-            f"{_percent(interval[1])} could and still not show.)"
+            f"{interval[1]:.1%} could and still not show.)"
         )
     if comparison.is_damaged:
         return f"Damage: {share} ({bounds}), beyond {tolerance}.{_name_hardest(comparison)}"
@@ -68,8 +68,8 @@ def judge_rehearsal(comparison: Comparison) -> str:
         best, share = uneven[0], comparison.change.damaged_share
         return (
             f"Rehearsal: damage is uneven. Drawn by {_quote(best.name)}, rehearsed samples are damaged {_lift(best)} "
-            f"times as often as drawn uniformly: {_percent(min(1.0, share * best.lift.value))} of them instead of "
-            f"{_percent(share)}, to begin with."
+            f"times as often as drawn uniformly: {min(1.0, share * best.lift.value):.1%} of them instead of "
+            f"{share:.1%}, to begin with."
         )
     if known and all(one.lift.high < WORTHWHILE_LIFT for one in known):
         return "Rehearsal: damage is even over these bins, so uniform rehearsal will do."
@@ -91,12 +91,12 @@ def list_hardest(comparison: Comparison) -> list[BinDamage]:
     share = comparison.change.damaged_share
     columns = [one for one in comparison.partitions if one.name != PRIOR_LOSS and one.lift.low > 1]
     bins = [one for column in columns for one in column.bins if one.change.damaged_interval[0] > share]
-    return sorted(bins, key=lambda one: (-one.change.damaged_interval[0], one.name))
+    return sorted(bins, key=hardness)
 
 
 def _name_hardest(comparison: Comparison) -> str:
     hardest = list_hardest(comparison)[:_MOST_NAMED]
-    named = ", ".join(f"{_quote(one.name)} {_percent(one.change.damaged_share)}" for one in hardest)
+    named = ", ".join(f"{_quote(one.name)} {one.change.damaged_share:.1%}" for one in hardest)
     return f" Hardest hit: {named}." if named else ""
 
 
@@ -106,7 +106,3 @@ def _lift(one: PartitionDamage) -> str:
 
 def _quote(name: str) -> str:
     return f"`{name if len(name) <= _NAME_START else name[:_NAME_START] + '…'}`"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"

@@ -49,11 +49,7 @@ _MARKER = "made-by-mixcd-demo.txt"
 _OWN = (BASE, WITHOUT_REHEARSAL, MIX_CD, PRIOR, _CACHE, _TRAINER, _RESULT, _PICTURE)
 """All that the demo writes: what an earlier demo left of it is replaced, and nothing else."""
 
-_RUNS: tuple[tuple[str, str | None], ...] = (
-    ("no rehearsal", None),
-    ("uniform", "uniform"),
-    ("mix-cd", "auto"),
-)
+_RUNS: tuple[tuple[str, str | None], ...] = (("no rehearsal", None), ("uniform", "uniform"), ("mix-cd", "auto"))
 _KEPT = {"no rehearsal": WITHOUT_REHEARSAL, "mix-cd": MIX_CD}
 """The runs whose model is kept, and where."""
 

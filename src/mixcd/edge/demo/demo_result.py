@@ -11,17 +11,7 @@ from mixcd.words.vocabulary import Flags
 
 SIGNIFICANT = 0.05
 """The McNemar p-value below which a difference between two runs is called one."""
-HEADINGS = [
-    "run",
-    "prior before",
-    "prior after",
-    "new",
-    "yield",
-    "lift",
-    "damaged (95 %)",
-    "s/step",
-    "forward passes",
-]
+HEADINGS = ["run", "prior before", "prior after", "new", "yield", "lift", "damaged (95 %)", "s/step", "forward passes"]
 """The columns of the demo's table."""
 LEAST_DAMAGE = 0.01
 """The damaged share, at its lower bound, below which there is nothing to mend."""

@@ -17,11 +17,4 @@ TASK_KINDS: Mapping[Task, TaskKind] = {
 }
 """The tasks, by what a config calls them."""
 
-__all__ = [
-    "TASK_KINDS",
-    "Classification",
-    "QuestionAnswering",
-    "SequenceToSequence",
-    "TaskKind",
-    "TextGeneration",
-]
+__all__ = ["TASK_KINDS", "Classification", "QuestionAnswering", "SequenceToSequence", "TaskKind", "TextGeneration"]

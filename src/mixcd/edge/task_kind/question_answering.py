@@ -22,6 +22,5 @@ class QuestionAnswering(TaskKind):
         self, data: Dataset, name: str, columns: ColumnsConfig, model: PreTrainedModel, tokenizer: Any, max_length: Any
     ) -> Dataset:
         """Tokenise questions with their contexts, and find the answers' tokens."""
-        del model
         named = SpanColumns(columns.question, columns.context, columns.answers)
         return prepare_spans(data, name=name, columns=named, tokenizer=tokenizer, max_length=max_length)

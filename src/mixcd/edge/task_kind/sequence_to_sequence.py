@@ -30,7 +30,6 @@ class SequenceToSequence(TaskKind):
         self, data: Dataset, name: str, columns: ColumnsConfig, model: PreTrainedModel, tokenizer: Any, max_length: Any
     ) -> Dataset:
         """Tokenise sources and targets."""
-        del model
         named = PairColumns(columns.source, columns.target)
         return prepare_pairs(data, name=name, columns=named, tokenizer=tokenizer, max_length=max_length)
 

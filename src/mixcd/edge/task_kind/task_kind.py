@@ -39,7 +39,6 @@ class TaskKind(ABC):
 
     def default_arguments(self, config: Config) -> Mapping[str, Any]:
         """Return the arguments that the task has where the config's `training` says nothing."""
-        del config
         return {}
 
     def trainer_class(self) -> type[Trainer]:
@@ -48,5 +47,4 @@ class TaskKind(ABC):
 
     def make_collator(self, tokenizer: Any, model: PreTrainedModel) -> Any:
         """Return the data collator, by default one that pads; None for the trainer's own."""
-        del model
         return DataCollatorWithPadding(tokenizer)

@@ -40,7 +40,6 @@ class TextGeneration(TaskKind):
         self, data: Dataset, name: str, columns: ColumnsConfig, model: PreTrainedModel, tokenizer: Any, max_length: Any
     ) -> Dataset:
         """Check that TRL can read the rows; they stay raw, in a file of our own: TRL writes beside what it reads."""
-        del columns, model, max_length
         if "input_ids" in data.column_names:
             return data
         read = _find_format(data, name)

@@ -78,9 +78,8 @@ def compare_headroom(runs: Seeds, reference: Seeds, best: Seeds) -> Headroom | N
     seeds = shared_seeds(runs, reference, best)
     if not seeds:
         return None
-    return capture_headroom(
-        subtract_scores(runs, reference, seeds)[:, 1], subtract_scores(best, reference, seeds)[:, 1]
-    )
+    gain, oracle_gain = (subtract_scores(one, reference, seeds)[:, 1] for one in (runs, best))
+    return capture_headroom(gain, oracle_gain)
 
 
 def subtract_scores(runs: Seeds, reference: Seeds, seeds: Iterable[int]) -> Floats:

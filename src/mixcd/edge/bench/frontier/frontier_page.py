@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from mixcd.edge.bench.frontier.frontier_picture import reach
+from mixcd.edge.bench.frontier.frontier_picture import LINES, MARKERS, reach
 from mixcd.edge.bench.frontier.frontier_report import PLAIN, FrontierReport, MethodReport, PointReport
 from mixcd.edge.bench.frontier.seed_interval import Estimate
 from mixcd.run.report.page import Page, Picture, Section, Table
@@ -14,8 +14,6 @@ from mixcd.run.report.svg_picture import RULE, SERIES, SOFT, draw_svg
 from mixcd.words.errors import plain_name
 from mixcd.words.version import __version__
 
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">")
-_LINES = ("-", "--", "-.", ":")
 _MOST_NAMED = 8
 _NAME_START = 34
 _FRONTIER_READING = (
@@ -34,13 +32,12 @@ _TABLE_READING = (
 
 def make_frontier_page(report: FrontierReport, files: Sequence[Path]) -> Page:
     """Lay a frontier out as a report."""
-    seeds = sorted({point.new.seed_count for method in report.methods for point in method.points})
     facts = [
         ("task", report.task),
         ("half of the held-out data", report.half),
         ("compared with", report.against),
         ("oracle", report.oracle or "–"),
-        ("seeds a point", str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"),
+        ("seeds a point", report.seeds_a_point),
         ("base model, new score", _tell(report.base[0])),
         ("base model, prior score", _tell(report.base[1])),
         *((f"results {number}", str(path)) for number, path in enumerate(files, 1)),
@@ -100,8 +97,8 @@ def _draw(report: FrontierReport) -> Picture:
                 xerr=reach([point.new for point in method.points]),
                 yerr=reach([point.prior for point in method.points]),
                 color=SERIES[place % len(SERIES)],
-                marker=_MARKERS[place % len(_MARKERS)],
-                linestyle=_LINES[place // len(SERIES) % len(_LINES)],
+                marker=MARKERS[place % len(MARKERS)][0],
+                linestyle=LINES[place // len(SERIES) % len(LINES)][0],
                 linewidth=1.2,
                 elinewidth=0.7,
                 markersize=5,
@@ -138,9 +135,9 @@ def _list_points(report: FrontierReport) -> Table:
             f"{point.mix_ratio:g}" if point.mix_ratio else "–",
             _tell(point.prior),
             _tell(point.new),
-            _points(point.prior_difference),
-            _points(point.new_difference),
-            _points(point.matched.gain) if point.matched else "–",
+            _scaled(point.prior_difference),
+            _scaled(point.new_difference),
+            _scaled(point.matched.gain) if point.matched else "–",
             f"{100 * point.yield_rate:.1f} %" if point.yield_rate is not None else "–",
             str(point.new.seed_count),
         ]
@@ -153,7 +150,7 @@ def _list_points(report: FrontierReport) -> Table:
 
 def _list_volumes(report: FrontierReport) -> Table:
     rows = [
-        [plain_name(method.name), _scaled(method.volume), _scaled(method.volume_difference)]
+        [plain_name(method.name), _scaled(method.volume, 1e4), _scaled(method.volume_difference, 1e4)]
         for method in report.methods
         if method.volume is not None
     ]
@@ -162,19 +159,14 @@ def _list_volumes(report: FrontierReport) -> Table:
 
 
 def _means(method: MethodReport) -> tuple[list[float], list[float]]:
-    points: Sequence[PointReport] = method.points
-    return [point.new.value for point in points], [point.prior.value for point in points]
+    return [point.new.value for point in method.points], [point.prior.value for point in method.points]
 
 
 def _tell(one: Estimate) -> str:
     return f"{one.value:.3f}" + (f" ({one.interval[0]:.3f}–{one.interval[1]:.3f})" if one.interval else "")
 
 
-def _points(one: Estimate | None) -> str:
-    return _scaled(one, 100)
-
-
-def _scaled(one: Estimate | None, scale: float = 1e4) -> str:
+def _scaled(one: Estimate | None, scale: float = 100) -> str:
     if one is None:
         return "–"
     bounds = f" ({scale * one.interval[0]:+.2f} … {scale * one.interval[1]:+.2f})" if one.interval else ""

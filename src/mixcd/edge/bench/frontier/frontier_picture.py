@@ -30,6 +30,7 @@ MARKERS = (  # of matplotlib and of plotly; 11 markers and 7 colours meet again 
 )
 LINES = (("-", "solid"), ("--", "dash"), ("-.", "dashdot"))
 """The next one whenever the colours begin anew."""
+_SMALL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": "#555555"}
 _NEW, _PRIOR = "score on the new task", "score on the prior task"
 
 
@@ -61,11 +62,10 @@ def draw_png(report: FrontierReport, path: Path) -> None:
     axes.set(xlabel=_NEW, ylabel=_PRIOR)
     axes.set_title(_describe(report), parse_math=False)
     axes.grid(alpha=0.3)
-    labels = [
-        _describe_base(report),
-        *(" " + plain_name(method.name) for method in report.methods),
-    ]  # an underscore in front would hide it
-    legend = axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    names = [" " + plain_name(method.name) for method in report.methods]  # an underscore in front would hide it
+    legend = axes.legend(
+        handles, [_describe_base(report), *names], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
     with replace_file(path) as unfinished:
@@ -98,9 +98,6 @@ def write_html(report: FrontierReport, path: Path) -> None:
         unfinished.write_text(page, "utf-8")
 
 
-_SMALL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": "#555555"}
-
-
 def _styles(methods: Sequence[MethodReport]) -> Iterator[tuple[MethodReport, str, tuple[str, str], tuple[str, str]]]:
     for number, method in enumerate(methods):
         line = LINES[number // len(COLORS) % len(LINES)]
@@ -112,10 +109,8 @@ def _describe_base(report: FrontierReport) -> str:
 
 
 def _describe(report: FrontierReport) -> str:
-    counts = sorted({point.new.seed_count for method in report.methods for point in method.points})
-    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
-    bars = ", 95 % intervals" if counts[-1] > 1 else ""
-    return f"{plain_name(report.task)}: {report.half} half, {seeds} seed{'' if seeds == '1' else 's'}{bars}"
+    seeds = "1 seed" if report.seeds_a_point == "1" else f"{report.seeds_a_point} seeds, 95 % intervals"
+    return f"{plain_name(report.task)}: {report.half} half, {seeds}"
 
 
 def _describe_point(name: str, point: PointReport) -> str:

@@ -1,6 +1,6 @@
 """What a sweep found: every method's points, and how they compare with one reference method, seed by seed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +100,12 @@ class FrontierReport:
     methods: tuple[MethodReport, ...]
     notes: tuple[str, ...]
 
+    @property
+    def seeds_a_point(self) -> str:
+        """How many seeds a point has, or from which to which number."""
+        counts = sorted({point.new.seed_count for method in self.methods for point in method.points})
+        return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
 
 def report_frontier(
     rows: Iterable[Row], half: Half = "test", against: str = "uniform", oracle: str | None = None
@@ -132,8 +138,8 @@ def report_frontier(
         )
         for name, runs in methods.items()
     )
-    base = _estimate_base(methods)
-    return FrontierReport(rows[0]["task"], half, against, oracle, base, reports, _note(methods, against, oracle))
+    notes = _note(methods, against, oracle)
+    return FrontierReport(rows[0]["task"], half, against, oracle, _estimate_base(methods), reports, tuple(notes))
 
 
 def _compare_volumes(
@@ -149,12 +155,7 @@ def _compare_volumes(
 
 
 def _report_point(
-    methods: Mapping[str, MixRatios],
-    name: str,
-    mix_ratio: float,
-    against: str,
-    oracle: str | None,
-    is_pareto: bool,
+    methods: Mapping[str, MixRatios], name: str, mix_ratio: float, against: str, oracle: str | None, is_pareto: bool
 ) -> PointReport:
     runs = methods[name][mix_ratio]
     scores = stack_scores(methods[name], [mix_ratio], list(runs))[0]
@@ -203,20 +204,18 @@ def _estimate_base(methods: Mapping[str, MixRatios]) -> tuple[Estimate, Estimate
     return estimate_mean(stacked[:, 0]), estimate_mean(stacked[:, 1])
 
 
-def _note(methods: Mapping[str, MixRatios], against: str, oracle: str | None) -> tuple[str, ...]:
-    notes = []
+def _note(methods: Mapping[str, MixRatios], against: str, oracle: str | None) -> Iterator[str]:
     counts = {len(runs) for mix_ratios in methods.values() for runs in mix_ratios.values()}
     if max(counts) < 2:
-        notes.append("Fewer than 2 seeds: there are no intervals, and one seed decides nothing.")
+        yield "Fewer than 2 seeds: there are no intervals, and one seed decides nothing."
     elif len(counts) > 1:
-        notes.append("Not every run has every seed: differences are over the seeds that both have.")
+        yield "Not every run has every seed: differences are over the seeds that both have."
     if not methods.get(PLAIN, {}).get(0.0):
-        notes.append(f'No "{PLAIN}" runs: without plain fine-tuning there is no reference for volumes.')
+        yield f'No "{PLAIN}" runs: without plain fine-tuning there is no reference for volumes.'
     if oracle is None:
-        notes.append(f'No "{ORACLE}" runs and no `--oracle`: there is no captured headroom.')
+        yield f'No "{ORACLE}" runs and no `--oracle`: there is no captured headroom.'
     elif oracle == against:
-        notes.append("The oracle is the reference method: there is no captured headroom.")
-    return tuple(notes)
+        yield "The oracle is the reference method: there is no captured headroom."
 
 
 def _is_charged(runs: Seeds) -> bool:

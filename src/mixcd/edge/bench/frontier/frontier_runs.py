@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -136,11 +136,10 @@ def require_half(half: str) -> Half:
     Raises:
         SettingError: If there is none.
     """
-    for known in get_args(Half):
-        if half == known:
-            return half  # type: ignore[return-value]
-    told = f"`{half}` is no half of the held-out data{nearest_name(half, get_args(Half))}"
-    raise SettingError(end_sentence(told))
+    known = get_args(Half)
+    if half not in known:
+        raise SettingError(end_sentence(f"`{half}` is no half of the held-out data{nearest_name(half, known)}"))
+    return cast(Half, half)
 
 
 def require_method(name: str, known: Iterable[str], what: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -15,56 +15,40 @@ from mixcd.edge.bench.frontier.frontier_report import ORACLE, PLAIN, FrontierRep
 from mixcd.edge.bench.frontier.frontier_runs import join_results, judge_by, keep_methods, require_half
 from mixcd.edge.bench.frontier.seed_interval import Estimate, Headroom
 from mixcd.edge.bench.sweep.sweep_results import read_results
-from mixcd.words.errors import DataError, SettingError, end_sentence, nearest_name, plain_name
+from mixcd.words.errors import DataError, SettingError, plain_name
 from mixcd.words.files import require_free
-
-FORMATS = ("table", "json")
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures that are wanted.
-
-    Args:
-        report: An HTML file with all that was found.
-    """
-
-    png: Path | None
-    html: Path | None
-    report: Path | None
-    overwrite: bool
 
 
 def show_frontier(
     files: Sequence[Path],
     half: str,
+    measure: str | None,
     against: str,
     oracle: str | None,
     only: Sequence[str],
-    pictures: Pictures,
+    png: Path | None,
+    html: Path | None,
+    page: Path | None,
     output_format: str,
-    measure: str | None = None,
+    overwrite: bool,
 ) -> None:
     """Print what the results of a sweep say, and draw the pictures that are wanted.
 
     Args:
         half: "test" or "validation".
+        measure: What to judge by in the place of accuracy, such as "f1".
         oracle: The oracle; None for the default.
         only: Methods to show beside those that are compared with; all when empty.
+        page: An HTML file for the whole report.
         output_format: "table" or "json".
-        measure: What to judge by in the place of accuracy, such as "f1".
 
     Raises:
         SettingError: If a name is unknown, a run was not measured so, or a picture would replace a file.
         DataError: If the results do not fit together.
         OSError: If a picture cannot be written.
     """
-    if output_format not in FORMATS:
-        told = f"`--format` is `{output_format}`, which is no format{nearest_name(output_format, FORMATS)}"
-        raise SettingError(end_sentence(told))
     chosen = require_half(half)
-    outputs = (pictures.png, pictures.html, pictures.report)
-    require_free(outputs, "a picture", overwrite=pictures.overwrite, read=files)
+    require_free((png, html, page), "a picture", overwrite=overwrite, read=files)
     rows = join_results(map(_read, files))
     if only:
         rows = keep_methods(rows, only, (against, oracle or ORACLE, PLAIN))
@@ -75,7 +59,19 @@ def show_frontier(
             )
         rows = judge_by(rows, measure)
     report = report_frontier(rows, chosen, against, oracle)
-    _draw(report, files, pictures)
+    if png is not None:
+        from mixcd.edge.bench.frontier.frontier_picture import draw_png
+
+        draw_png(report, png)
+    if html is not None:
+        from mixcd.edge.bench.frontier.frontier_picture import write_html
+
+        write_html(report, html)
+    if page is not None:
+        from mixcd.edge.bench.frontier.frontier_page import make_frontier_page
+        from mixcd.run.report.page import write_page
+
+        write_page(make_frontier_page(report, files), page, overwrite=overwrite)
     if output_format == "json":
         sys.stdout.write(json.dumps(asdict(report), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
         return
@@ -97,7 +93,7 @@ def make_tables(report: FrontierReport) -> Iterator[Table]:
                 plain_name(method.name),
                 f"{point.mix_ratio:g}{'*' if point.is_pareto else ''}",
                 str(point.new.seed_count),
-                *(_percent(one) for one in (point.prior, point.new, point.damaged_share)),
+                *(_scaled(one) for one in (point.prior, point.new, point.damaged_share)),
                 "–" if point.yield_rate is None else f"{100 * point.yield_rate:.1f}",
                 f"{100 * point.extra_compute:.0f} %{'' if point.is_charged else ', free'}",
             )
@@ -113,8 +109,8 @@ def make_tables(report: FrontierReport) -> Iterator[Table]:
                 plain_name(method.name),
                 f"{point.mix_ratio:g}",
                 str(point.prior_difference.seed_count if point.prior_difference else 0),
-                _percent(point.prior_difference, "+"),
-                _percent(point.new_difference, "+"),
+                _scaled(point.prior_difference, "+"),
+                _scaled(point.new_difference, "+"),
                 _matched(point.matched),
                 _captured(point.headroom),
             )
@@ -131,8 +127,8 @@ def make_tables(report: FrontierReport) -> Iterator[Table]:
                 plain_name(method.name),
                 str(len(method.points)),
                 str(method.volume.seed_count if method.volume else 0),
-                _scaled(method.volume, 1e4, ""),
-                _scaled(method.volume_difference, 1e4, "+"),
+                _scaled(method.volume, scale=1e4),
+                _scaled(method.volume_difference, "+", 1e4),
                 str(method.volume_difference.seed_count if method.volume_difference else 0),
             )
             for method in report.methods
@@ -149,11 +145,7 @@ def _make_table(title: str, headings: Sequence[str], rows: Iterator[tuple[str, .
     return table
 
 
-def _percent(one: Estimate | None, sign: str = "") -> str:
-    return _scaled(one, 100, sign)
-
-
-def _scaled(one: Estimate | None, scale: float, sign: str) -> str:
+def _scaled(one: Estimate | None, sign: str = "", scale: float = 100) -> str:
     """The value, and its interval below it."""
     if one is None:
         return "–"
@@ -168,7 +160,7 @@ def _matched(matched: MatchedGain | None) -> str:
         return "–"
     if matched.gain is None:
         return "no match"
-    value, *rest = _percent(matched.gain, "+").split("\n")
+    value, *rest = _scaled(matched.gain, "+").split("\n")
     return "\n".join([value + ("†" if matched.match == "clamped" else ""), *rest])
 
 
@@ -177,7 +169,7 @@ def _captured(headroom: Headroom | None) -> str:
         return "–"
     if headroom.captured is None:
         return "no headroom"
-    return _scaled(headroom.captured, 100, "").replace("\n", " %\n")
+    return _scaled(headroom.captured).replace("\n", " %\n")
 
 
 def _read(path: Path) -> list[dict[str, object]]:
@@ -185,19 +177,3 @@ def _read(path: Path) -> list[dict[str, object]]:
     if not rows:
         raise DataError(f"`{path}` holds no runs, but a frontier needs at least one. Run `mixcd sweep` first.")
     return rows
-
-
-def _draw(report: FrontierReport, files: Sequence[Path], pictures: Pictures) -> None:
-    if pictures.png is not None:
-        from mixcd.edge.bench.frontier.frontier_picture import draw_png
-
-        draw_png(report, pictures.png)
-    if pictures.html is not None:
-        from mixcd.edge.bench.frontier.frontier_picture import write_html
-
-        write_html(report, pictures.html)
-    if pictures.report is not None:
-        from mixcd.edge.bench.frontier.frontier_page import make_frontier_page
-        from mixcd.run.report.page import write_page
-
-        write_page(make_frontier_page(report, files), pictures.report, overwrite=pictures.overwrite)
