@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -274,32 +275,15 @@ class Permuted(EstimatorSettings):
 
 
 @dataclass(frozen=True)
-class HardOracle(EstimatorSettings):
-    """Draw from the samples that the last probe found damaged."""
+class Probed(EstimatorSettings):
+    """Draw among the samples of the last probe: the settings of `ScoredSamples`."""
+
+    score: Literal["damaged", "drop", "loss"]
+    takes_highest: bool = False
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> ScoredSamples:
         """Return the estimator."""
-        return ScoredSamples(predictions.base_loss, predictions.base_correct, "damaged")
-
-
-@dataclass(frozen=True)
-class SoftOracle(EstimatorSettings):
-    """Draw by how far the label's probability fell in the last probe."""
-
-    def bind(self, partition: Partition, predictions: BasePredictions) -> ScoredSamples:
-        """Return the estimator."""
-        return ScoredSamples(predictions.base_loss, predictions.base_correct, "drop")
-
-
-@dataclass(frozen=True)
-class CandidateScoring(EstimatorSettings):
-    """Draw the candidates whose loss rose most, or in proportion to its rise."""
-
-    takes_highest: bool = True
-
-    def bind(self, partition: Partition, predictions: BasePredictions) -> ScoredSamples:
-        """Return the estimator."""
-        return ScoredSamples(predictions.base_loss, predictions.base_correct, "loss", self.takes_highest)
+        return ScoredSamples(predictions.base_loss, predictions.base_correct, self.score, self.takes_highest)
 
 
 RIVALS: Mapping[str, Callable[..., EstimatorSettings]] = {
@@ -309,8 +293,8 @@ RIVALS: Mapping[str, Callable[..., EstimatorSettings]] = {
     "ema": Ema,
     "exp3": Exp3,
     "permuted": Permuted,
-    "oracle-hard": HardOracle,
-    "oracle-soft": SoftOracle,
-    "candidate-scoring": CandidateScoring,
+    "oracle-hard": partial(Probed, score="damaged"),
+    "oracle-soft": partial(Probed, score="drop"),
+    "candidate-scoring": partial(Probed, score="loss", takes_highest=True),
 }
 """What makes the settings of each rival, by its name in sweeps."""

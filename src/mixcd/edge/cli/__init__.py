@@ -114,9 +114,7 @@ def _exit(code: int, line: str) -> None:
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; also after a command.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show an error's traceback; also after a command.")] = False,
 ) -> None:
     """Fine-tune a model on a new task without losing what it already knows."""
     del debug  # `run` reads it, so that it may stand anywhere
@@ -146,9 +144,7 @@ def init(
 def train(
     config: ConfigPath,
     setting: Settings = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder, if there is one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in the folder first.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the resolved config, no more.")] = False,
 ) -> None:
@@ -222,8 +218,7 @@ def report(
     from mixcd.run.report.run_page import make_run_page
 
     folder = RunFolder(run)
-    page = make_run_page(read_findings(folder))
-    write_page(page, output or folder.report, overwrite=overwrite)
+    write_page(make_run_page(read_findings(folder)), output or folder.report, overwrite=overwrite)
     _say(f"Wrote `{output or folder.report}`.")
 
 
@@ -231,9 +226,7 @@ def report(
 def compare(
     base: Annotated[str, typer.Argument(help="The base model: a folder or a hub name.")],
     tuned: Annotated[str, typer.Argument(help="The fine-tuned model, likewise; or a folder with a LoRA adapter.")],
-    data: Annotated[
-        list[str], typer.Option(help="Samples of the prior task: a file, a folder, a hub name; repeatable.")
-    ],
+    data: Annotated[list[str], typer.Option(help="Prior samples: a file, a folder or a hub name; repeatable.")],
     split: Annotated[str | None, typer.Option(help="Which split of a folder or hub data set.")] = None,
     subset: Annotated[str | None, typer.Option(help="Which subset of it.")] = None,
     text: Annotated[str | None, _column('The texts; by default "text".')] = None,
@@ -244,14 +237,10 @@ def compare(
     answers: Annotated[str | None, _column('The answers, as in SQuAD; by default "answers".')] = None,
     source: Annotated[str | None, _column('The source texts; by default "source".')] = None,
     target: Annotated[str | None, _column('The target texts; by default "target".')] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Tell damage apart by this column; repeatable. By default by all.")
-    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="A column to break damage down by; all by default.")] = None,
     cache: Annotated[Path | None, typer.Option(help="The base model's prediction cache of these samples.")] = None,
-    tolerance: Annotated[float, typer.Option(help="The damaged share that is put up with.")] = 0.01,
-    choices: Annotated[
-        int | None, typer.Option(help="Samples are multiple-choice questions of so many options: allow for guessing.")
-    ] = None,
+    tolerance: Annotated[float, typer.Option(help="The damaged share that is tolerated.")] = 0.01,
+    choices: Annotated[int | None, typer.Option(help="Choices per question: what guessing loses is taken off.")] = None,
     fail_above: Annotated[
         float | None,
         typer.Option(metavar="RATE", help="Exit 3 if the damaged share, at its lower bound, is above.", min=0, max=1),
@@ -269,7 +258,7 @@ def compare(
         typer.Option(help="δ: right is, instead, a loss of at most the base model's plus this, in nats a token."),
     ] = None,
     near: Annotated[
-        float | None, typer.Option(help="Of predicted numbers: how far off is right, in the labels' unit.", min=0)
+        float | None, typer.Option(help="How far off a right number may be, in label units.", min=0)
     ] = None,
     output_format: OutputFormat = "table",
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON, too.")] = None,
@@ -350,9 +339,7 @@ def sweep(
 def frontier(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Results of `mixcd sweep`, of one task.")],
     half: Annotated[str, typer.Option(help="The half of the held-out data: test or validation.")] = "test",
-    measure: Annotated[
-        str | None, typer.Option(help="Judge by what else the task measures, such as f1; by default by accuracy.")
-    ] = None,
+    measure: Annotated[str | None, typer.Option(help="Judge by this measure, such as f1; accuracy by default.")] = None,
     against: Annotated[str, typer.Option(help="The method to compare with.")] = "uniform",
     oracle: Annotated[str | None, typer.Option(help="The oracle; oracle-hard by default, if it was run.")] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="METHOD", help="Show only this method; repeatable.")] = None,
@@ -381,14 +368,10 @@ def schema() -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for models, held-out tweets, cache and picture.")] = Path(
-        "mixcd-demo"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for models, tweets, cache and picture.")] = Path("mixcd-demo"),
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, under 2 minutes on 2 cores.")] = False,
     seed: Annotated[int, typer.Option(help="The seed of everything.", min=0)] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what an earlier demo wrote to the folder.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier demo wrote there.")] = False,
 ) -> None:
     """Show forgetting, uniform rehearsal and mix-cd on real tweets, in 7 to 11 minutes on 2 cores."""
     from mixcd.edge.demo.demo import FULL, QUICK, name_comparison, run_demo

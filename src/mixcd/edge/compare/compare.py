@@ -129,6 +129,8 @@ def compare(
     class_names = dict(enumerate(label_names)) if isinstance(rule, RightClass) else {}
     worst = rank_damaged(before.correct & ~after.correct, before.loss, after.loss)
     rows = samples.rows(before.sample_ids[worst].tolist())
+    golds = [read_gold(row, rule, pair.tokenizer, label_names) for row in rows]
+    texts = [read_text(row, names, rule, pair.tokenizer) for row in rows]
     return compare_outcomes(
         before.correct,
         after.correct,
@@ -137,15 +139,8 @@ def compare(
             *((name, bin_samples(samples, name, column, before.sample_ids, class_names)) for name, column in chosen),
         ],
         most_damaged=[
-            _describe(
-                before,
-                after,
-                position,
-                class_names,
-                read_gold(row, rule, pair.tokenizer, label_names),
-                read_text(row, names, rule, pair.tokenizer),
-            )
-            for position, row in zip(worst.tolist(), rows, strict=True)
+            _describe(before, after, position, class_names, gold, text)
+            for position, gold, text in zip(worst.tolist(), golds, texts, strict=True)
         ],
         tolerance=tolerance,
         choices=choices,

@@ -76,14 +76,8 @@ class ComparisonPass:
                 advance=bar.update,
                 look=lambda ids, _, part: require_finite_losses(ids, part["loss"], owner),
             )
-        return Outcomes(
-            sample_ids,
-            found["correct"],
-            found["loss"].astype(np.float64),
-            found.get("prediction"),
-            found.get("share_right"),
-            found.get("has_target"),
-        )
+        optional = (found.get(name) for name in ("prediction", "share_right", "has_target"))
+        return Outcomes(sample_ids, found["correct"], found["loss"].astype(np.float64), *optional)
 
     def read_or_predict(
         self, model: torch.nn.Module, cache_dir: str | Path, collate_fn: Collate, tokenizer: Any

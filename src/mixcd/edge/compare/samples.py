@@ -77,7 +77,7 @@ def open_samples(data: Any, model: torch.nn.Module, tokenizer: Any, how: Prepara
         )
     if task is not None and _wants_preparing(rows, how.names):
         rows = _prepare(rows, name, task, model, tokenizer, how)
-    row = _first_row(rows)
+    row = rows[0] if hasattr(rows, "__len__") and len(rows) else None
     if row is not None and _inputs_of(row) is None:
         raise DataError(
             f"`{name}` has no `{'` or `'.join(_INPUTS[:2])}`, and texts are not prepared for a "
@@ -178,11 +178,6 @@ def _choose_collator(row: Any, tokenizer: Any, name: str) -> Callable[[list[Any]
 
 def _inputs_of(row: Any) -> str | None:
     return next((name for name in _INPUTS if name in row), None) if isinstance(row, Mapping) else None
-
-
-def _first_row(rows: Any) -> Any:
-    """The first row of a data set; None where there is none."""
-    return rows[0] if hasattr(rows, "__len__") and len(rows) else None
 
 
 def _task_of(model: torch.nn.Module) -> Task | None:

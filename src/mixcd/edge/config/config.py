@@ -1,14 +1,14 @@
 """`Config`: what `mixcd train` is asked to do, checked as a whole before anything runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mixcd.edge.config.data_config import DataConfig, PriorConfig, Task, find_foreign_columns
 from mixcd.edge.config.named_settings import make_settings
-from mixcd.edge.config.toml_file import Section, apply_setting, read_toml, validate
+from mixcd.edge.config.toml_file import Section, read_section
 from mixcd.ideas.collateral_damage_estimator import AUTO, ESTIMATORS
 from mixcd.ideas.partition_strategy import parse_partition
 from mixcd.words.errors import nearest_name
@@ -26,11 +26,9 @@ class ModelConfig(Section):
     """The base model, of the config's task: it knows the prior data's samples already."""
 
     path: str = Field(
-        min_length=1, description="A folder written by save_pretrained, or a name on the Hugging Face hub."
+        min_length=1, description="A folder that save_pretrained wrote, or a name on the Hugging Face hub."
     )
-    tokenizer: str | None = Field(
-        None, min_length=1, description="Folder or name of the tokenizer; the model's own by default."
-    )
+    tokenizer: str | None = Field(None, min_length=1, description="Where the tokenizer is; the model's own by default.")
     max_length: int | None = Field(
         None, ge=1, description="Longest input in tokens; what model and tokenizer allow by default."
     )
@@ -67,9 +65,7 @@ class RehearsalConfig(Section):
     )
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="Seed of draws and held-out split; the trainer's own.")
-    cache: str | None = Field(
-        None, min_length=1, description="The prediction cache; a folder `cache` in the run's by default."
-    )
+    cache: str | None = Field(None, min_length=1, description="Prediction cache; the run's folder `cache` by default.")
     cache_columns: list[str] = Field([], description="More columns to cache, for `mixcd partition`.")
 
     correctness: str | dict[str, Any] | None = Field(
@@ -97,19 +93,13 @@ class RehearsalConfig(Section):
         parse_estimator(value)
         return value
 
-    @field_validator("correctness")
+    @field_validator("correctness", "partition")
     @classmethod
-    def _is_a_rule(cls, value: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    def _can_be_made(cls, value: Any, info: ValidationInfo) -> Any:
+        parse: Callable[[Any], object] = parse_correctness if info.field_name == "correctness" else parse_partition
         if value is not None:
-            parse_correctness(value)
+            parse(value)
         return value
-
-    @field_validator("partition")
-    @classmethod
-    def _is_a_partition(cls, values: list[str] | None) -> list[str] | None:
-        if values is not None:
-            parse_partition(values)
-        return values
 
 
 class Config(Section):
@@ -215,19 +205,8 @@ def parse_correctness(value: str | Mapping[str, Any]) -> Any:
 
 
 def read_config(path: Path, settings: Sequence[str] = ()) -> Config:
-    """Read a TOML file, and fill in the defaults.
-
-    Args:
-        settings: Changes to it, such as `training.learning_rate=1e-4` or `prior.0.path=old.csv`; the value
-            is TOML, or a plain text.
-
-    Raises:
-        SettingError: If the file cannot be read, or for all its faults at once.
-    """
-    values = read_toml(path)
-    for setting in settings:
-        apply_setting(values, setting)
-    return validate(Config, values, path, FORMAT)
+    """Read a config of `mixcd train`, with changes to it; a `SettingError` tells all its faults at once."""
+    return read_section(Config, path, settings, FORMAT)
 
 
 def render(config: Config) -> str:

@@ -48,9 +48,7 @@ class HeldOutConfig(Section):
 class DataConfig(Section):
     """Data of one task."""
 
-    path: str | list[str] = Field(
-        description="Parquet, CSV, TSV or JSONL files, a folder, or the name of a data set on the hub."
-    )
+    path: str | list[str] = Field(description="Parquet, CSV, TSV or JSONL files, a folder, or a hub data set's name.")
     split: str | None = Field(None, description="Which split, when the data have several.")
     subset: str | None = Field(None, description="Which subset of a data set on the hub.")
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig, description="Which columns are what.")

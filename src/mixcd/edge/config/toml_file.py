@@ -19,12 +19,36 @@ class Section(BaseModel):
 Checked = TypeVar("Checked", bound=Section)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+def read_section(kind: type[Checked], path: Path, settings: Sequence[str], newest: int) -> Checked:
+    """Read a TOML file, change it, check it as a whole, and fill in the defaults.
+
+    Args:
+        settings: Changes to it, such as `training.learning_rate=1e-4` or `prior.0.path=old.csv`; the value is TOML, or
+            a plain text.
+        newest: The newest format that is known.
 
     Raises:
-        SettingError: If it cannot be read.
+        SettingError: If the file cannot be read, a change is no key=value or names what cannot be, or for all faults of
+            the values at once.
     """
+    values = _read(path)
+    for setting in settings:
+        _apply(values, setting)
+    version = values.get("format", newest)
+    if isinstance(version, int) and version > newest:
+        raise SettingError(
+            f"`{path}` is written for format {version}, but this version of mixcd reads up to {newest}. Upgrade mixcd."
+        )
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = _describe_all(kind, error)
+        count = f"{len(faults)} faults: " if len(faults) > 1 else ""
+        told = end_sentence("; ".join(faults))
+        raise SettingError(f"`{path}`: {count}{told} Correct the file, or pass `--set`.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise SettingError(f"`{path}` is a folder, but a config is a TOML file. Name the file, such as a config.toml.")
     try:
@@ -39,15 +63,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingError(f"`{path}` cannot be read: {error.strerror}. Make it readable.") from error
 
 
-def apply_setting(values: dict[str, Any], setting: str) -> None:
-    """Change one of the values, in place.
-
-    Args:
-        setting: Such as `training.learning_rate=1e-4`; the value is TOML, or a plain text.
-
-    Raises:
-        SettingError: If the setting is no key=value, or names what cannot be.
-    """
+def _apply(values: dict[str, Any], setting: str) -> None:
+    """Change one of the values, in place."""
     key, equals, text = setting.partition("=")
     keys = key.strip().split(".")
     if not equals or not all(keys):
@@ -73,29 +90,6 @@ def _item(place: Any, part: str, setting: str) -> Any:
     raise SettingError(f"`--set {setting}`: there is no `{part}` in {what}. Lists are counted from 0.")
 
 
-def validate(kind: type[Checked], values: dict[str, Any], path: Path, newest: int) -> Checked:
-    """Check the values of a file, and fill in the defaults.
-
-    Args:
-        newest: The newest format that is known.
-
-    Raises:
-        SettingError: For all faults at once.
-    """
-    version = values.get("format", newest)
-    if isinstance(version, int) and version > newest:
-        raise SettingError(
-            f"`{path}` is written for format {version}, but this version of mixcd reads up to {newest}. Upgrade mixcd."
-        )
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        faults = _describe_all(kind, error)
-        count = f"{len(faults)} faults: " if len(faults) > 1 else ""
-        told = end_sentence("; ".join(faults))
-        raise SettingError(f"`{path}`: {count}{told} Correct the file, or pass `--set`.") from error
-
-
 def _describe_all(kind: type[Section], error: ValidationError) -> list[str]:
     """All faults that pydantic found, in our words, one for each place; a fault further in says more."""
     faults: dict[str, str] = {}
@@ -110,7 +104,8 @@ def _describe_all(kind: type[Section], error: ValidationError) -> list[str]:
 def _describe(kind: type[Section], fault: Any, place: str) -> str:
     name, cause = f"`{place}`", fault.get("ctx", {}).get("error")
     if fault["type"] == "extra_forbidden":
-        return f"{name} is unknown{nearest_name(str(fault['loc'][-1]), _fields_at(kind, fault['loc'][:-1]))}"
+        known = getattr(_follow(kind, fault["loc"][:-1])[1], "model_fields", {})
+        return f"{name} is unknown{nearest_name(str(fault['loc'][-1]), known)}"
     if fault["type"] == "missing":
         return f"{name} is missing"
     if isinstance(cause, RehearsalError):
@@ -128,10 +123,6 @@ def _place_of(kind: type[Section], fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         return ".".join([*_follow(kind, location[:-1])[0], str(location[-1])])
     return ".".join(_follow(kind, location)[0])
-
-
-def _fields_at(kind: type[Section], location: Sequence[str | int]) -> list[str]:
-    return list(getattr(_follow(kind, location)[1], "model_fields", {}))
 
 
 def _follow(kind: type[Section], location: Sequence[str | int]) -> tuple[list[str], Any]:

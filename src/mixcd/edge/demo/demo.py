@@ -29,7 +29,7 @@ from mixcd.edge.demo.demo_result import CorrectFlags, DemoResult, DemoRun, Judge
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.outcome.evaluation import compare_correctness
 from mixcd.run.rehearsal_loop.estimator_choice import FEATURES
-from mixcd.run.trainer.attach import Rehearsal, attach
+from mixcd.run.trainer.attach import attach
 from mixcd.run.trainer.trainer_predictions import predict_now
 from mixcd.run.trainer.trainer_support import rule_of
 from mixcd.words.errors import SettingError
@@ -49,9 +49,8 @@ _MARKER = "made-by-mixcd-demo.txt"
 _OWN = (BASE, WITHOUT_REHEARSAL, MIX_CD, PRIOR, _CACHE, _TRAINER, _RESULT, _PICTURE)
 """All that the demo writes: what an earlier demo left of it is replaced, and nothing else."""
 
-_RUNS: tuple[tuple[str, str | None], ...] = (("no rehearsal", None), ("uniform", "uniform"), ("mix-cd", "auto"))
-_KEPT = {"no rehearsal": WITHOUT_REHEARSAL, "mix-cd": MIX_CD}
-"""The runs whose model is kept, and where."""
+_RUNS = (("no rehearsal", None, WITHOUT_REHEARSAL), ("uniform", "uniform", None), ("mix-cd", "auto", MIX_CD))
+"""The runs: name, estimator, and where the model is kept, if it is."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ def run_demo(output: Path, size: DemoSize, seed: int, overwrite: bool, say: Call
     base = bench.make_base_model()
     say(f"stage 2: fine-tune it on {len(bench.tweets.new):,} tweets about other topics, three times, at equal compute")
     runs = []
-    for name, estimator in _RUNS:
-        runs.append(bench.fine_tune(name, estimator, base))
+    for name, estimator, kept_in in _RUNS:
+        runs.append(bench.fine_tune(name, estimator, kept_in, base))
         prior, new = runs[-1].numbers.prior, runs[-1].numbers.new
         say(f"  {name}: prior {prior.score_before:.3f} → {prior.score_after:.3f}, new {new.score_after:.3f}")
     result = DemoResult(seed, tuple(run.numbers for run in runs), judge(*runs), bench.prior_pass_forward_count)
@@ -127,46 +126,41 @@ class _Bench:
         """Train on the prior task, save the base model and the held-out tweets, and say what it gets right."""
         trainer = self._trainer("base model", find_minilm(), "prior", self._size.base_steps)
         trainer.train()
-        trainer.save_model(str(self._base_folder))
+        trainer.save_model(str(self._output / BASE))
         write_tweets(self.tweets.prior_test, self._output / PRIOR)
         return self._judge_correctness(trainer)
 
-    def fine_tune(self, name: str, estimator: str | None, base: CorrectFlags) -> JudgedRun:
+    def fine_tune(self, name: str, estimator: str | None, kept_in: str | None, base: CorrectFlags) -> JudgedRun:
         """Fine-tune the base model on the new task in one way, and measure what was kept and lost."""
-        trainer = self._trainer(name, self._base_folder, "new", self._size.steps)
+        trainer = self._trainer(name, self._output / BASE, "new", self._size.steps)
         forwards = _count_forwards(cast(torch.nn.Module, trainer.model))
         rehearsal = None
         if estimator is not None:
-            cache = self._output / _CACHE
             rehearsal = attach(
                 trainer,
                 self._rows["prior"],
                 mix_ratio=MIX_RATIO,
                 estimator=estimator,
-                cache_dir=cache,
+                cache_dir=self._output / _CACHE,
                 features=FEATURES,  # all runs share one cache
             )
             self.prior_pass_forward_count += rehearsal.predictions.forward_count
         before, start = len(forwards), time.perf_counter()
         trainer.train()
         seconds, forward_count = time.perf_counter() - start, len(forwards) - before
-        if name in _KEPT:
-            trainer.save_model(str(self._output / _KEPT[name]))
-        correct = self._judge_correctness(trainer)
+        if kept_in is not None:
+            trainer.save_model(str(self._output / kept_in))
+        correct, counts = self._judge_correctness(trainer), rehearsal.counts if rehearsal else None
         numbers = DemoRun(
             name=name,
             prior=compare_correctness(base.prior, correct.prior),
             new=compare_correctness(base.new, correct.new),
-            yield_rate=_yield_of(rehearsal) if rehearsal else None,
+            yield_rate=float(counts.damaged_count.sum() / counts.observed_count.sum()) if counts else None,
             lift=rehearsal.vitals().lift if rehearsal else None,
             seconds_a_step=seconds / self._size.steps,
             forward_count=forward_count,
         )
         return JudgedRun(numbers, correct)
-
-    @property
-    def _base_folder(self) -> Path:
-        return self._output / BASE
 
     def _tokenize(self, tweets: Dataset) -> Dataset:
         return tweets.map(lambda rows: self._tokenizer(rows["text"], truncation=True), batched=True)
@@ -245,10 +239,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _yield_of(rehearsal: Rehearsal) -> float:
-    return float(rehearsal.counts.damaged_count.sum() / rehearsal.counts.observed_count.sum())
 
 
 def _count_forwards(model: torch.nn.Module) -> list[None]:

@@ -101,8 +101,7 @@ def make_table(result: DemoResult) -> Table:
     """Lay the runs out as a table for the terminal."""
     table = Table(title=f"Seed {result.seed}: one seed, an illustration", box=None, padding=(0, 0, 0, 1))
     for heading in HEADINGS:
-        two_lines = heading.replace(" ", "\n", 1)
-        table.add_column(two_lines, justify="left" if heading == "run" else "right", no_wrap=True)
+        table.add_column(heading.replace(" ", "\n", 1), justify="left" if heading == "run" else "right", no_wrap=True)
     for run in result.runs:
         table.add_row(*_cells(run))
     return table

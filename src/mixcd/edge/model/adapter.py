@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from mixcd.edge.config.config import AdapterConfig
 from mixcd.edge.model.model_place import reason_of
 from mixcd.edge.model.saved_adapter import find_shared, import_peft
-from mixcd.edge.task_kind import TaskKind
+from mixcd.edge.task_kind.task_kind import TaskKind
 from mixcd.words.errors import SettingError, shorten
 from mixcd.words.vocabulary import Floats
 
@@ -32,7 +32,14 @@ def add_adapter(config: AdapterConfig, kind: TaskKind, model: PreTrainedModel, a
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.seed)
         try:
-            adapted = peft.get_peft_model(model, _make_settings(peft, config, kind))
+            settings = peft.LoraConfig(
+                task_type=kind.adapter_type,
+                r=config.rank,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=config.target_modules,
+            )
+            adapted = peft.get_peft_model(model, settings)
         except (ValueError, TypeError, KeyError) as error:
             raise SettingError(
                 f"PEFT refuses the config's `adapter`: {reason_of(error)} Set `adapter.target_modules` to modules of "
@@ -62,7 +69,8 @@ def merge_adapter(trainer: Trainer, read_losses: Callable[[], Floats]) -> str | 
     trained = read_losses()
     model.merge_adapter()
     merged = read_losses()
-    if is_same(trained, merged, is_rounded=_is_rounded(trainer)):
+    is_rounded = trainer.accelerator.mixed_precision != "no" or model.dtype.itemsize < torch.float32.itemsize
+    if is_same(trained, merged, is_rounded=is_rounded):
         trainer.model = model.merge_and_unload()
         return None
     model.unmerge_adapter()
@@ -84,11 +92,6 @@ def is_same(losses: Floats, others: Floats, *, is_rounded: bool) -> bool:
     return bool(np.allclose(others, losses, rtol=tolerance, atol=tolerance, equal_nan=True))
 
 
-def _is_rounded(trainer: Trainer) -> bool:
-    model: Any = trainer.model
-    return bool(trainer.accelerator.mixed_precision != "no" or model.dtype.itemsize < torch.float32.itemsize)
-
-
 def drop_adapter(model: Any) -> Any:
     """Return the base model alone.
 
@@ -96,13 +99,3 @@ def drop_adapter(model: Any) -> Any:
         model: Any model, with or without an adapter; it is used up.
     """
     return model.unload() if hasattr(model, "unload") else model
-
-
-def _make_settings(peft: Any, config: AdapterConfig, kind: TaskKind) -> Any:
-    return peft.LoraConfig(
-        task_type=kind.adapter_type,
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=config.target_modules,
-    )

@@ -100,13 +100,9 @@ def _require_written(model: PreTrainedModel, unfinished: Path, folder: Path) -> 
     model_class: Any = type(model)
     stored = model_class.from_pretrained(unfinished, dtype="auto").state_dict()
     for name, weight in model.state_dict().items():
-        if name not in stored or not _is_equal(stored[name], weight):
+        if name not in stored or not torch.equal(stored[name].nan_to_num(), weight.to(stored[name]).nan_to_num()):
             raise RunFolderError(
                 f"`{folder}` would not hold the model that was trained: its weights `{name}` read back otherwise than "
                 f"they were written. What was written is in `{unfinished}`, and what was trained in the last "
                 "checkpoint. Report this, with the model's name."
             )
-
-
-def _is_equal(stored: torch.Tensor, weight: torch.Tensor) -> bool:
-    return torch.equal(stored.nan_to_num(), weight.to(stored).nan_to_num())

@@ -26,18 +26,12 @@ def trace_lineage(model: str) -> list[dict[str, Any]]:
     place = Path(model).expanduser()
     above, further = RunFolder(place.parent), RunFolder(place.parent.parent)
     folder = further if further.checkpoints == place.parent else above
-    record = _read_record(folder)
+    record = None
+    with suppress(RunFolderError):  # somebody else's `run.json`
+        record = folder.read() if folder.record.is_file() else None
     if record is not None:
         return [*record.get("lineage", []), describe_stage(folder, record)]
     return trace_lineage(find_base(place)) if is_adapter(place) else []
-
-
-def _read_record(folder: RunFolder) -> dict[str, Any] | None:
-    if not folder.record.is_file():
-        return None
-    with suppress(RunFolderError):  # somebody else's `run.json`
-        return folder.read()
-    return None
 
 
 def describe_stage(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:

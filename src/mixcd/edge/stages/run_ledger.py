@@ -44,8 +44,8 @@ def read_ledger(run: Path) -> Ledger:
         scores[row, : row + 1] = [_mean_score(found, keys, "score_after", stage) for keys in tasks[: row + 1]]
         if row == 1:
             scores[0, 0] = _mean_score(found, first, "score_before", stage)
-    names = (" + ".join(source["name"] or "prior" for source in stages[0]["prior"]), *(_name(one) for one in stages))
-    return make_ledger(scores, names)
+    first_name = " + ".join(source["name"] or "prior" for source in stages[0]["prior"])
+    return make_ledger(scores, (first_name, *(Path(stage["run"]).name for stage in stages)))
 
 
 def _require_described(stage: _Stage) -> _Stage:
@@ -88,7 +88,3 @@ def _mean_score(found: _Scores, keys: Sequence[str], which: str, stage: _Stage) 
 
 def _key(path: Any) -> str:
     return path if isinstance(path, str) else ", ".join(path)
-
-
-def _name(stage: _Stage) -> str:
-    return Path(stage["run"]).name

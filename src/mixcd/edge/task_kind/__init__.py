@@ -16,5 +16,3 @@ TASK_KINDS: Mapping[Task, TaskKind] = {
     "text-generation": TextGeneration(),
 }
 """The tasks, by what a config calls them."""
-
-__all__ = ["TASK_KINDS", "Classification", "QuestionAnswering", "SequenceToSequence", "TaskKind", "TextGeneration"]

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from datasets import Dataset
@@ -18,13 +18,6 @@ from mixcd.words.errors import DataError, SettingError, shorten
 
 FORMATS = (("messages",), ("prompt", "completion"), ("text",))
 """The columns that TRL's `SFTTrainer` reads, one format a data set."""
-_OWN = MappingProxyType(
-    {
-        "chat_template_path": "the tokenizer brings its template, so leave it out",
-        "max_length": "set `model.max_length`",
-        "model_init_kwargs": "the model is loaded already, so leave it out",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,13 @@ class TextGeneration(TaskKind):
     model_class: ClassVar[Any] = AutoModelForCausalLM
     adapter_type: ClassVar[str] = "CAUSAL_LM"
     can_pad_by_end: ClassVar[bool] = True
-    own_arguments: ClassVar[Mapping[str, str]] = _OWN
+    own_arguments: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "chat_template_path": "the tokenizer brings its template, so leave it out",
+            "max_length": "set `model.max_length`",
+            "model_init_kwargs": "the model is loaded already, so leave it out",
+        }
+    )
 
     def prepare(
         self, data: Dataset, name: str, columns: ColumnsConfig, model: PreTrainedModel, tokenizer: Any, max_length: Any
@@ -56,8 +55,7 @@ class TextGeneration(TaskKind):
 
     def arguments_class(self) -> type[TrainingArguments]:
         """Return TRL's."""
-        found: type[TrainingArguments] = import_trl().SFTConfig
-        return found
+        return cast(type[TrainingArguments], import_trl().SFTConfig)
 
     def default_arguments(self, config: Config) -> Mapping[str, Any]:
         """Return the longest input, if it is said; and no 16-bit floats where there is no GPU that has them."""
@@ -67,8 +65,7 @@ class TextGeneration(TaskKind):
 
     def trainer_class(self) -> type[Trainer]:
         """Return TRL's."""
-        found: type[Trainer] = import_trl().SFTTrainer
-        return found
+        return cast(type[Trainer], import_trl().SFTTrainer)
 
     def make_collator(self, tokenizer: Any, model: PreTrainedModel) -> Any:
         """Return None: TRL's own is made by the trainer."""

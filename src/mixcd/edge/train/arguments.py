@@ -40,7 +40,6 @@ _RANGES = {
 """What a number must at least be, and what it must be below, when transformers would find out only in training."""
 _MEASURED = ("loss", "runtime", "samples_per_second", "steps_per_second")
 """What the trainer's own evaluation measures."""
-_DEFAULTS = {"report_to": "none"}
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 _WANTED = {
     "bool_type": "true or false",
@@ -85,8 +84,8 @@ def resolve_arguments(config: Config) -> dict[str, Any]:
     kind = TASK_KINDS[config.task]
     check_arguments(config.training, kind.arguments_class(), kind.own_arguments)
     _require_ranges(config.training)
-    defaults = {**_DEFAULTS, **kind.default_arguments(config)}
-    settings = {**defaults, **config.training, "output_dir": str(config.run_folder / "checkpoints")}
+    settings = {"report_to": "none", **kind.default_arguments(config), **config.training}
+    settings["output_dir"] = str(config.run_folder / "checkpoints")
     if "WORLD_SIZE" not in os.environ:
         settings.pop("ddp_backend", None)  # transformers cannot build it for a process without a group
     if config.batch_size is not None:

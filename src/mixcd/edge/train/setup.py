@@ -50,7 +50,8 @@ def set_up(config: Config, arguments: TrainingArguments) -> RunSetup:
     kind = TASK_KINDS[config.task]
     model = load_model(config, config.model.path)
     tokenizer = load_tokenizer(config.model, can_pad_by_end=kind.can_pad_by_end)
-    draw_seed = _first(config.rehearsal.seed, arguments.data_seed, arguments.seed)
+    seeds = (config.rehearsal.seed, arguments.data_seed, arguments.seed)
+    draw_seed = next(seed for seed in seeds if seed is not None)
     with arguments.main_process_first(local=True, desc="preparing the data"):
         read = read_data(config, model, deepcopy(tokenizer), draw_seed)  # the tokenizer that is saved truncates nothing
     _limit_length(arguments, config, find_longest(config, tokenizer, model))
@@ -153,7 +154,3 @@ def _choose_rule(config: RehearsalConfig) -> CorrectnessRule | None:
 def _join(config: Config, named: dict[str, Dataset]) -> Any:
     """One prior data set alone, several by name; None when there are none."""
     return (named if len(config.prior) > 1 else next(iter(named.values()))) if named else None
-
-
-def _first(*values: int | None) -> Any:
-    return next((value for value in values if value is not None), None)

@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,32 +101,32 @@ def run_training(config: Config, *, resume: bool, overwrite: bool, say: Say) -> 
             raise Stopped(stopped.signal_number, _tell(folder)) from None
 
 
+@dataclass
 class _Run:
     """One run in progress, and the record that it keeps of itself."""
 
-    def __init__(
-        self, config: Config, folder: RunFolder, setup: RunSetup, signals: StopSignals, say: Say, resumed: Any
-    ) -> None:
-        self._config = config
-        self._folder = folder
-        self._setup = setup
-        self._signals = signals
-        self._say = say
-        self._resumed = resumed
-        self._is_first = setup.trainer.args.process_index == 0
-        self._record: dict[str, Any] = resumed or describe_run(config, setup)
+    config: Config
+    folder: RunFolder
+    setup: RunSetup
+    signals: StopSignals
+    say: Say
+    resumed: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        self._is_first = self.setup.trainer.args.process_index == 0
+        self._record: dict[str, Any] = self.resumed or describe_run(self.config, self.setup)
 
     def run(self, replacing: bool) -> None:
         """Predict, train, evaluate."""
-        checkpoint = self._folder.find_checkpoint() if self._resumed else None
-        self._setup.trainer.accelerator.wait_for_everyone()
+        checkpoint = self.folder.find_checkpoint() if self.resumed else None
+        self.setup.trainer.accelerator.wait_for_everyone()
         self._require_same_batch()
-        has_files = replacing or self._resumed  # of a run, which a refusal must leave as they are
+        has_files = replacing or self.resumed  # of a run, which a refusal must leave as they are
         if not has_files:
             self._begin()
-        rehearsal = attach_rehearsal(self._config, self._setup)
+        rehearsal = attach_rehearsal(self.config, self.setup)
         if replacing and self._is_first:
-            self._folder.clear()
+            self.folder.clear()
         if has_files:
             self._begin()
         self._count("prior_pass_forward_count", rehearsal.predictions.forward_count)
@@ -133,16 +134,16 @@ class _Run:
         if trained is None:
             self._train(rehearsal, checkpoint)
         else:
-            take_model(self._setup.trainer, load_tuned(self._config, trained), "model.path")
-            if trained != self._folder.model:
+            take_model(self.setup.trainer, load_tuned(self.config, trained), "model.path")
+            if trained != self.folder.model:
                 self._keep()
         self._finish(rehearsal)
 
     def _require_same_batch(self) -> None:
-        before, now = self._record["batch_size"], _rows_a_step(self._setup.trainer)
+        before, now = self._record["batch_size"], _rows_a_step(self.setup.trainer)
         if before != now:
             raise RunFolderError(
-                f"The run in `{self._folder.path}` was started with {before} rows a step, but this one has {now}. A "
+                f"The run in `{self.folder.path}` was started with {before} rows a step, but this one has {now}. A "
                 "resumed run must draw as it began. Choose rows, processes and accumulation of the same product, or "
                 "set `batch_size`."
             )
@@ -151,7 +152,7 @@ class _Run:
         """Change the record, in the run folder too."""
         self._record = {**self._record, **changes}
         if self._is_first:
-            self._folder.write(self._record)
+            self.folder.write(self._record)
 
     def _count(self, name: str, more: int) -> None:
         counters = self._record["counters"]
@@ -159,80 +160,76 @@ class _Run:
 
     def _begin(self) -> None:
         if self._is_first:
-            with replace_file(self._folder.config) as unfinished:
-                unfinished.write_text(render(self._config), "utf-8")
-        self.note(processes=self._setup.trainer.args.world_size)
+            with replace_file(self.folder.config) as unfinished:
+                unfinished.write_text(render(self.config), "utf-8")
+        self.note(processes=self.setup.trainer.args.world_size)
 
     def _find_trained(self, checkpoint: Path | None) -> Path | None:
         """The fine-tuned model, when an interrupted run had finished training."""
-        if self._resumed and self._folder.model.exists():
-            return self._folder.model
+        if self.resumed and self.folder.model.exists():
+            return self.folder.model
         if checkpoint and self._record["total_steps"] and step_of(checkpoint) >= self._record["total_steps"]:
-            return best_checkpoint(checkpoint, self._setup.trainer.args)
+            return best_checkpoint(checkpoint, self.setup.trainer.args)
         return None
 
     def _train(self, rehearsal: Rehearsal, checkpoint: Path | None) -> None:
-        trainer = self._setup.trainer
+        trainer = self.setup.trainer
         trainer.add_callback(_Progress(self))
         if self._is_first:
-            trainer.add_callback(StepRecorder(self._folder.step_lines, lambda: _last(rehearsal), rehearsal.vitals))
-        if self._resumed:
-            self._say(
-                f"resuming from {checkpoint.name}" if checkpoint else "no checkpoint yet: training from the start"
-            )
+            made: Any = rehearsal  # it has made a step whenever it is asked for the last
+            trainer.add_callback(StepRecorder(self.folder.step_lines, lambda: made.last_step, rehearsal.vitals))
+        if self.resumed:
+            self.say(f"resuming from {checkpoint.name}" if checkpoint else "no checkpoint yet: training from the start")
         if trainer.args.enable_jit_checkpoint:
-            self._signals.give_back(signal.SIGTERM)  # from here on it is transformers' own
-        self._signals.ask = rehearsal.stop
-        with naming_file(self._folder.checkpoints):
+            self.signals.give_back(signal.SIGTERM)  # from here on it is transformers' own
+        self.signals.ask = rehearsal.stop
+        with naming_file(self.folder.checkpoints):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        self._signals.ask = None
+        self.signals.ask = None
         self._count("forward_count", rehearsal.forward_count)
         done, total = trainer.state.global_step, trainer.state.max_steps
         if done < total:
             self.note(state=STOPPED, steps_done=done)
-            raise Stopped(self._signals.received or signal.SIGTERM, "Stopped.")
+            raise Stopped(self.signals.received or signal.SIGTERM, "Stopped.")
         self._keep()
-        if self._signals.received:  # too late to stop a step, but not to leave the evaluation for later
+        if self.signals.received:  # too late to stop a step, but not to leave the evaluation for later
             self.note(state=EVALUATING)
-            raise Stopped(self._signals.received, "Stopped.")
+            raise Stopped(self.signals.received, "Stopped.")
 
     def _keep(self) -> None:
         """Write the fine-tuned model: whole, or its adapter where merging would make it another model."""
-        trainer, model = self._setup.trainer, self._folder.model
+        trainer, model = self.setup.trainer, self.folder.model
         why_not = merge_adapter(trainer, self._read_losses)
         if self._is_first:
             save_tuned(trainer, model)
         if why_not is not None:
-            self._say(
+            self.say(
                 f"`{model}` holds the adapter, not a whole model, for merged it would not be what was trained: "
-                f"{why_not}. Open it on the base model `{self._config.model.path}`."
+                f"{why_not}. Open it on the base model `{self.config.model.path}`."
             )
             trainer.accelerator.wait_for_everyone()
-            take_adapter(trainer, self._config, model)
+            take_adapter(trainer, self.config, model)
 
     def _read_losses(self) -> Floats:
-        trainer, prior = self._setup.trainer, PriorDataset(self._setup.prior)
-        rule = rule_of(trainer, prior, self._setup.correctness)
+        trainer, prior = self.setup.trainer, PriorDataset(self.setup.prior)
+        rule = rule_of(trainer, prior, self.setup.correctness)
         observation, _ = inference_of(trainer, prior, rule).observe(np.arange(min(len(prior), _TRIED_ROWS)))
         return observation.loss
 
     def _finish(self, rehearsal: Rehearsal) -> None:
         self.note(state=EVALUATING)
-        if self._setup.held_out_prior is not None:
+        if self.setup.held_out_prior is not None:
             evaluation = rehearsal.evaluate()
             if self._is_first:
-                write_evaluation(evaluation, self._folder.evaluation, self._folder.damaged)
-            self._say(str(evaluation))
+                write_evaluation(evaluation, self.folder.evaluation, self.folder.damaged)
+            self.say(str(evaluation))
         else:
-            self._say("No prior data are held out, so damage was not measured. Set `held_out` to measure it.")
+            self.say("No prior data are held out, so damage was not measured. Set `held_out` to measure it.")
         if self._is_first:
-            self._folder.finish_steps()
-            self._write_report()
+            self.folder.finish_steps()
+            write_page(make_run_page(read_findings(self.folder)), self.folder.report, overwrite=True)
         self.note(state=FINISHED, steps_done=self._record["total_steps"])
-        self._say(f"The fine-tuned model is in `{self._folder.model}`, the report in `{self._folder.report}`.")
-
-    def _write_report(self) -> None:
-        write_page(make_run_page(read_findings(self._folder)), self._folder.report, overwrite=True)
+        self.say(f"The fine-tuned model is in `{self.folder.model}`, the report in `{self.folder.report}`.")
 
 
 class _Progress(TrainerCallback):
@@ -367,10 +364,6 @@ def _tell(folder: RunFolder) -> str:
 
 def _rows_a_step(trainer: Trainer) -> int:
     return int(trainer.get_total_train_batch_size(trainer.args))
-
-
-def _last(rehearsal: Rehearsal) -> Any:
-    return rehearsal.last_step
 
 
 def _count_rows(data: Any) -> Any:

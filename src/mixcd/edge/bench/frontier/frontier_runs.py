@@ -99,8 +99,8 @@ def judge_by(rows: Sequence[Row], measure: str) -> list[Row]:
         measured = json.loads(row["measures"])
         known = sorted(name.removeprefix("new_") for name in measured["after"] if name.startswith("new_"))
         if measure not in known:
-            told = f"{_name_run(row)} was not measured by `{measure}`{nearest_name(measure, known)}"
-            raise SettingError(end_sentence(told))
+            nearest = nearest_name(measure, known)
+            raise SettingError(end_sentence(f"{_name_run(row)} was not measured by `{measure}`{nearest}"))
         scores = {
             f"{task}_{when}_test": measured[when][f"{task}_{measure}"]
             for task in ("prior", "new")

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mixcd.edge.bench.sweep.sweep_task import MakeTask, SweepTask
 from mixcd.edge.config.config import read_config
@@ -51,8 +51,7 @@ def load_function(text: str) -> Callable[..., Any]:
     if not callable(function):
         functions = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
         raise SettingError(end_sentence(f"`{file}` has no function `{name}`{nearest_name(name, functions)}"))
-    found: Callable[..., Any] = function
-    return found
+    return cast(Callable[..., Any], function)
 
 
 def find_task(text: str) -> MakeTask:

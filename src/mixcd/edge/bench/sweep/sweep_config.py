@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from mixcd.edge.bench.sweep.sweep_method import BUILT_IN, ESTIMATORS, Method, ProbeSettings, choose_estimator
 from mixcd.edge.bench.sweep.sweep_run import RunSpec
-from mixcd.edge.config.toml_file import Section, apply_setting, read_toml, validate
+from mixcd.edge.config.toml_file import Section, read_section
 from mixcd.edge.train.arguments import check_arguments
 from mixcd.ideas.collateral_damage_estimator import AUTO
 from mixcd.ideas.partition_strategy import parse_partition
@@ -26,27 +26,22 @@ _SET_BY_SWEEP = {
 }
 
 
-def require_distinct(values: list[Any]) -> list[Any]:
-    """Refuse values that are named twice.
-
-    Raises:
-        ValueError: If one is there twice.
-    """
+def _require_distinct(values: list[Any]) -> list[Any]:
     twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
         raise ValueError(f"names {shorten(f'`{value}`' for value in twice)} twice, but each can be run once")
     return values
 
 
-def require_shares(values: list[float]) -> list[float]:
-    """Refuse shares outside (0, 1), or named twice.
-
-    Raises:
-        ValueError: If one lies outside or is there twice.
-    """
+def _require_shares(values: list[float]) -> list[float]:
     if any(not 0 < value < 1 for value in values):
         raise ValueError(f"are {values}, but each must lie inside (0, 1)")
-    return require_distinct(values)
+    return _require_distinct(values)
+
+
+Shares = Annotated[list[float], AfterValidator(_require_shares)]
+"""Mix ratios, or shares of the fine-tuned weights: inside (0, 1), none of them twice."""
+SomeShares = Annotated[list[float], Field(min_length=1), AfterValidator(_require_shares)]
 
 
 class ProbeConfig(Section):
@@ -62,9 +57,7 @@ class ProbeConfig(Section):
 class MethodConfig(Section):
     """A method: what it changes of the one that it is like."""
 
-    like: str | None = Field(
-        None, description="The built-in method that it starts from; one of its own name, or uniform."
-    )
+    like: str | None = Field(None, description="The built-in method it starts from; one of its own name, or uniform.")
     estimator: str | None = Field(None, description="Who says what to rehearse.")
     settings: dict[str, Any] = Field({}, description="Changes to the estimator's settings.")
     partition: list[str] | None = Field(None, min_length=1, description='The bins, such as "loss:10".')
@@ -75,13 +68,8 @@ class MethodConfig(Section):
     trainer: str | None = Field(None, description='"FILE.py:FUNCTION" that makes the trainer.')
     trainer_settings: dict[str, Any] = Field({}, description="What that function is told.")
     training: dict[str, Any] = Field({}, description="Changes to the task's TrainingArguments.")
-    mix_ratios: list[float] | None = Field(None, min_length=1, description="Mix ratios of its own.")
-    wise_ft: list[float] | None = Field(None, description="WiSE-FT shares of its own.")
-
-    @field_validator("mix_ratios", "wise_ft")
-    @classmethod
-    def _are_shares(cls, values: list[float] | None) -> list[float] | None:
-        return values and require_shares(values)
+    mix_ratios: SomeShares | None = Field(None, description="Mix ratios of its own.")
+    wise_ft: Shares | None = Field(None, description="WiSE-FT shares of its own.")
 
     @field_validator("estimator")
     @classmethod
@@ -101,20 +89,15 @@ class SweepConfig(Section):
     results: str = Field(min_length=1, description="The results file, Parquet.")
     work: str = Field(min_length=1, description="A folder for base models and prediction caches.")
     methods: list[str] = Field(min_length=1, description="The methods, built in or described below.")
-    mix_ratios: list[float] = Field(min_length=1, description="The mix ratios β.")
+    mix_ratios: SomeShares = Field(description="The mix ratios β.")
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(min_length=1, description="The seeds.")
-    wise_ft: list[float] = Field([], description="Shares of the fine-tuned weights to judge averages with f at.")
+    wise_ft: Shares = Field([], description="Shares of the fine-tuned weights to judge averages with f at.")
     method: dict[str, MethodConfig] = Field({}, description="Methods of this sweep's own.")
-
-    @field_validator("mix_ratios", "wise_ft")
-    @classmethod
-    def _are_shares(cls, values: list[float]) -> list[float]:
-        return require_shares(values)
 
     @field_validator("methods", "seeds")
     @classmethod
     def _are_distinct(cls, values: list[Any]) -> list[Any]:
-        return require_distinct(values)
+        return _require_distinct(values)
 
 
 def read_sweep(path: Path, settings: Sequence[str] = ()) -> SweepConfig:
@@ -128,10 +111,7 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> SweepConfig:
         SettingError: If the file cannot be read, for all its faults at once, or for a method that is unknown or
             contradicts itself.
     """
-    values = read_toml(path)
-    for setting in settings:
-        apply_setting(values, setting)
-    sweep = validate(SweepConfig, values, path, SWEEP_FORMAT)
+    sweep = read_section(SweepConfig, path, settings, SWEEP_FORMAT)
     known = {**BUILT_IN, **sweep.method}
     for name in sweep.methods:
         if name not in known:

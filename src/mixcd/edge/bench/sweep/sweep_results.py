@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,39 +13,34 @@ from mixcd.words.files import replace_file
 RESULTS_FORMAT = 2
 _FORMAT_KEY = b"mixcd_results_format"
 
-_SCORES = [
-    pa.field(f"{task}_{when}_{half}", pa.float64(), nullable=False)
-    for half in ("validation", "test")
-    for task in ("prior", "new")
-    for when in ("before", "after")
-]
-
-RESULTS_SCHEMA = pa.schema(
-    [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("mix_ratio", pa.float64(), nullable=False),  # β; 0 without rehearsal
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("wise_ft", pa.float64(), nullable=False),  # share of the fine-tuned weights; 1 for the run itself
-        *_SCORES,  # accuracy on held-out data, of the base model before and of the run's model after
-        pa.field("damaged_validation", pa.float64(), nullable=False),  # share of held-out prior samples damaged
-        pa.field("damaged_test", pa.float64(), nullable=False),
-        pa.field("observed_count", pa.int64(), nullable=False),  # rehearsed samples over all steps
-        pa.field(
-            "damaged_count", pa.int64(), nullable=False
-        ),  # those of them found damaged; yield = damaged / observed
-        pa.field("lift", pa.float64()),  # noise-corrected, of the bins; null without rehearsal
-        pa.field("steps", pa.int64(), nullable=False),
-        pa.field("extra_compute", pa.float64(), nullable=False),  # scoring passes, as a share of training; charged
-        pa.field("is_charged", pa.bool_(), nullable=False),  # False for oracles: their passes cost them no steps
-        pa.field("forward_count", pa.int64(), nullable=False),
-        pa.field("prior_pass_forward_count", pa.int64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),  # of training
-        pa.field("settings", pa.string(), nullable=False),  # JSON: the method's and the trainer's settings
-        pa.field("provenance", pa.string(), nullable=False),  # JSON: versions, hardware, sources, when
-        pa.field("measures", pa.string(), nullable=False),  # JSON: what else the task measures, before and after
-    ]
-)
+_COLUMNS = {
+    "task": pa.string(),
+    "method": pa.string(),
+    "mix_ratio": pa.float64(),  # β; 0 without rehearsal
+    "seed": pa.int64(),
+    "wise_ft": pa.float64(),  # share of the fine-tuned weights; 1 for the run itself
+    **{  # accuracy on held-out data, of the base model before and of the run's model after
+        f"{task}_{when}_{half}": pa.float64()
+        for half in ("validation", "test")
+        for task in ("prior", "new")
+        for when in ("before", "after")
+    },
+    "damaged_validation": pa.float64(),  # share of held-out prior samples damaged
+    "damaged_test": pa.float64(),
+    "observed_count": pa.int64(),  # rehearsed samples over all steps
+    "damaged_count": pa.int64(),  # those of them found damaged; yield = damaged / observed
+    "lift": pa.float64(),  # noise-corrected, of the bins; null without rehearsal
+    "steps": pa.int64(),
+    "extra_compute": pa.float64(),  # scoring passes, as a share of training; charged
+    "is_charged": pa.bool_(),  # False for oracles: their passes cost them no steps
+    "forward_count": pa.int64(),
+    "prior_pass_forward_count": pa.int64(),
+    "seconds": pa.float64(),  # of training
+    "settings": pa.string(),  # JSON: the method's and the trainer's settings
+    "provenance": pa.string(),  # JSON: versions, hardware, sources, when
+    "measures": pa.string(),  # JSON: what else the task measures, before and after
+}
+RESULTS_SCHEMA = pa.schema([pa.field(name, kind, nullable=name == "lift") for name, kind in _COLUMNS.items()])
 _FIRST_SCHEMA = RESULTS_SCHEMA.remove(RESULTS_SCHEMA.get_field_index("measures"))
 """Format 1, which is still read."""
 NO_MEASURES = '{"after": {}, "before": {}}'
@@ -78,8 +73,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             "Results of different versions are not mixed. Run the sweep again into another file, or use the version "
             "that wrote it."
         )
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+    return cast(list[dict[str, Any]], table.to_pylist())
 
 
 def write_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
