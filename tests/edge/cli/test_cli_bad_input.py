@@ -162,7 +162,7 @@ def has(line, *parts):
         ("rehearsal.seed=-1", "`rehearsal.seed` is -1"),
         (
             "rehearsal.estimator=best",
-            "`rehearsal.estimator` is 'best', which is no estimator (known: `auto`, `counts`, `shrunk`, `factored`",
+            "`rehearsal.estimator` is 'best', which is not an estimator (known: `auto`, `counts`, `shrunk`, `factored`",
         ),
         ("rehearsal.partition=[]", "`rehearsal.partition` is []: list should have at least 1 item"),
         ("rehearsal.partition=loss:10", "`rehearsal.partition` is 'loss:10': input should be a valid list"),
@@ -221,7 +221,7 @@ def test_all_faults_are_told_at_once(refuse_training):
     line = refuse_training("runn=1", "model.pth=2", "rehearsal.lag=0", "batch_size=1", "rehearsal.partition=['x']")
     has(line, "5 faults: ", "`runn`", "`model.pth`", "`rehearsal.lag` is 0", "`batch_size` is 1", '"x" is no partition')
     line = refuse_training("training.learning_rat=1", "training.max_steps='x'", "training.output_dir=x")
-    has(line, "did you mean `learning_rate`?", "wants a whole number", "`training.output_dir` is not yours to set: ")
+    has(line, "did you mean `learning_rate`?", "wants a whole number", "`training.output_dir` cannot be set: ")
     line = refuse_training("training.learning_rate=nan", "training.seed=-1")
     has(line, "`training.learning_rate` is nan, but it must be at least 0", "`training.seed` is -1, but it must be")
 
@@ -263,7 +263,7 @@ def test_paths_that_lead_to_no_config(refuse, command, path, part):
 @pytest.mark.parametrize(
     ("setting", "part"),
     [
-        ("a", "`--set a` is not key=value. Pass such as `--set training.learning_rate=1e-4`."),
+        ("a", "`--set a` is not key=value. Write it like `--set training.learning_rate=1e-4`."),
         ("=a", "`--set =a` is not key=value"),
         ("a..b=1", "`--set a..b=1` is not key=value"),
         ("prior.3.path=x", "`--set prior.3.path=x`: there is no `3` in a list of 1. Lists are counted from 0."),
@@ -294,19 +294,19 @@ def test_a_dry_run_refuses_as_well(refuse):
     [
         (
             "learning_rat=1",
-            "`training.learning_rat` is no TrainingArguments of transformers, did you mean `learning_rate`",
+            "`training.learning_rat` is not in TrainingArguments of transformers, did you mean `learning_rate`",
         ),
-        ("zzz=1", "`training.zzz` is no TrainingArguments of transformers (known: `output_dir`"),
+        ("zzz=1", "`training.zzz` is not in TrainingArguments of transformers (known: `output_dir`"),
         ("max_steps=true", "`training.max_steps` is True, but transformers wants a whole number"),
         ("max_steps='10'", "`training.max_steps` is '10', but transformers wants a whole number"),
         ("learning_rate=abc", "`training.learning_rate` is 'abc', but transformers wants a number"),
         ("load_best_model_at_end='yes'", "`training.load_best_model_at_end` is 'yes', but transformers wants true or"),
         ("label_names='labels'", "`training.label_names` is 'labels', but transformers wants a list"),
         ("hub_token=1", "`training.hub_token` is 1, but transformers wants a text"),
-        ("output_dir=x", "`training.output_dir` is not yours to set: the trainer writes to the folder `run`, so set"),
-        ("resume_from_checkpoint=x", "`training.resume_from_checkpoint` is not yours to set: pass `--resume`"),
-        ("save_only_model=true", "`training.save_only_model` is not yours to set: such checkpoints cannot be resumed"),
-        ("remove_unused_columns=false", "`training.remove_unused_columns` is not yours to set"),
+        ("output_dir=x", "`training.output_dir` cannot be set: the trainer writes to the folder `run`, so set"),
+        ("resume_from_checkpoint=x", "`training.resume_from_checkpoint` cannot be set: pass `--resume`"),
+        ("save_only_model=true", "`training.save_only_model` cannot be set: such checkpoints cannot be resumed"),
+        ("remove_unused_columns=false", "`training.remove_unused_columns` cannot be set"),
         ("learning_rate=-1", "`training.learning_rate` is -1, but it must be at least 0 and finite"),
         ("learning_rate=inf", "`training.learning_rate` is inf, but it must be at least 0 and finite"),
         ("adam_beta1=1", "`training.adam_beta1` is 1, but it must be at least 0 and below 1"),

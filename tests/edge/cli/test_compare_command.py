@@ -160,7 +160,7 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(folders, call):
         (("--output", "one", "--report", "one"), "`one` is named twice, but the comparison needs a file of its own."),
         (("--output", "base"), "`base` is a folder, but the comparison is a file. Name a file."),
         (("--output", "no/out.json"), "`no/out.json` cannot be written: there is no folder `no`. Make it first."),
-        (("--format", "jsn"), "`--format` is `jsn`, which is no format, did you mean `json`?"),
+        (("--format", "jsn"), "`--format` is `jsn`, which is not a format, did you mean `json`?"),
         (("--tolerance", "2"), "`tolerance` is 2.0, but it is a share of the samples, from 0 to below 1. Pass such as"),
         (("--choices", "1"), "`choices` is 1, but a multiple-choice question has at least 2 options."),
         (("--column", "topik"), "`columns` names `topik`, which `data` does not have, did you mean `topic`?"),
@@ -248,7 +248,7 @@ def test_other_tokenizers_are_one_line(folders, refuse):
     words["w3"], words["w4"] = words["w4"], words["w3"]
     path.write_text(json.dumps(stored))
     told = refuse("base", "tuned", "--data", "held.csv")
-    assert told.startswith("The models have other tokenizers: the fine-tuned model numbers `w")
+    assert told.startswith("The models have different tokenizers: the fine-tuned model numbers `w")
 
 
 def test_weights_that_are_no_numbers_are_one_line(folders, refuse, tuned_model):

@@ -131,9 +131,9 @@ def test_names_are_shown_as_they_are(call, folder):
             ["toy.parquet", "again.parquet"],
             "The run of `drift` at mix ratio 0.1, seed 0 is there twice, with different",
         ),
-        (["toy.parquet", "--half", "tset"], "`tset` is no half of the held-out data, did you mean `test`?"),
-        (["toy.parquet", "--half", ""], "`` is no half of the held-out data (known: `test`, `validation`)."),
-        (["toy.parquet", "--format", "jsn"], "`--format` is `jsn`, which is no format, did you mean `json`?"),
+        (["toy.parquet", "--half", "tset"], "`tset` is not a half of the held-out data, did you mean `test`?"),
+        (["toy.parquet", "--half", ""], "`` is not a half of the held-out data (known: `test`, `validation`)."),
+        (["toy.parquet", "--format", "jsn"], "`--format` is `jsn`, which is not a format, did you mean `json`?"),
         (["toy.parquet", "--against", "drfit"], "names the method `drfit`, but the results hold no run of it, did you"),
         (["toy.parquet", "--oracle", "oracle"], "hold no run of it, did you mean `oracle-hard`?"),
         (

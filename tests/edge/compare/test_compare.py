@@ -57,7 +57,7 @@ def test_it_names_the_topics_that_broke(base_model, tuned_model, rows):
     assert topics[0].name in {"topic=topic 2", "topic=topic 3", "topic=topic 4"}  # of tokens 20 to 29
     assert topics[0].name in judge_damage(comparison)
     assert judge_damage(comparison).startswith("Damage: ")
-    assert comparison.notes == ("Left out, for nearly every value is its own: `text`.",)
+    assert comparison.notes == ("Left out, because nearly every value is different: `text`.",)
 
 
 def test_the_counts_are_those_of_predicting_one_by_one(base_model, tuned_model, rows):
@@ -248,7 +248,7 @@ def test_an_adapter_for_another_model_is_refused(folders, base_model):
     path.write_text(json.dumps({**json.loads(path.read_text()), "target_modules": ["nothing"]}))
     with pytest.raises(
         SettingError,
-        match="`tuned` is the adapter `adapter`, which does not go on the base model: .* Name the base model",
+        match="`tuned` is the adapter `adapter`, which does not fit the base model: .* Name the base model",
     ):
         mixcd.compare("base", "adapter", "held.csv")
 
@@ -257,7 +257,7 @@ def test_an_adapter_that_does_not_fit_is_refused_before_the_base_model_predicts(
     get_peft_model(copy.deepcopy(base_model).bert, LoraConfig(r=4, target_modules=["query"])).save_pretrained("adapter")
     calls = count_forwards(base_model)
     with pytest.raises(
-        SettingError, match="`tuned` is the adapter `adapter`, which does not go on the base model: the mo"
+        SettingError, match="`tuned` is the adapter `adapter`, which does not fit the base model: the mo"
     ):
         mixcd.compare(base_model, "adapter", rows, collate_fn=collate)
     assert not calls

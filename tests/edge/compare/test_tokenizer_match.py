@@ -34,7 +34,9 @@ def test_tokens_that_were_added_make_no_difference():
 
 def test_tokens_with_other_numbers_are_named():
     other = make_tokenizer(("[PAD]", "[UNK]", "b", "a"))
-    with pytest.raises(DataError, match="the fine-tuned model numbers `(a`, `b|b`, `a)` otherwise than the base model"):
+    with pytest.raises(
+        DataError, match="the fine-tuned model numbers `(a`, `b|b`, `a)` differently from the base model"
+    ):
         require_same_tokens(make_tokenizer(), other)
 
 

@@ -34,7 +34,7 @@ def test_damage_within_the_tolerance():
 
 def test_damage_that_the_samples_cannot_tell():
     assert judge(200, 3) == (
-        "No damage is shown, nor excluded: 1.5% of the samples went from right to wrong (0.5% to 4.3%), and the "
+        "Damage is not shown, but possible: 1.5% of the samples went from right to wrong (0.5% to 4.3%), and the "
         "tolerance of 1.0% lies within these bounds. More samples would tell."
     )
 
@@ -81,7 +81,7 @@ def test_without_partitions_uniform_rehearsal_is_a_start():
 
 @pytest.mark.parametrize("change", [TaskChange(1000, 900, 0, 0), TaskChange(12, 12, 6, 0)])
 def test_where_no_damage_is_shown_rehearsal_has_nothing_to_mend(change):
-    assert judge_rehearsal(Comparison(change, ())) == "Rehearsal: there is no damage shown that it would mend."
+    assert judge_rehearsal(Comparison(change, ())) == "Rehearsal: no damage was shown that it could prevent."
 
 
 def test_long_names_are_cut_in_sentences():

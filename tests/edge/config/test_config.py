@@ -314,8 +314,8 @@ def test_an_estimator_is_a_name_or_a_name_with_settings(write, value, estimator)
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        ("{ discount = 0.9 }", "`rehearsal.estimator` is None, which is no estimator"),
-        ('{ name = "count" }', "`rehearsal.estimator` is 'count', which is no estimator, did you mean `counts`?"),
+        ("{ discount = 0.9 }", "`rehearsal.estimator` is None, which is not an estimator"),
+        ('{ name = "count" }', "`rehearsal.estimator` is 'count', which is not an estimator, did you mean `counts`?"),
         ('{ name = "auto", discount = 0.9 }', '"auto" is no estimator'),
         ('{ name = "counts", discont = 0.9 }', '`settings` names `discont`, but the estimator "counts" has `discount`'),
         (

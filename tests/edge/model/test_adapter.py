@@ -159,7 +159,7 @@ def test_what_merging_would_change_is_kept_as_an_adapter(tied_workspace, monkeyp
     )
     assert call(*TIED) == 0
     told = capfd.readouterr().out
-    assert "`run/model` holds the adapter, not a whole model, for merged it would not be what was trained: " in told
+    assert "`run/model` holds the adapter, not a whole model, because merging would change what was trained: " in told
     assert "Open it on the base model `base`." in told
     assert not (folder / "run" / "model" / "config.json").exists()
     base = AutoModelForCausalLM.from_pretrained(folder / "base")

@@ -82,7 +82,7 @@ def test_every_kind_of_adapter_arrives(tmp_path, kind):
 
 def test_an_adapter_of_a_part_of_the_model_is_refused(tmp_path):
     save_adapter(tmp_path, LoraConfig(target_modules=["q_proj", "v_proj"]), make_llama().model)
-    with pytest.raises(SettingError, match="which does not go on the base model: the model has no place for its we"):
+    with pytest.raises(SettingError, match="which does not fit the base model: the model has no place for its we"):
         put_adapter(make_llama(), tmp_path, "tuned")
 
 

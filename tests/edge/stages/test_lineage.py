@@ -113,7 +113,7 @@ def refused_ledgers(capfd):
         return told
 
     assert "`nowhere` holds no run. Name the folder of a run" in refuse("nowhere")
-    assert "`--format` is `jsn`, which is no format, did you mean `json`?" in refuse("runs/three", "--format", "jsn")
+    assert "`--format` is `jsn`, which is not a format, did you mean `json`?" in refuse("runs/three", "--format", "jsn")
     evaluation = Path("runs/two/evaluation.json")
     whole = json.loads(evaluation.read_text())
     del whole["prior_sets"]["one"]

@@ -67,7 +67,7 @@ def test_a_run_trains_goes_on_after_an_interruption_and_is_judged_again(task_wor
         ("text-generation", "has no trained weights for cls.predictions."),
         (
             "sequence-to-sequence",
-            "is none that `AutoModelForSeq2SeqLM` loads, but `task` is `sequence-to-sequence`. Name a model of this "
+            "is not one that `AutoModelForSeq2SeqLM` loads, but `task` is `sequence-to-sequence`. Name a model of this "
             "task, or set the `task` that it knows.",
         ),
     ],

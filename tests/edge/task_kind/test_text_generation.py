@@ -149,9 +149,9 @@ def test_the_longest_input_is_said_or_what_the_model_takes(folder, model, length
 @pytest.mark.parametrize(
     ("setting", "part"),
     [
-        ("training.max_length=5", "`training.max_length` is not yours to set: set `model.max_length`"),
-        ("training.chat_template_path=x", "`training.chat_template_path` is not yours to set: the tokenizer brings"),
-        ("training.paking=true", "`training.paking` is no SFTConfig of trl, did you mean `packing`?"),
+        ("training.max_length=5", "`training.max_length` cannot be set: set `model.max_length`"),
+        ("training.chat_template_path=x", "`training.chat_template_path` cannot be set: the tokenizer brings"),
+        ("training.paking=true", "`training.paking` is not in SFTConfig of trl, did you mean `packing`?"),
         ("training.assistant_only_loss=1", "`training.assistant_only_loss` is 1, but transformers wants true or false"),
         ("training.packing=true", "The trainer uses `packing=True`, which mixes samples in one row"),
     ],
@@ -161,7 +161,7 @@ def test_arguments_that_cannot_be(folder, capfd, setting, part):
 
 
 def test_arguments_of_trl_are_none_of_transformers(workspace, capfd):
-    assert "`training.packing` is no TrainingArguments of transformers" in refuse(capfd, "training.packing=true")
+    assert "`training.packing` is not in TrainingArguments of transformers" in refuse(capfd, "training.packing=true")
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])

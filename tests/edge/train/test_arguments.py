@@ -55,13 +55,13 @@ def test_all_faults_are_told_at_once():
         )
     message = str(error.value)
     for part in (
-        "`training.learning_rat` is no TrainingArguments of transformers, did you mean `learning_rate`?",
+        "`training.learning_rat` is not in TrainingArguments of transformers, did you mean `learning_rate`?",
         "`training.max_steps` is 'ten', but transformers wants a whole number",
         "`training.fp16` is 1, but transformers wants true or false",
         "`training.seed` is 1.5, but transformers wants a whole number",
-        "`training.output_dir` is not yours to set",
+        "`training.output_dir` cannot be set",
         "`training.optim` is 'nope', but transformers wants one of adamw_torch, ",
-        "`training.zzz` is no TrainingArguments of transformers (known: ",
+        "`training.zzz` is not in TrainingArguments of transformers (known: ",
     ):
         assert part in message
 

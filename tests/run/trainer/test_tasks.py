@@ -336,7 +336,7 @@ def test_answers_that_end_before_they_start_are_counted_once_and_never_right(fam
     assert change.damaged_count == change.gained_count == 0
     compared = mixcd.compare(model, model, held_out, collate_fn=collate)
     assert compared.change.right_before == change.right_before
-    assert "25 samples have an answer that ends before it starts, so they count as never right." in compared.notes
+    assert "25 samples have an answer that ends before it starts, so they never count as right." in compared.notes
 
 
 # --- multiple choice ------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class Ema(EstimatorSettings):
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1:
             raise SettingError(
-                f"`weight` is {self.weight}, but it must lie in (0, 1]. Pass such as 0.3; 1 keeps the last observation."
+                f"`weight` is {self.weight}, but it must lie in (0, 1]. Pass 0.3, say; 1 keeps the last observation."
             )
 
     def bind(self, partition: Partition, predictions: BasePredictions) -> "EmaEstimator":

@@ -45,7 +45,7 @@ Settings = Annotated[
 
 def _require_format(name: str) -> str:
     if name not in _FORMATS:
-        raise SettingError(end_sentence(f"`--format` is `{name}`, which is no format{nearest_name(name, _FORMATS)}"))
+        raise SettingError(end_sentence(f"`--format` is `{name}`, which is not a format{nearest_name(name, _FORMATS)}"))
     return name
 
 

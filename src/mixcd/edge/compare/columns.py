@@ -45,7 +45,7 @@ def choose_columns(
     if set_names is not None:
         flat += [(name, _read_sets(samples, name, set_names)) for name in LABEL_KEYS if name in samples.column_names]
     unique = [name for name, column in flat if is_nearly_unique(column)]
-    note = f"Left out, for nearly every value is its own: {shorten((f'`{name}`' for name in unique), 20)}."
+    note = f"Left out, because nearly every value is different: {shorten((f'`{name}`' for name in unique), 20)}."
     return [(name, column) for name, column in flat if name not in unique], [note] if unique else []
 
 

@@ -70,7 +70,7 @@ def compare(
             file, folder or hub name of either; or a dict of such, whose keys become the column `prior_set`.
         columns: The columns by which damage is told apart, beside the base model's loss; by default all that hold one
             value a sample, without those in which nearly every value is its own.
-        tolerance: The damaged share that is put up with: above it, at its lower bound, there is damage.
+        tolerance: The damaged share that is tolerated: above it, at its lower bound, there is damage.
         choices: How many options a question has, where samples are multiple-choice questions: what guessing loses is
             taken off.
         correctness: When a prediction is right; by default what model and labels are made for.
@@ -193,7 +193,7 @@ def _note(samples: PriorDataset, before: Outcomes, rule: CorrectnessRule, dtype:
             "compared."
         )
     if before.untargeted_count:
-        yield f"{before.untargeted_count:,} samples have {rule.untargeted}, so they count as never right."
+        yield f"{before.untargeted_count:,} samples have {rule.untargeted}, so they never count as right."
     share = float(before.correct.mean())
     if share < LEAST_SHARE_RIGHT:
         half = halve_by_tokens(before.share_right)
@@ -203,7 +203,7 @@ def _note(samples: PriorDataset, before: Outcomes, rule: CorrectnessRule, dtype:
             else f"Half of the samples have {half:.0%} of their target tokens right, which `--least-share {half:g}`, "
             f"or `correctness=mixcd.RightTokens({half:g})`, would count as right."
         )
-        yield f"The base model is right on {share:.1%} of the samples only, and no others can be damaged. {cure}"
+        yield f"The base model is right on only {share:.1%} of the samples, and no others can be damaged. {cure}"
     if " " in dtype:
         yield (
             f"The weights were held in {dtype}, so rounding alone turns some samples right or wrong. Load both models "

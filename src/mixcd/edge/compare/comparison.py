@@ -15,7 +15,7 @@ MOST_SHOWN = 20
 PRIOR_LOSS = "prior loss"
 """What the partition by the base model's loss is called, beside those by columns."""
 TOLERANCE = 0.01
-"""The damaged share that is put up with by default."""
+"""The damaged share that is tolerated by default."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Comparison:
         change: Scores, flips and tests over all samples.
         partitions: How damage falls, the most uneven partition first.
         most_damaged: The damaged samples whose loss rose most, at most `MOST_ROWS`.
-        tolerance: The damaged share that is put up with.
+        tolerance: The damaged share that is tolerated.
         choices: Options a question has, where samples are multiple-choice questions; else None.
         notes: What was left out, and why.
         dtype: What the weights of both models were held in; None where no model was run.
@@ -180,8 +180,7 @@ def require_settings(tolerance: float, choices: int | None) -> None:
     """Refuse, by a `SettingError`, settings that make no sense, before any model runs."""
     if not 0 <= tolerance < 1:
         raise SettingError(
-            f"`tolerance` is {tolerance}, but it is a share of the samples, from 0 to below 1. Pass such as "
-            f"{TOLERANCE}."
+            f"`tolerance` is {tolerance}, but it is a share of the samples, from 0 to below 1. Pass {TOLERANCE}, say."
         )
     if choices is not None and choices < 2:
         raise SettingError(

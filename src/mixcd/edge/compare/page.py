@@ -14,10 +14,11 @@ from mixcd.words.version import __version__
 _OPEN = 3
 """Partitions whose bins are shown unasked."""
 _READING = (
-    "Each table is one way to tell the samples apart, the most uneven first. Lift says how much likelier a sample is "
-    "damaged that is drawn in proportion to its bin's damage rate than one drawn uniformly, corrected for noise: 1 "
-    "means that damage is even and that this partition is no use to rehearsal. The bar is the damaged share, the line "
-    "on it its 95 % Wilson interval; bins are sorted by the lower bound, and bins of fewer than 30 samples have none."
+    "Each table splits the samples in one way, the most uneven first. Lift compares two ways to draw samples: in "
+    "proportion to the damage rate of their bin, and uniformly. It says how many times as many damaged ones the first "
+    "finds, corrected for noise: 1 means that damage is even and that this partition is no use to rehearsal. The bar "
+    "is the damaged share, the line on it its 95 % Wilson interval; bins are sorted by the lower bound, and bins of "
+    "fewer than 30 samples have none."
 )
 
 

@@ -24,15 +24,14 @@ def require_same_tokens(base: Any, tuned: Any) -> None:
     if moved:
         named = shorten((f"`{token}`" for token in moved), 3)
         raise DataError(
-            f"The models have other tokenizers: the fine-tuned model numbers {named} otherwise than the base model, or "
-            "lacks it. Both are given the same tokens. Name a model that was "
-            "fine-tuned from the base model."
+            f"The models have different tokenizers: the fine-tuned model numbers {named} differently from the base "
+            "model, or lacks it. Both are given the same tokens. Name a model that was fine-tuned from the base model."
         )
     changed = [name for name, value in _settings_of(base).items() if _settings_of(tuned).get(name) != value]
     if changed:
         raise DataError(
-            f"The models have other tokenizers: their {' and '.join(f'`{name}`' for name in changed)} differ. Both are "
-            "given the same tokens. Name a model that was fine-tuned from the base model, or save the base model's "
+            f"The models have different tokenizers: their {' and '.join(f'`{name}`' for name in changed)} differ. Both "
+            "are given the same tokens. Name a model that was fine-tuned from the base model, or save the base model's "
             "tokenizer with it."
         )
 

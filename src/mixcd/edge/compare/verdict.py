@@ -41,7 +41,7 @@ def judge_damage(comparison: Comparison) -> str:
     if interval[1] <= comparison.tolerance:
         return f"No damage to speak of: {share} ({bounds}), within {tolerance}."
     return (
-        f"No damage is shown, nor excluded: {share} ({bounds}), and {tolerance} lies "
+        f"Damage is not shown, but possible: {share} ({bounds}), and {tolerance} lies "
         "within these bounds. More samples would tell."
     )
 
@@ -58,10 +58,10 @@ def judge_rehearsal(comparison: Comparison) -> str:
     Example:
         >>> from mixcd.run.outcome.evaluation import TaskChange
         >>> judge_rehearsal(Comparison(TaskChange(1000, 900, 0, 10), ()))
-        'Rehearsal: there is no damage shown that it would mend.'
+        'Rehearsal: no damage was shown that it could prevent.'
     """
     if not comparison.is_damaged:
-        return "Rehearsal: there is no damage shown that it would mend."
+        return "Rehearsal: no damage was shown that it could prevent."
     known = [one for one in comparison.partitions if one.lift.high < float("inf")]
     uneven = list_uneven(comparison)
     if uneven:

@@ -89,7 +89,7 @@ class RehearsalConfig(Section):
     def _is_an_estimator(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
         name, known = value if isinstance(value, str) else value.get("name"), (AUTO, *ESTIMATORS)
         if name not in known:
-            raise ValueError(f"is {name!r}, which is no estimator{nearest_name(str(name), known)}")
+            raise ValueError(f"is {name!r}, which is not an estimator{nearest_name(str(name), known)}")
         parse_estimator(value)
         return value
 

@@ -68,7 +68,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     keys = key.strip().split(".")
     if not equals or not all(keys):
-        raise SettingError(f"`--set {setting}` is not key=value. Pass such as `--set training.learning_rate=1e-4`.")
+        raise SettingError(f"`--set {setting}` is not key=value. Write it like `--set training.learning_rate=1e-4`.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

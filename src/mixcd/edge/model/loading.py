@@ -105,8 +105,8 @@ def _open_whole(
     except Exception as error:  # damaged files make the loaders raise almost anything
         if task is not None and _OF_ANOTHER_KIND in str(error):
             raise SettingError(
-                f"The model `{path}` is none that `{model_class.__name__}` loads, but `task` is `{task}`. Name a model "
-                "of this task, or set the `task` that it knows."
+                f"The model `{path}` is not one that `{model_class.__name__}` loads, but `task` is `{task}`. Name a "
+                "model of this task, or set the `task` that it knows."
             ) from error
         raise _refuse(path, name, error, choices) from error
     _require_fitting(report, path)

@@ -188,6 +188,6 @@ def _without_shared(adapted: Any, missing: Sequence[str]) -> list[str]:
 
 def _refuse(folder: Path, name: str, reason: str) -> SettingError:
     return SettingError(
-        f"`{name}` is the adapter `{folder}`, which does not go on the base model: {reason} Name the base model that "
+        f"`{name}` is the adapter `{folder}`, which does not fit the base model: {reason} Name the base model that "
         "it was made for, or restore the folder as PEFT's `save_pretrained` wrote it."
     )

@@ -102,7 +102,7 @@ def _require_written(model: PreTrainedModel, unfinished: Path, folder: Path) -> 
     for name, weight in model.state_dict().items():
         if name not in stored or not torch.equal(stored[name].nan_to_num(), weight.to(stored[name]).nan_to_num()):
             raise RunFolderError(
-                f"`{folder}` would not hold the model that was trained: its weights `{name}` read back otherwise than "
-                f"they were written. What was written is in `{unfinished}`, and what was trained in the last "
+                f"`{folder}` would not hold the model that was trained: its weights `{name}` read back differently "
+                f"from what was written. What was written is in `{unfinished}`, and what was trained in the last "
                 "checkpoint. Report this, with the model's name."
             )

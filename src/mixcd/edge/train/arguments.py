@@ -111,9 +111,9 @@ def check_arguments(
     faults = []
     for name, value in training.items():
         if name in refused:
-            faults.append(f"`training.{name}` is not yours to set: {refused[name]}")
+            faults.append(f"`training.{name}` cannot be set: {refused[name]}")
         elif name not in kinds:
-            faults.append(f"`training.{name}` is no {owner}{nearest_name(name, kinds)}")
+            faults.append(f"`training.{name}` is not in {owner}{nearest_name(name, kinds)}")
         elif wanted := _find_wanted(value, kinds[name]):
             faults.append(f"`training.{name}` is {value!r}, but transformers wants {wanted}")
     if faults:

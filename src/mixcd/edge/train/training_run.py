@@ -204,7 +204,7 @@ class _Run:
             save_tuned(trainer, model)
         if why_not is not None:
             self.say(
-                f"`{model}` holds the adapter, not a whole model, for merged it would not be what was trained: "
+                f"`{model}` holds the adapter, not a whole model, because merging would change what was trained: "
                 f"{why_not}. Open it on the base model `{self.config.model.path}`."
             )
             trainer.accelerator.wait_for_everyone()

@@ -211,7 +211,7 @@ def test_names_that_are_not_there_are_refused():
         with pytest.raises(SettingError) as error:
             report_frontier(make_sweep(), **arguments)
         assert message in str(error.value)
-    with pytest.raises(SettingError, match="`tset` is no half of the held-out data, did you mean `test`\\?$"):
+    with pytest.raises(SettingError, match="`tset` is not a half of the held-out data, did you mean `test`\\?$"):
         require_half("tset")
 
 

@@ -92,7 +92,7 @@ def test_settings_change_the_file(write):
         (
             '[method.x]\nestimator = "cuonts"',
             [],
-            "`method.x.estimator` is 'cuonts', which is no estimator, did you mean `counts`?",
+            "`method.x.estimator` is 'cuonts', which is not an estimator, did you mean `counts`?",
         ),
         ("[method.probe.probe]\nevry = 1", [], "`method.probe.probe.evry` is unknown, did you mean `every`?"),
         ("[method.x.probe]\nsample_count = 0", [], "`method.x.probe.sample_count` is 0"),
@@ -146,15 +146,15 @@ def test_a_newer_format_is_refused(write):
         (
             "[method.counts]\ntraining = { learning_rat = 1e-3 }",
             [],
-            "`method.counts`: `training.learning_rat` is no TrainingArguments of transformers, did you mean",
+            "`method.counts`: `training.learning_rat` is not in TrainingArguments of transformers, did you mean",
         ),
         (
             "[method.none]\ntraining = { max_steps = 5 }",
             [],
-            "`method.none.training.max_steps` is not yours to set: all methods get the task's steps",
+            "`method.none.training.max_steps` cannot be set: all methods get the task's steps",
         ),
-        ("[method.none]\ntraining = { seed = 5 }", [], "`method.none.training.seed` is not yours to set: it is the"),
-        ("[method.none]\ntraining = { output_dir = 'x' }", [], "`training.output_dir` is not yours to set"),
+        ("[method.none]\ntraining = { seed = 5 }", [], "`method.none.training.seed` cannot be set: it is the"),
+        ("[method.none]\ntraining = { output_dir = 'x' }", [], "`training.output_dir` cannot be set"),
         (
             "[method.uniform]\ntrainer_settings = { strength = 1 }",
             [],
@@ -299,7 +299,7 @@ def test_functions_are_loaded_from_their_file(write, tmp_path):
         ("broken_{module}.py:toy", "`{folder}/broken_{module}.py` cannot be loaded: SyntaxError: "),
         ("raising_{module}.py:toy", "cannot be loaded: ZeroDivisionError: division by zero. It must be a Python file"),
         ("text_{module}.txt:toy", "cannot be loaded: ModuleNotFoundError: No module named 'text_"),
-        ("json.py:toy", "`{folder}/json.py` bears the name of another module, `"),
+        ("json.py:toy", "`{folder}/json.py` has the name of another module, `"),
     ],
 )
 def test_functions_that_cannot_be_loaded_are_refused(write, tmp_path, text, part):

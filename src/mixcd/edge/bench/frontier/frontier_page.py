@@ -19,7 +19,7 @@ _NAME_START = 34
 _FRONTIER_READING = (
     "Each line is a method over its mix ratios β: to the right is better on the new task, up is better on the prior "
     "task. Bars are 95 % intervals over seeds. Named are the reference, plain fine-tuning, the oracle, and the methods "
-    "with most points that no other method beats on both scores; the rest are grey, as far as they lie near. WiSE-FT "
+    "with most points that no other method beats on both scores; the rest are grey, where they are near. WiSE-FT "
     "points average the weights of base and fine-tuned model after training."
 )
 _TABLE_READING = (

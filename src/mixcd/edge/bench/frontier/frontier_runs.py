@@ -138,7 +138,7 @@ def require_half(half: str) -> Half:
     """
     known = get_args(Half)
     if half not in known:
-        raise SettingError(end_sentence(f"`{half}` is no half of the held-out data{nearest_name(half, known)}"))
+        raise SettingError(end_sentence(f"`{half}` is not a half of the held-out data{nearest_name(half, known)}"))
     return cast(Half, half)
 
 

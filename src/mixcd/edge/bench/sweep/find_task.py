@@ -46,7 +46,7 @@ def load_function(text: str) -> Callable[..., Any]:
             "imported. Correct it."
         ) from error
     if Path(module.__file__ or "").resolve() != path.resolve():
-        raise SettingError(f"`{file}` bears the name of another module, `{module.__file__}`. Rename the file.")
+        raise SettingError(f"`{file}` has the name of another module, `{module.__file__}`. Rename the file.")
     function = getattr(module, name, None)
     if not callable(function):
         functions = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]

@@ -76,7 +76,7 @@ class MethodConfig(Section):
     def _is_known(cls, value: str | None) -> str | None:
         known = (AUTO, *ESTIMATORS)
         if value is not None and value not in known:
-            raise ValueError(f"is {value!r}, which is no estimator{nearest_name(value, known)}")
+            raise ValueError(f"is {value!r}, which is not an estimator{nearest_name(value, known)}")
         return value
 
 
@@ -141,7 +141,7 @@ def _require_sound(method: Method, name: str) -> None:
     except SettingError as error:
         raise SettingError(f"`method.{name}`: {error}") from error
     for key in method.training.keys() & _SET_BY_SWEEP.keys():
-        raise SettingError(f"`method.{name}.training.{key}` is not yours to set: {_SET_BY_SWEEP[key]}. Leave it out.")
+        raise SettingError(f"`method.{name}.training.{key}` cannot be set: {_SET_BY_SWEEP[key]}. Leave it out.")
     if method.trainer_settings and not method.trainer:
         raise SettingError(
             f"`method.{name}` has `trainer_settings`, but names no `trainer` that takes them. Name it, or remove them."
