@@ -14,8 +14,7 @@ from mixcd.words.errors import plain_name
 _MOST_BINS = 8
 """Bins of a partition that are printed; the JSON has all."""
 _NAME_START, _CLASS_START, _TEXT_START = 40, 20, 60
-_LEFT = ("bin", "label", "now", "text")
-"""The columns of words."""
+_TEXT_COLUMNS = ("bin", "label", "now", "text")
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
@@ -104,7 +103,7 @@ def _make_table(title: str, headings: Sequence[str], caption: str | None = None)
     for heading in headings:
         table.add_column(
             heading,
-            justify="left" if heading in _LEFT else "right",
+            justify="left" if heading in _TEXT_COLUMNS else "right",
             overflow="fold",
             no_wrap=heading not in ("bin", "text"),
         )

@@ -11,8 +11,7 @@ from mixcd.run.report.change_tables import list_bins, list_damaged, tell_scores
 from mixcd.run.report.page import Page, Section, Table, write_page
 from mixcd.words.version import __version__
 
-_OPEN = 3
-"""Partitions whose bins are shown unasked."""
+_UNFOLDED_COUNT = 3
 _READING = (
     "Each table splits the samples in one way, the most uneven first. Lift compares two ways to draw samples: in "
     "proportion to the damage rate of their bin, and uniformly. It says how many times as many damaged ones the first "
@@ -74,7 +73,7 @@ def make_comparison_page(comparison: Comparison, settings: Mapping[str, str]) ->
 def _tell_partitions(comparison: Comparison) -> Section:
     rows = [[one.name, str(len(one.bins)), _tell_lift(one)] for one in comparison.partitions]
     bins = [
-        list_bins(f"By {one.name}", {each.name: each.change for each in one.bins}, is_folded=place >= _OPEN)
+        list_bins(f"By {one.name}", {each.name: each.change for each in one.bins}, is_folded=place >= _UNFOLDED_COUNT)
         for place, one in enumerate(comparison.partitions)
     ]
     lifts = Table("Lift", ["partition", "bins", "lift (95 %)"], rows)
