@@ -1,16 +1,20 @@
 import tomllib
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixcd.edge.config.config import Config, list_values, parse_correctness, read_config, render
+from mixcd.edge.config.config import Config, RehearsalConfig, list_values, parse_correctness, read_config, render
 from mixcd.edge.config.data_config import COLUMNS, ColumnsConfig
 from mixcd.ideas.collateral_damage_estimator import Counts, Drift, Paper
 from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss, parse_partition
 from mixcd.ideas.partition_strategy.combined import Combined
+from mixcd.ideas.probe import Probe
 from mixcd.matter.correctness import NearTarget, RightClass, RightTokens
+from mixcd.run.own_loop.rehearse import rehearse
+from mixcd.run.trainer.attach import attach
 from mixcd.words.errors import SettingError
 
 LEAST = """\
@@ -369,3 +373,29 @@ def test_a_rule_that_makes_no_sense_is_refused_by_its_key(write, value, part):
 def test_two_rules_contradict_each_other(write):
     settings = ["task=text-generation", "rehearsal.correctness=right-tokens", "rehearsal.least_share=0.5"]
     assert "`rehearsal.correctness` and `rehearsal.least_share` are two rules" in fault(write(LEAST), *settings)
+
+
+def test_what_attach_takes_a_config_takes_by_the_same_name():
+    taken = set(signature(attach).parameters) - {"trainer", "prior_data"}
+    elsewhere = {
+        "held_out": "`prior.held_out`",
+        "cache_dir": "`cache`",
+    }  # a config says where the data and the cache are
+    assert taken - set(RehearsalConfig.model_fields) == set(elsewhere)
+    assert taken - set(signature(rehearse).parameters) == set()
+
+
+def test_floor_features_and_probe_are_as_in_attach(write):
+    settings = ["rehearsal.floor=0.2", "rehearsal.features=8", "rehearsal.probe={ sample_count = 16, every = 5 }"]
+    config = read_config(write(LEAST), settings)
+    assert (config.rehearsal.floor, config.rehearsal.features) == (0.2, 8)
+    assert config.probe == Probe(16, every=5, use="audit")
+    assert read_config(write(render(config))) == config
+    assert read_config(write(LEAST)).probe is None
+    for setting, part in (
+        ("rehearsal.floor=1.5", "`rehearsal.floor` is 1.5"),
+        ("rehearsal.features=-1", "`rehearsal.features` is -1"),
+        ("rehearsal.probe={ every = 2 }", "`rehearsal.probe.sample_count` is missing"),
+        ("rehearsal.probe={ sample_count = 1, use = 'x' }", "`rehearsal.probe.use` is 'x'"),
+    ):
+        assert part in fault(write(LEAST), setting)

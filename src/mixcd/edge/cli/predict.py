@@ -34,7 +34,10 @@ def predict_prior_data(config: Config, share: float | None, say: Callable[[str],
     prior = PriorDataset(setup.prior)
     rule = rule_of(trainer, prior, setup.correctness)
     opening = RehearsalSettings(
-        config.partition if wanted.partition else None, config.estimator, cache_columns=wanted.cache_columns
+        config.partition if wanted.partition else None,
+        config.estimator,
+        features=wanted.features,
+        cache_columns=wanted.cache_columns,
     ).open(inference_of(trainer, prior, rule), config.cache_folder)
     manifest, forward_count = cache_predictions(
         opening.prior_pass, config.cache_folder, columns=opening.columns, share=share

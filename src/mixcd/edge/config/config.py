@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from mixcd.edge.config.named_settings import make_settings
 from mixcd.edge.config.toml_file import Section, read_section
 from mixcd.ideas.collateral_damage_estimator import AUTO, ESTIMATORS
 from mixcd.ideas.partition_strategy import parse_partition
+from mixcd.ideas.probe import Probe
 from mixcd.words.errors import nearest_name
 from mixcd.words.vocabulary import EstimatorSettings, PartitionStrategy
 
@@ -46,6 +47,14 @@ class AdapterConfig(Section):
     )
 
 
+class ProbeConfig(Section):
+    """Extra inference on uniformly drawn prior samples while training: `mixcd.Probe`."""
+
+    sample_count: int = Field(ge=1, description="Samples a probing.")
+    every: int = Field(1, ge=1, description="Steps from one probing to the next.")
+    use: Literal["audit", "estimate"] = Field("audit", description="Whether it only checks the estimator, or feeds it.")
+
+
 class RehearsalConfig(Section):
     """How prior samples are rehearsed."""
 
@@ -63,6 +72,9 @@ class RehearsalConfig(Section):
         '{ name = "counts", discount = 0.98 }.',
         json_schema_extra={"anyOf": _ESTIMATOR_SCHEMA},
     )
+    floor: float | None = Field(None, ge=0, le=1, description="Share of the draws that ignores the belief, ε.")
+    features: int | None = Field(None, ge=0, description="Features a sample to cache; 64 where something reads them.")
+    probe: ProbeConfig | None = Field(None, description="Extra inference, to compare the free damage rates with.")
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="Seed of draws and held-out split; the trainer's own.")
     cache: str | None = Field(None, min_length=1, description="Prediction cache; the run's folder `cache` by default.")
@@ -154,6 +166,12 @@ class Config(Section):
     def estimator(self) -> str | EstimatorSettings:
         """Who chooses samples, as `attach` takes it."""
         return parse_estimator(self.rehearsal.estimator)
+
+    @property
+    def probe(self) -> Probe | None:
+        """Extra inference while training, as `attach` takes it."""
+        probe = self.rehearsal.probe
+        return None if probe is None else Probe(**probe.model_dump())
 
     @property
     def partition(self) -> PartitionStrategy:

@@ -258,6 +258,9 @@ def attach_rehearsal(config: Config, setup: RunSetup) -> Rehearsal:
         held_out=setup.held_out_prior,
         cache_dir=config.cache_folder,
         cache_columns=wanted.cache_columns,
+        features=wanted.features,
+        floor=wanted.floor,
+        probe=config.probe,
         lag=wanted.lag,
         seed=setup.draw_seed,
     )
