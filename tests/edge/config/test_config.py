@@ -229,6 +229,7 @@ def test_the_schema_knows_every_section():
         "HeldOutConfig",
         "ModelConfig",
         "PriorConfig",
+        "ProbeConfig",
         "RehearsalConfig",
     }
     assert schema["additionalProperties"] is False
