@@ -60,11 +60,11 @@ def test_every_sample_is_as_likely(sample_count):
     [
         (
             {"sample_count": 0},
-            "The probe's `sample_count` is 0, but it must be 1 or more. Pass such as `Probe(64, every=10)`.",
+            "The probe's `sample_count` is 0, but it must be 1 or more. Pass, for example, `Probe(64, every=10)`.",
         ),
         (
             {"sample_count": 64, "every": -1},
-            "The probe's `every` is -1, but it must be 1 or more. Pass such as `Probe(64, every=10)`.",
+            "The probe's `every` is -1, but it must be 1 or more. Pass, for example, `Probe(64, every=10)`.",
         ),
         (
             {"sample_count": 64, "use": "both"},

@@ -35,8 +35,8 @@ class Probe:
         for name in ("sample_count", "every"):
             if getattr(self, name) < 1:
                 raise SettingError(
-                    f"The probe's `{name}` is {getattr(self, name)}, but it must be 1 or more. Pass such as "
-                    "`Probe(64, every=10)`."
+                    f"The probe's `{name}` is {getattr(self, name)}, but it must be 1 or more. Pass, for "
+                    "example, `Probe(64, every=10)`."
                 )
         if self.use not in ("audit", "estimate"):
             raise SettingError(

@@ -167,7 +167,7 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(folders, call):
         (("--text", "txt"), "`data` has no column `txt`; did you mean `text`?"),
         (("--split", "test"), "`data` names a file, which has no split `test`. Leave `split` out."),
         (("--fail-above", "2"), "Invalid value for '--fail-above': "),
-        (("--least-share", "0"), "`least_share` is 0.0, but it is a share of the target tokens, in (0, 1]. Pass such"),
+        (("--least-share", "0"), "`least_share` is 0.0, but it is a share of the target tokens, in (0, 1]. Pass a"),
         (("--loss-tolerance", "-1"), "`loss_tolerance` is -1.0, but it must be finite and not negative: nats a token."),
         (("--near", "-1"), "Invalid value for '--near': "),
         (

@@ -318,4 +318,4 @@ def test_intervals_narrow_with_observations():
 def test_a_level_outside_zero_to_one_is_refused(level):
     with pytest.raises(SettingError) as failure:
         damage_intervals(tally([(1, 0)]), level)
-    assert str(failure.value) == f"`level` is {level}, but it must lie between 0 and 1. Pass such as 0.95."
+    assert str(failure.value) == f"`level` is {level}, but it must lie between 0 and 1. Pass a value such as 0.95."

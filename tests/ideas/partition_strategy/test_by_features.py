@@ -129,7 +129,7 @@ def test_only_what_reads_features_says_so():
 def test_no_bins_are_refused(bins):
     with pytest.raises(SettingError) as failure:
         ByFeatures(bins)
-    assert str(failure.value) == f"`bins` is {bins}, but at least 1 bin is needed. Pass such as 10."
+    assert str(failure.value) == f"`bins` is {bins}, but at least 1 bin is needed. Pass a number such as 10."
 
 
 def test_a_table_without_features_is_refused_with_what_to_do():

@@ -176,7 +176,7 @@ def damage_intervals(counts: DamageCounts, level: float = 0.95) -> tuple[Floats,
         ([0.0, 0.05], [1.0, 0.17])
     """
     if not 0 < level < 1:
-        raise SettingError(f"`level` is {level}, but it must lie between 0 and 1. Pass such as 0.95.")
+        raise SettingError(f"`level` is {level}, but it must lie between 0 and 1. Pass a value such as 0.95.")
     a, b = counts.damaged_count + 0.5, counts.observed_count - counts.damaged_count + 0.5
     return betaincinv(a, b, (1 - level) / 2), betaincinv(a, b, (1 + level) / 2)
 

@@ -45,12 +45,14 @@ class Drift(EstimatorSettings):
     def __post_init__(self) -> None:
         if not 0 < self.discount <= 1:
             raise SettingError(
-                f"`discount` is {self.discount}, but it must lie in (0, 1]. Pass such as 0.98; 1 forgets nothing."
+                f"`discount` is {self.discount}, but it must lie in (0, 1]. Pass 0.98, for example; 1 forgets nothing."
             )
         if not 0 < self.ridge < np.inf:
-            raise SettingError(f"`ridge` is {self.ridge}, but it must be positive and finite. Pass such as 3.")
+            raise SettingError(f"`ridge` is {self.ridge}, but it must be positive and finite. Pass a value such as 3.")
         if not 0 <= self.noise < np.inf:
-            raise SettingError(f"`noise` is {self.noise}, but it must be finite and not negative. Pass such as 1 or 0.")
+            raise SettingError(
+                f"`noise` is {self.noise}, but it must be finite and not negative. Pass 1 or 0, for example."
+            )
         if self.score not in get_args(Score):
             raise SettingError(
                 f'`score` is {self.score!r}, but only "chance", "drop" and "product" exist. Pass one of them.'

@@ -40,7 +40,7 @@ class ByFeatures(PartitionStrategy):
 
     def __post_init__(self) -> None:
         if self.bins < 1:
-            raise SettingError(f"`bins` is {self.bins}, but at least 1 bin is needed. Pass such as 10.")
+            raise SettingError(f"`bins` is {self.bins}, but at least 1 bin is needed. Pass a number such as 10.")
 
     def __mul__(self, other: PartitionStrategy) -> Combined:
         return Combined((self, other))

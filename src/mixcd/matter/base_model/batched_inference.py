@@ -196,9 +196,7 @@ def _has_tokens(row: Any) -> bool:
 
 def count_inputs(row: Any) -> list[int]:
     """Input tokens of a row, or of each of its choices; 1 for rows without tokens."""
-    if not _has_tokens(row):
-        return [1]
-    return [len(tokens) for tokens in list_inputs(row)]
+    return [len(tokens) for tokens in list_inputs(row)] if _has_tokens(row) else [1]
 
 
 def count_padded(row: Any) -> int:

@@ -173,11 +173,7 @@ class PriorPass:
         return forward_count
 
     def _predict_chunk(
-        self,
-        sample_ids: Ids,
-        columns: tuple[str, ...],
-        basis: FeatureBasis | None,
-        advance: Callable[[int], object],
+        self, sample_ids: Ids, columns: tuple[str, ...], basis: FeatureBasis | None, advance: Callable[[int], object]
     ) -> tuple[pa.Table, dict[str, NDArray[Any]], int]:
         stored: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
 

@@ -160,12 +160,11 @@ def predict_prior(
         UnsupportedTrainerError: If the model's output shows no predictions, or fits no task that is known.
         OSError: If the cache cannot be written or read.
     """
-    prior = (
-        prior_data if isinstance(prior_data, PriorDataset) else PriorDataset(choose_rehearsed(prior_data, "prior_data"))
-    )
+    if not isinstance(prior_data, PriorDataset):
+        prior_data = PriorDataset(choose_rehearsed(prior_data, "prior_data"))
     require_fixed_masks(collate_fn)
-    rule = choose_rule(correctness, model, collate(collate_fn, [prior[0]]), prior.name)
-    inference = Inference(model, prior, rule, collate_fn, batch_size, tokenizer, processes, progress)
+    rule = choose_rule(correctness, model, collate(collate_fn, [prior_data[0]]), prior_data.name)
+    inference = Inference(model, prior_data, rule, collate_fn, batch_size, tokenizer, processes, progress)
     return complete_predictions(
         PriorPass(inference, features),
         Path(cache_dir),
@@ -221,9 +220,8 @@ def _look_first(prior_pass: PriorPass, folder: Path, least_share_right: float) -
     sample_count = len(prior_pass.inference.data)
     if not is_new or sample_count < _FIRST_ROWS_OF:
         return 0
-    found, forward_count = prior_pass.predict_some(
-        choose_distinct(0, 0, Stream.FIRST_ROWS, _FIRST_ROWS, among=sample_count)
-    )
+    ids = choose_distinct(0, 0, Stream.FIRST_ROWS, _FIRST_ROWS, among=sample_count)
+    found, forward_count = prior_pass.predict_some(ids)
     right_count = int(found["correct"].sum())
     most = binomtest(right_count, _FIRST_ROWS).proportion_ci(_CERTAINTY, method="wilson").high
     if most < least_share_right:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from mixcd.matter.base_model.batched_inference import Collate, collate
 from mixcd.matter.base_model.prediction_cache import Manifest, read_manifest, read_parts, write_manifest
@@ -56,10 +57,8 @@ def note_false_damage(prior_pass: PriorPass, folder: Path, manifest: Manifest) -
 
 def _measure(prior_pass: PriorPass, folder: Path, manifest: Manifest) -> tuple[float, int]:
     """Read some samples that are right again; return the share that is wrong now, and the forward passes made."""
-    parts = [part.select(["sample_id", "correct", "loss"]) for part in read_parts(folder, manifest)]
-    sample_ids, correct, loss = (
-        np.concatenate([part[name].to_numpy() for part in parts]) for name in parts[0].schema.names
-    )
+    table = pa.concat_tables(part.select(["sample_id", "correct", "loss"]) for part in read_parts(folder, manifest))
+    sample_ids, correct, loss = (column.to_numpy() for column in table.columns)
     right = np.flatnonzero(correct)
     if not right.size:
         return 0.0, 0

@@ -72,10 +72,9 @@ def _refuse(model: torch.nn.Module, batch: Any, collator_name: str) -> Unsupport
     bare = bare_model(model)
     attention = getattr(getattr(bare, "config", None), "_attn_implementation", None)
     how = f" with {attention} attention" if attention else ""
+    reason = "it makes no mask of `position_ids` that would keep them apart"
     if "position_ids" not in batch:
         reason = "the batch has no `position_ids`, of which the mask is made that keeps them apart"
-    else:
-        reason = "it makes no mask of `position_ids` that would keep them apart"
     return UnsupportedTrainerError(
         f"`{collator_name}` joins the samples of a batch in one row, but `{type(bare).__name__}`{how} mixes them up: "
         f"{reason}, so what it predicts for a sample depends on the samples before it. Pad the samples instead, such "

@@ -27,7 +27,7 @@ class NearTarget(CorrectnessRule):
         if not 0 <= self.tolerance < float("inf"):
             raise SettingError(
                 f"`tolerance` is {self.tolerance}, but it must be finite and not negative: the largest absolute error "
-                "that is right, in the unit of the labels. Pass such as 0.5."
+                "that is right, in the unit of the labels. Pass a value such as 0.5."
             )
 
     @property

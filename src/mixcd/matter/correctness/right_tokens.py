@@ -62,13 +62,13 @@ class RightTokens(CorrectnessRule):
     def __post_init__(self) -> None:
         if not 0 < self.least_share <= 1:
             raise SettingError(
-                f"`least_share` is {self.least_share}, but it is a share of the target tokens, in (0, 1]. Pass such as "
-                "0.8; 1 asks for every token."
+                f"`least_share` is {self.least_share}, but it is a share of the target tokens, in (0, 1]. Pass a "
+                "value such as 0.8; 1 asks for every token."
             )
         if self.loss_tolerance is not None and not 0 <= self.loss_tolerance < float("inf"):
             raise SettingError(
                 f"`loss_tolerance` is {self.loss_tolerance}, but it must be finite and not negative: nats a token. "
-                "Pass such as 0.1."
+                "Pass a value such as 0.1."
             )
         if self.loss_tolerance is not None and self.least_share != 1:
             raise SettingError(

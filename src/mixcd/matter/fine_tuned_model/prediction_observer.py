@@ -12,7 +12,7 @@ from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import Targets, require_all_samples
 from mixcd.matter.model_shape.joined_rows import mark_own
 from mixcd.words.errors import PlanError
-from mixcd.words.vocabulary import Ids, Observation
+from mixcd.words.vocabulary import Observation
 
 logger = logging.getLogger(__name__)
 
@@ -193,16 +193,7 @@ class _Copy:
 
 def read_rows(rows: torch.Tensor) -> Observation:
     """Read what `PredictionObserver.take` returned, possibly of several processes: rows of new samples, too."""
-    return _decode(rows.cpu().numpy())
-
-
-def read_rehearsed(rows: torch.Tensor) -> Observation:
-    """Read those rows of `PredictionObserver.take` that are of prior samples, in their order."""
     seen = rows.cpu().numpy()
-    return _decode(seen[seen[:, 0] != NEW_SAMPLE])
-
-
-def _decode(seen: Ids) -> Observation:
     numbers = seen[:, 2:].astype(np.int32, order="C").view(np.float32).astype(np.float64)
     return Observation(
         sample_ids=seen[:, 0],
@@ -210,3 +201,9 @@ def _decode(seen: Ids) -> Observation:
         loss=numbers[:, 0],
         logits=numbers[:, 1:] if numbers.shape[1] > 1 else None,
     )
+
+
+def read_rehearsed(rows: torch.Tensor) -> Observation:
+    """Read those rows of `PredictionObserver.take` that are of prior samples, in their order."""
+    rows = rows.cpu()
+    return read_rows(rows[rows[:, 0] != NEW_SAMPLE])

@@ -40,17 +40,17 @@ def mark_own(batch: Mapping[str, Any], sample_count: int) -> Mapping[str, Any]:
 def require_known_starts(batch: Mapping[str, Any], sample_count: int, collator_name: str) -> None:
     """Refuse a joined row that does not say where each of its samples starts."""
     own = find_own(batch, sample_count)
-    if own is None and not _is_joined(batch, sample_count):
-        return
-    starts = 0 if own is None else len(own)
-    if own is not None and starts == sample_count and bool(own.any(-1).all()) and bool(own.any(0).all()):
-        return
-    raise UnsupportedTrainerError(
-        f"`{collator_name}` joined {sample_count} samples in one row, but the row does not say where each of them "
-        "starts, so their predictions cannot be told apart. The batch needs `position_ids` that start anew with "
-        f"every sample, or `{_STARTS}` with one start a sample. Let the collator return them "
-        "(`DataCollatorWithFlattening` does by default), or pad the samples."
-    )
+    if own is None:
+        is_known = not _is_joined(batch, sample_count)
+    else:
+        is_known = len(own) == sample_count and bool(own.any(-1).all() and own.any(0).all())
+    if not is_known:
+        raise UnsupportedTrainerError(
+            f"`{collator_name}` joined {sample_count} samples in one row, but the row does not say where each of them "
+            "starts, so their predictions cannot be told apart. The batch needs `position_ids` that start anew with "
+            f"every sample, or `{_STARTS}` with one start a sample. Let the collator return them "
+            "(`DataCollatorWithFlattening` does by default), or pad the samples."
+        )
 
 
 def name_collator(collate_fn: Any) -> str:

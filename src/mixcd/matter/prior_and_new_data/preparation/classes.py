@@ -73,7 +73,7 @@ def prepare_classes(
     texts = _text_columns(data, columns, name)
     label = columns.label or next((one for one in (LABEL, "labels") if one in data.column_names), LABEL)
     find_column(data, label, "label", name)
-    require_tokenizable(data, texts, tokenizer, name, labels=label)
+    require_tokenizable(data, texts, tokenizer, name, own=label)
     class_names = _class_names(data.features[label], label, label_ids, name)
     class_of = _read_number if class_names is None else class_names.get
     _require_labels(data, label, class_of, label_ids, name)

@@ -34,34 +34,28 @@ def find_column(data: Dataset, column: str, what: str, name: str) -> str:
 
 
 def require_tokenizable(
-    data: Dataset,
-    columns: Sequence[str],
-    tokenizer: Any,
-    name: str,
-    *,
-    written: Sequence[str] = (),
-    labels: str | None = None,
+    data: Dataset, texts: Sequence[str], tokenizer: Any, name: str, written: Sequence[str] = (), own: str | None = None
 ) -> None:
     """Refuse texts that cannot become tokens, and columns whose names are kept for what is written.
 
     Args:
-        columns: The columns of texts; none in rows of tokens.
-        written: What is written besides the tokenizer's output.
-        labels: The column of labels, which may bear a label's name.
+        texts: Their columns; none in rows of tokens.
+        written: The names of what is written besides the tokenizer's output.
+        own: The column of labels, which may bear a label's name.
 
     Raises:
         DataError: If there is no tokenizer, a text is missing, or a column in the way.
     """
-    if columns:
-        require_tokenizer(tokenizer, columns[0], name)
+    if texts:
+        require_tokenizer(tokenizer, texts[0], name)
         written = (*tokenizer.model_input_names, *written)
-    clashes = [column for column in data.column_names if column in {*written, *LABEL_KEYS} - {labels}]
-    if clashes or labels in written:
+    clashes = [column for column in data.column_names if column in {*written, *LABEL_KEYS} - {own}]
+    if clashes or own in written:
         raise DataError(
-            f"`{name}` has a column {shorten((f'`{column}`' for column in clashes or [labels]), 20)}, but that name is "
+            f"`{name}` has a column {shorten((f'`{column}`' for column in clashes or [own]), 20)}, but that name is "
             "kept for what the model is given. Rename the column."
         )
-    for column in columns:
+    for column in texts:
         require_texts(data, column, name)
 
 
@@ -210,7 +204,7 @@ def split_held_out(data: Dataset, share: float, *, seed: int, name: str) -> tupl
     """
     if not 0 <= share <= 1:
         raise SettingError(
-            f"The share of `{name}` to hold out is {share}, but a share is from 0 to 1. Give such a one."
+            f"The share of `{name}` to hold out is {share}, but a share is from 0 to 1. Pass one in that range."
         )
     if share == 0:
         return data, None
