@@ -993,7 +993,10 @@ def test_evaluate_without_held_out_data(finished, refuse):
         (["new.csv"], "`new.csv` is not a prediction cache"),
         (["run/cache", "--by", "column:nope"], "The cache `run/cache` has no column `nope`, but `topic`."),
         *(
-            (["run/cache", "--by", text], f'"{text}" is no partition: write "loss:10" for ten bins of prior loss, ')
+            (
+                ["run/cache", "--by", text],
+                f'"{text}" is no partition: write "loss:10", "column:NAME" or "features:10". ',
+            )
             for text in ("", "x", "loss:", "loss:1.5", "loss:-1", "loss:10:3", "column:")
         ),
         (["run/cache", "--by", "loss:0"], "`bins` is 0, but a partition needs at least 1 bin."),

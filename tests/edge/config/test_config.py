@@ -1,18 +1,22 @@
 import tomllib
 from inspect import signature
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixcd.edge.bench.sweep.sweep_config import MethodConfig
+from mixcd.edge.cli import partition
 from mixcd.edge.config.config import Config, RehearsalConfig, list_values, parse_correctness, read_config, render
-from mixcd.edge.config.data_config import COLUMNS, ColumnsConfig
-from mixcd.ideas.collateral_damage_estimator import Counts, Drift, Paper
-from mixcd.ideas.partition_strategy import ByColumn, ByFeatures, ByPriorLoss, parse_partition
+from mixcd.edge.config.data_config import COLUMNS, ColumnsConfig, Task
+from mixcd.edge.task_kind import TASK_KINDS
+from mixcd.ideas.collateral_damage_estimator import ESTIMATORS, Counts, Drift, Paper
+from mixcd.ideas.partition_strategy import PARTITIONS, ByColumn, ByFeatures, ByPriorLoss, parse_partition
 from mixcd.ideas.partition_strategy.combined import Combined
 from mixcd.ideas.probe import Probe
-from mixcd.matter.correctness import NearTarget, RightClass, RightTokens
+from mixcd.matter.correctness import RULES, NearTarget, RightClass, RightTokens
 from mixcd.run.own_loop.rehearse import rehearse
 from mixcd.run.trainer.attach import attach
 from mixcd.words.errors import SettingError
@@ -215,8 +219,7 @@ def test_what_is_no_partition_is_told_what_one_is():
     with pytest.raises(SettingError) as failure:
         parse_partition(["feature:8"])
     assert str(failure.value) == (
-        '"feature:8" is no partition: write "loss:10" for ten bins of prior loss, "column:NAME", or "features:10" for '
-        "ten clusters of the base model's features."
+        '"feature:8" is no partition: write "loss:10", "column:NAME" or "features:10". The number is how many bins.'
     )
 
 
@@ -400,3 +403,19 @@ def test_floor_features_and_probe_are_as_in_attach(write):
         ("rehearsal.probe={ sample_count = 1, use = 'x' }", "`rehearsal.probe.use` is 'x'"),
     ):
         assert part in fault(write(LEAST), setting)
+
+
+def test_help_and_schema_name_all_that_the_tables_hold():
+    schema = Config.model_json_schema()["$defs"]["RehearsalConfig"]["properties"]
+    for name in ESTIMATORS:
+        assert name in schema["estimator"]["description"]
+        assert name in MethodConfig.model_fields["estimator"].description
+    for name in PARTITIONS:
+        for text in (
+            schema["partition"]["description"],
+            MethodConfig.model_fields["partition"].description,
+            signature(partition).parameters["by"].annotation.__metadata__[0].help,
+        ):
+            assert f'"{name}:' in text
+    assert all(f'"{name}"' in schema["correctness"]["description"] for name in RULES)
+    assert get_args(Task) == tuple(COLUMNS) == tuple(TASK_KINDS)

@@ -112,7 +112,7 @@ def test_a_partition_is_told_by_text_or_is_one_already():
 
 @pytest.mark.parametrize("wanted", [ByPriorLoss, 10, None, [], {"loss": 10}])
 def test_what_is_no_partition_is_refused(wanted):
-    with pytest.raises(SettingError, match="`partition` is .*, which is no partition. Pass a text"):
+    with pytest.raises(SettingError, match="`partition` is .*, which is no partition. Pass .loss:10., "):
         parse_partition(wanted)
 
 

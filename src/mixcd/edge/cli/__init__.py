@@ -37,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
 )
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML config; `mixcd init` writes one.")]
+Bins = Annotated[list[str], typer.Option(help='"loss:10", "column:NAME" or "features:10"; repeat to combine.')]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value, such as training.learning_rate=1e-4; repeatable."),
@@ -183,7 +184,7 @@ def predict(
 @app.command()
 def partition(
     cache: Annotated[Path, typer.Argument(help="A prediction cache: the folder `cache` of a run.")],
-    by: Annotated[list[str], typer.Option(help='"loss:10" or "column:NAME"; repeat to combine.')] = ["loss:10"],  # noqa: B006
+    by: Bins = ["loss:10"],  # noqa: B006
 ) -> None:
     """Show what a partition makes of a prediction cache: sizes, mean loss, share right."""
     from mixcd.edge.cli.partition import make_partition_table

@@ -10,7 +10,7 @@ from mixcd.edge.config.data_config import DataConfig, PriorConfig, Task, find_fo
 from mixcd.edge.config.named_settings import make_settings
 from mixcd.edge.config.toml_file import Section, read_section
 from mixcd.ideas.collateral_damage_estimator import AUTO, ESTIMATORS
-from mixcd.ideas.partition_strategy import parse_partition
+from mixcd.ideas.partition_strategy import parse_partition, partition_examples
 from mixcd.ideas.probe import Probe
 from mixcd.words.errors import nearest_name
 from mixcd.words.vocabulary import EstimatorSettings, PartitionStrategy
@@ -62,7 +62,7 @@ class RehearsalConfig(Section):
     partition: list[str] | None = Field(
         None,
         min_length=1,
-        description='What the prior data are cut by: "loss:10", "column:topic", "features:10"; several are combined. '
+        description=f"What the prior data are cut by: {partition_examples()}; several are combined. "
         "Ten bins of loss by default.",
     )
     estimator: str | dict[str, Any] = Field(

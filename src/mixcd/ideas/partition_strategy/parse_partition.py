@@ -18,6 +18,12 @@ PARTITIONS: Mapping[str, Callable[..., PartitionStrategy]] = {
 """What makes each partition strategy, by name; the setting that follows the name is its first field."""
 
 
+def partition_examples() -> str:
+    """Return a text of each partition, as in `"loss:10", "column:NAME" or "features:10"`."""
+    *texts, last = [f'"{name}:{"NAME" if _takes_text(strategy) else 10}"' for name, strategy in PARTITIONS.items()]
+    return f"{', '.join(texts)} or {last}"
+
+
 def parse_partition(wanted: PartitionStrategy | str | Sequence[str]) -> PartitionStrategy:
     """Make a partition strategy of its text.
 
@@ -36,7 +42,7 @@ def parse_partition(wanted: PartitionStrategy | str | Sequence[str]) -> Partitio
         return wanted
     if isinstance(wanted, type) or not isinstance(wanted, Sequence) or not wanted:
         raise SettingError(
-            f'`partition` is {wanted!r}, which is no partition. Pass a text such as "loss:10", or a strategy such as '
+            f"`partition` is {wanted!r}, which is no partition. Pass {partition_examples()}, or a strategy such as "
             "`mixcd.ByPriorLoss(10)`; derive a class of your own from `mixcd.PartitionStrategy`."
         )
     strategies = tuple(_parse_one(text) for text in ([wanted] if isinstance(wanted, str) else wanted))
@@ -49,10 +55,11 @@ def _parse_one(text: str) -> PartitionStrategy:
         return ByPriorLoss()
     strategy = PARTITIONS.get(name)
     if strategy is not None and setting:
-        takes_text = fields(strategy)[0].type is str  # type: ignore[arg-type]
+        takes_text = _takes_text(strategy)
         if takes_text or setting.isdecimal():
             return strategy(setting if takes_text else int(setting))
-    raise SettingError(
-        f'"{text}" is no partition: write "loss:10" for ten bins of prior loss, "column:NAME", or "features:10" for '
-        "ten clusters of the base model's features."
-    )
+    raise SettingError(f'"{text}" is no partition: write {partition_examples()}. The number is how many bins.')
+
+
+def _takes_text(strategy: Callable[..., PartitionStrategy]) -> bool:
+    return fields(strategy)[0].type is str  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from mixcd.edge.bench.sweep.sweep_run import RunSpec
 from mixcd.edge.config.toml_file import Section, read_section
 from mixcd.edge.train.arguments import check_arguments
 from mixcd.ideas.collateral_damage_estimator import AUTO
-from mixcd.ideas.partition_strategy import parse_partition
+from mixcd.ideas.partition_strategy import parse_partition, partition_examples
 from mixcd.run.rehearsal_loop.estimator_choice import FEATURES
 from mixcd.words.errors import SettingError, end_sentence, nearest_name, shorten
 
@@ -58,9 +58,9 @@ class MethodConfig(Section):
     """A method: what it changes of the one that it is like."""
 
     like: str | None = Field(None, description="The built-in method it starts from; one of its own name, or uniform.")
-    estimator: str | None = Field(None, description="Who says what to rehearse.")
+    estimator: str | None = Field(None, description=f"Who says what to rehearse: {', '.join((AUTO, *ESTIMATORS))}.")
     settings: dict[str, Any] = Field({}, description="Changes to the estimator's settings.")
-    partition: list[str] | None = Field(None, min_length=1, description='The bins, such as "loss:10".')
+    partition: list[str] | None = Field(None, min_length=1, description=f"The bins: {partition_examples()}.")
     floor: float | None = Field(None, ge=0, le=1, description="Share of the draws that ignores the belief.")
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
     features: int | None = Field(None, ge=1, description="Features a sample to cache.")
