@@ -161,7 +161,7 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(folders, call):
         (("--output", "base"), "`base` is a folder, but the comparison is a file. Name a file."),
         (("--output", "no/out.json"), "`no/out.json` cannot be written: there is no folder `no`. Make it first."),
         (("--format", "jsn"), "`--format` is `jsn`, which is not a format, did you mean `json`?"),
-        (("--tolerance", "2"), "`tolerance` is 2.0, but it is a share of the samples, from 0 to below 1. Pass such as"),
+        (("--tolerance", "2"), "`tolerance` is 2.0, but it is a share of the samples, from 0 to below 1. Pass 0.01"),
         (("--choices", "1"), "`choices` is 1, but a multiple-choice question has at least 2 options."),
         (("--column", "topik"), "`columns` names `topik`, which `data` does not have, did you mean `topic`?"),
         (("--text", "txt"), "`data` has no column `txt`; did you mean `text`?"),

@@ -183,7 +183,7 @@ def test_other_tokenizers_are_refused(folders):
     words = stored["model"]["vocab"]
     words["w3"], words["w4"] = words["w4"], words["w3"]
     path.write_text(json.dumps(stored))
-    with pytest.raises(DataError, match="the fine-tuned model numbers `w[34]`, `w[34]` otherwise"):
+    with pytest.raises(DataError, match="the fine-tuned model numbers `w[34]`, `w[34]` differently"):
         mixcd.compare("base", "tuned", "held.csv")
 
 

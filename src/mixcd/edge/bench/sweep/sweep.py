@@ -137,9 +137,7 @@ class _Worker:
         except (EOFError, OSError):
             self._process.join()
             self.is_done = True
-            code = self._process.exitcode or 0
-            end = f"the process was ended by signal {-code}" if code < 0 else f"the process ended ({code})"
-            return self.left[0] if self.left else None, end, 0.0
+            return self.left[0] if self.left else None, _describe_end(self._process.exitcode), 0.0
         return run, made, seconds
 
     def stop(self) -> None:
@@ -194,6 +192,12 @@ def _read_earlier(sweep: SweepConfig) -> list[dict[str, Any]]:
             "of one name must be alike. Give the changed method a new name, or choose another file."
         )
     return rows
+
+
+def _describe_end(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"the process was ended by signal {-code}"
+    return f"the process ended ({code})"
 
 
 def _work(sweep_json: str, runs: Sequence[Run], threads: int, connection: Connection) -> None:
