@@ -397,7 +397,7 @@ def test_samples_without_targets_are_told(tmp_path):
     masked = data.map(
         lambda row, n: {**row, "labels": [-100] * len(row["labels"]) if n < 3 else row["labels"]}, with_indices=True
     )
-    told = "3 samples have no target token (all labels masked, or the answer truncated away), so they count as never"
+    told = "3 samples have no target token (all labels masked, or the answer truncated away), so they never count"
     for settings in ({}, {"cache_dir": tmp_path / "cache"}):
         notes = mixcd.compare(model, model, masked, collate_fn=collate_task, **settings).notes
         assert any(note.startswith(told) for note in notes)

@@ -143,7 +143,7 @@ def test_little_to_lose_is_noted_with_the_share_that_would_do(folder):
         row["completion"] = f"{row['completion']} 0"
     (note,) = mixcd.compare("base", "base", rows, columns=[]).notes
     assert note.startswith(
-        "The base model is right on 0.0% of the samples only, and no others can be damaged. Half of "
+        "The base model is right on only 0.0% of the samples, and no others can be damaged. Half of "
     )
     assert "of their target tokens right, which `--least-share 0." in note
 

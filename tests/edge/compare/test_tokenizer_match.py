@@ -41,5 +41,5 @@ def test_tokens_with_other_numbers_are_named():
 
 
 def test_another_way_to_cut_texts_is_named():
-    with pytest.raises(DataError, match="other tokenizers: their `normalizer` differ"):
+    with pytest.raises(DataError, match="different tokenizers: their `normalizer` differ"):
         require_same_tokens(make_tokenizer(), make_tokenizer(normalizer=normalizers.Lowercase()))
