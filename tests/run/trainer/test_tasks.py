@@ -259,9 +259,9 @@ def test_a_graded_rule_counts_more_samples_as_right(family, build):
     assert set(np.unique(exact.predictions.share_right * 2)) <= {0.0, 1.0, 2.0}  # two target tokens a sample
     expected = (exact.predictions.share_right >= 0.5).mean()
     exact.detach()
-    exact._trainer.args.output_dir += "-graded"
+    exact._seam.trainer.args.output_dir += "-graded"
     rows = family.make_rows(PRIOR_COUNT, 3, "prior")
-    graded = mixcd.attach(exact._trainer, rows, mix_ratio=0.25, correctness=mixcd.RightTokens(0.5))
+    graded = mixcd.attach(exact._seam.trainer, rows, mix_ratio=0.25, correctness=mixcd.RightTokens(0.5))
     assert graded.predictions.correct.mean() == expected > exact.predictions.correct.mean()
 
 
