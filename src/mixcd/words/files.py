@@ -96,7 +96,7 @@ def require_free(paths: Iterable[str | Path | None], what: str, *, overwrite: bo
         if path.exists() and not overwrite:
             raise SettingError(
                 f"`{path}` exists already, and nothing is overwritten unasked. Name another file, or pass "
-                "`--overwrite` (in Python `overwrite=True`)."
+                "`overwrite=True` (on the command line `--overwrite`)."
             )
         if not path.parent.is_dir():
             raise SettingError(f"`{path}` cannot be written: there is no folder `{path.parent}`. Make it first.")

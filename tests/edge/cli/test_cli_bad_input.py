@@ -991,7 +991,7 @@ def test_evaluate_without_held_out_data(finished, refuse):
         (["nope"], "`nope` does not exist. A partition is tried on what the base model predicted. Run `mixcd predict`"),
         (["base"], "`base` is not a prediction cache: it holds other files and no `manifest.json`."),
         (["new.csv"], "`new.csv` is not a prediction cache"),
-        (["run/cache", "--by", "column:nope"], "The cache `run/cache` has no column `nope`, but `topic`."),
+        (["run/cache", "--by", "column:nope"], "The cache `run/cache` has no column `nope`; it has `topic`."),
         *(
             (
                 ["run/cache", "--by", text],

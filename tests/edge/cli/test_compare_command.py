@@ -146,8 +146,8 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(folders, call):
     (folders / "out.json").write_text("mine")
     told = call("base", "tuned", "--data", "held.csv", "--output", "out.json", code=2).err
     assert told == (
-        "`out.json` exists already, and nothing is overwritten unasked. Name another file, or pass `--overwrite` "
-        "(in Python `overwrite=True`).\n"
+        "`out.json` exists already, and nothing is overwritten unasked. Name another file, or pass "
+        "`overwrite=True` (on the command line `--overwrite`).\n"
     )
     assert (folders / "out.json").read_text() == "mine"
     call("base", "tuned", "--data", "held.csv", "--output", "out.json", "--overwrite")
@@ -337,4 +337,4 @@ def test_numbers_are_right_when_they_are_near(workspace, call):
     assert "on 60 samples" in call("base", "tuned", "--data", "numbers.jsonl", "--near", "1.5").out
     told = call("base", "tuned", "--data", "numbers.jsonl", code=2).err
     assert told.startswith("The labels of `data` are numbers to be predicted (a regression), and how near is right is ")
-    assert "`--near`" in told
+    assert "`mixcd compare --near`" in told

@@ -96,7 +96,7 @@ def test_an_adapter_of_a_part_of_the_model_is_refused(tmp_path):
 )
 def test_an_adapter_of_a_model_of_another_size_is_refused(tmp_path, made, given, told):
     save_adapter(tmp_path, KINDS["LoRA"], make_llama(**made))
-    with pytest.raises(SettingError, match=f"`tuned` is the adapter .*, which does not go on .* {told}"):
+    with pytest.raises(SettingError, match=f"`tuned` is the adapter .*, which does not fit .* {told}"):
         put_adapter(make_llama(**given), tmp_path, "tuned")
 
 

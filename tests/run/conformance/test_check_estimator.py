@@ -91,3 +91,26 @@ def test_a_belief_that_is_not_finite_and_errors_are_faults():
     assert faults["an interrupted run goes on as if it had not been"] == "KeyError: 'damaged'"
     with pytest.raises(AssertionError, match="Checks failed: belief and weights are finite: after 0 steps"):
         require_conformance(check_estimator(lambda _, predictions: Broken(predictions.base_correct)))
+
+
+def weighing(make):
+    class Weighing(LastSeen):
+        def damage_probability(self, belief, sample_ids):
+            return make(sample_ids)
+
+    return lambda _, predictions: Weighing(predictions.base_correct)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "fault"),
+    [
+        (weighing(lambda ids: np.ones(3)), "after 0 steps the weights of 60 samples have shape (3,)"),
+        (weighing(lambda ids: ids - 5.0), "after 0 steps a weight is -5, but it must be finite and not negative"),
+        (weighing(lambda ids: ids / 0.0), "after 0 steps a weight is nan, but it must be finite and not negative"),
+        (lambda *_: None, "TypeError: what was made is a `NoneType`, and no `mixcd.CollateralDamageEstimator`"),
+    ],
+    ids=["shape", "negative", "infinite", "nothing"],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_weights_that_nothing_can_be_drawn_by_are_told(estimator, fault):
+    assert faults_of(estimator)["belief and weights are finite"] == fault

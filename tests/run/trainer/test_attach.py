@@ -1340,3 +1340,31 @@ def test_clusters_of_features_can_be_evaluated(base_model, new_data, prior_data,
     evaluation = rehearsal.evaluate()
     assert evaluation.prior.damaged_count == len(evaluation.damaged) > 0
     assert {sample.bin_name for sample in evaluation.damaged} == {""}
+
+
+def test_attaching_after_training_says_what_the_base_model_is_then(base_model, new_data, prior_data, tmp_path, caplog):
+    trainer = make_trainer(base_model, new_data, tmp_path, max_steps=2)
+    trainer.train()
+    with caplog.at_level("WARNING", "mixcd"):
+        mixcd.attach(trainer, prior_data, mix_ratio=0.25)
+    assert (
+        "This trainer has trained for 2 steps already. The model as it is now counts as the base model" in caplog.text
+    )
+    assert "call `attach` before `train()`" in caplog.text
+
+
+def test_held_out_data_that_are_rehearsed_are_warned_of(base_model, new_data, prior_data, tmp_path, caplog):
+    other = prior_data.select(range(len(prior_data) - 1))
+    with caplog.at_level("WARNING", "mixcd"):
+        trainer = make_trainer(base_model, new_data, tmp_path / "other")
+        mixcd.attach(trainer, prior_data, mix_ratio=0.25, held_out=other)
+        assert "`held_out` holds the same rows" not in caplog.text
+        trainer = make_trainer(base_model, new_data, tmp_path / "same")
+        mixcd.attach(trainer, prior_data, mix_ratio=0.25, held_out=prior_data)
+    assert "`held_out` holds the same rows as `prior_data`, which are rehearsed." in caplog.text
+
+
+def test_a_misspelt_partition_is_told_of_the_prior_data(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path)
+    with pytest.raises(DataError, match="`prior_data` has no column `topik`"):
+        mixcd.attach(trainer, prior_data, mix_ratio=0.25, partition="column:topik", held_out=prior_data)

@@ -32,8 +32,8 @@ def make_partition_table(cache: Path, texts: Sequence[str]) -> Table:
     missing = [name for name in strategy.column_names if name not in manifest.columns]
     if missing:
         raise SettingError(
-            f"The cache `{cache}` has no column `{missing[0]}`, but "
-            f"{shorten((f'`{name}`' for name in manifest.columns), 20) or 'none at all'}. Name it in "
+            f"The cache `{cache}` has no column `{missing[0]}`; it has "
+            f"{shorten((f'`{name}`' for name in manifest.columns), 20) or 'none of the data'}. Name it in "
             "`rehearsal.cache_columns` and predict into a new cache."
         )
     names = ["loss", "correct", *strategy.column_names]

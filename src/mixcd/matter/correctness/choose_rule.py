@@ -67,8 +67,8 @@ def choose_rule(
     if labels.is_floating_point() or (count_labels(model) == 1 and not is_multiple_choice(model)):
         raise SettingError(
             f"The labels of `{data_name}` are numbers to be predicted (a regression), and how near is right is for you "
-            "to say. Pass `correctness=mixcd.NearTarget(tolerance)`, to `mixcd compare` `--near`, in the unit of the "
-            "labels."
+            "to say. Pass `correctness=mixcd.NearTarget(tolerance)`, in the unit of the labels; on the command line "
+            "`mixcd compare --near`."
         )
     if labels.ndim == 2 and is_classifier(model):
         raise DataError(

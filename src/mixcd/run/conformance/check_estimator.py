@@ -86,15 +86,14 @@ def check_estimator(estimator: str | EstimatorSettings | Bind) -> list[CheckResu
 
 
 def _find_broken(bind: Bind) -> str:
-    estimator = bind(*_make_base(0))
+    estimator = _make(bind)
     state = estimator.init()
     for step in range(_STEPS):
         belief = estimator.belief(state)
         if not isinstance(belief, tuple) or not all(np.isfinite(one).all() for one in belief):
             return f"after {step} steps the belief is {belief}"
-        weights = _weigh(estimator, belief)
-        if weights.shape != _candidates(estimator, belief).shape or not np.isfinite(weights).all() or weights.min() < 0:
-            return f"after {step} steps the weights are {weights}"
+        if fault := _judge_weights(_weigh(estimator, belief), _candidates(estimator, belief).size):
+            return f"after {step} steps {fault}"
         state = estimator.update(state, _observe(step))
     without_prediction = replace(_observe(0), sample_ids=np.full(_ROWS, _SAMPLES - 1))
     if not np.isfinite(_weigh(estimator, estimator.belief(estimator.update(state, without_prediction)))).all():
@@ -102,8 +101,15 @@ def _find_broken(bind: Bind) -> str:
     return ""
 
 
+def _judge_weights(weights: Floats, sample_count: int) -> str:
+    if weights.shape != (sample_count,):
+        return f"the weights of {sample_count} samples have shape {weights.shape}"
+    broken = [*weights[~np.isfinite(weights)], *weights[weights < 0]]
+    return f"a weight is {broken[0]:.3g}, but it must be finite and not negative" if broken else ""
+
+
 def _find_other_end(bind: Bind) -> str:
-    estimator = bind(*_make_base(0))
+    estimator = _make(bind)
     half, whole = (_learn(estimator, steps) for steps in (_STEPS // 2, _STEPS))
     resumed = estimator.read_state(json.loads(json.dumps(estimator.write_state(half))))
     for step in range(_STEPS // 2, _STEPS):
@@ -113,7 +119,7 @@ def _find_other_end(bind: Bind) -> str:
 
 
 def _find_change(bind: Bind) -> str:
-    estimator = bind(*_make_base(0))
+    estimator = _make(bind)
     state = _learn(estimator, 2)
     before = json.dumps(estimator.write_state(state))
     estimator.update(state, _observe(2))
@@ -121,14 +127,14 @@ def _find_change(bind: Bind) -> str:
 
 
 def _find_order(bind: Bind) -> str:
-    estimator = bind(*_make_base(0))
+    estimator = _make(bind)
     state, seen = _learn(estimator, 3), _observe(3)
     one, other = (_weigh_after(estimator, state, each) for each in (seen, _reverse(seen)))
     return "" if np.allclose(one, other, rtol=1e-7) else "the weights differ when the rows are reversed"
 
 
 def _find_repetition(bind: Bind) -> str:
-    estimator = bind(*_make_base(0))
+    estimator = _make(bind)
     seen = _observe(3)
     ids = seen.sample_ids.copy()
     ids[1] = ids[0]  # once right, once wrong
@@ -142,12 +148,19 @@ def _find_repetition(bind: Bind) -> str:
 
 def _find_hidden(bind: Bind) -> str:
     """Two estimators that draw differently from the same observations must be told apart by a checkpoint."""
-    one, other = (bind(*_make_base(seed)) for seed in (0, 1))
+    one, other = (_make(bind, seed) for seed in (0, 1))
     drawn = [_weigh(estimator, estimator.belief(_learn(estimator, _STEPS))) for estimator in (one, other)]
     alike = drawn[0].shape == drawn[1].shape and np.allclose(drawn[0], drawn[1])
     if not alike and identify_estimator(one) == identify_estimator(other):
         return "made of other predictions it draws differently, but is identified alike: keep arrays in its fields"
     return ""
+
+
+def _make(bind: Bind, seed: int = 0) -> CollateralDamageEstimator[Any]:
+    made: object = bind(*_make_base(seed))
+    if not isinstance(made, CollateralDamageEstimator):
+        raise TypeError(f"what was made is a `{type(made).__name__}`, and no `mixcd.CollateralDamageEstimator`")
+    return made
 
 
 def _make_base(seed: int) -> tuple[Partition, _Predictions]:

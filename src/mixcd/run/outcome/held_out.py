@@ -1,5 +1,6 @@
 """Held-out data: what the base model got right there, and what the model as it is now still does."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from mixcd.matter.prior_and_new_data.prior_dataset import SOURCE_COLUMN, PriorDa
 from mixcd.run.outcome.evaluation import DamagedSample, Evaluation, TaskChange, compare_bins, compare_correctness
 from mixcd.words.errors import UnsupportedTrainerError
 from mixcd.words.vocabulary import Flags, Partition, PartitionStrategy
+
+logger = logging.getLogger(__name__)
 
 TEXT_START = 400
 """Characters of a text that are kept."""
@@ -57,6 +60,15 @@ def predict_held_out(infer: Infer, held_out: Mapping[str, PriorDataset], cache_d
         prior_pass, folder = PriorPass(infer(data).checked()), cache_dir / f"held_out_{task}"
         found[task] = HeldOut(data, complete_predictions(prior_pass, folder, least_share_right=0.0))
     return found
+
+
+def warn_of_rehearsed(prior: PriorPredictions, held_out: Mapping[str, HeldOut]) -> None:
+    """Warn when the held-out prior data are the rehearsed ones."""
+    if "prior" in held_out and held_out["prior"].before.sources["data"] == prior.sources["data"]:
+        logger.warning(
+            "`held_out` holds the same rows as `prior_data`, which are rehearsed. Damage on rehearsed samples is less "
+            "than on others, so `evaluate()` will look too good. Hold out prior samples that are not in `prior_data`."
+        )
 
 
 def evaluate_held_out(infer: Infer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy) -> Evaluation:

@@ -22,7 +22,7 @@ from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_p
 from mixcd.matter.prior_and_new_data.label_names import require_same_numbers
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_held_out, choose_rehearsed
-from mixcd.run.outcome.held_out import name_held_out, predict_held_out
+from mixcd.run.outcome.held_out import name_held_out, predict_held_out, warn_of_rehearsed
 from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
 from mixcd.run.rehearsal_loop.opening import RehearsalSettings
@@ -121,6 +121,8 @@ def rehearse(
     held_out_data = _collect_held_out(held_out, new_held_out, opening.strategy.column_names)
     predictions = opening.predict(LEAST_SHARE_RIGHT)
     held_out_predictions = predict_held_out(infer, held_out_data, folder)
+    if processes.rank == 0:
+        warn_of_rehearsed(predictions, held_out_predictions)
     loop = opening.make_loop(predictions)
     loop.shape(plan, look_ahead=1)
     opened = Opened(opening.strategy, prior, rule, infer, predictions, held_out_predictions, loop)

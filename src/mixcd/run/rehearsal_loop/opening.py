@@ -54,6 +54,8 @@ class RehearsalSettings:
         """
         named = None if self.partition is None else parse_partition(self.partition)
         strategy = ByPriorLoss() if named is None else named
+        for name in strategy.column_names:
+            base.data.require_plain_column(name)
         chosen = choose_settings(self.estimator, named, base, cache, self.features)
         prior_pass = PriorPass(base.checked(), choose_feature_count(chosen, strategy, self.features))
         return Opening(self, strategy, chosen, prior_pass, cache)

@@ -15,7 +15,7 @@ MOST_BINS = 100
 """Bins that a page lists, the hardest hit ones."""
 _MOST_POINTS = 400
 _BINS_READING = (
-    "The bins of the run's partition, on held-out prior samples. The bar is the damaged share, the line on it its "
+    "The run's partition, made anew of the held-out prior samples. The bar is the damaged share, the line on it its "
     "95 % Wilson interval; bins of fewer than 30 samples have none. Hardest hit first, by the lower bound."
 )
 _STEPS_READING = (

@@ -14,7 +14,7 @@ from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
-from mixcd.run.outcome.held_out import predict_held_out
+from mixcd.run.outcome.held_out import predict_held_out, warn_of_rehearsed
 from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
 from mixcd.run.rehearsal_loop.opening import RehearsalSettings
@@ -124,6 +124,8 @@ def attach(
     predictions = opening.predict(LEAST_SHARE_RIGHT)
     require_same_predictions(trainer, prior, predictions, rule)
     held_out_predictions = predict_held_out(infer, held_out_data, folder)
+    if trainer.is_world_process_zero():
+        warn_of_rehearsed(predictions, held_out_predictions)
     loop = opening.make_loop(predictions)
     seam.install(loop, predictions)
     opened = Opened(opening.strategy, prior, rule, infer, predictions, held_out_predictions, loop)

@@ -89,6 +89,12 @@ def warn_of_settings(trainer: Trainer) -> None:
             "stops if they are not. Compare a short run with one on plain data-parallel processes first.",
             name,
         )
+    if trainer.state.global_step:
+        logger.warning(
+            "This trainer has trained for %d steps already. The model as it is now counts as the base model, so what "
+            "these steps damaged is not seen. To measure or prevent it, call `attach` before `train()`.",
+            trainer.state.global_step,
+        )
     if getattr(trainer.args, "neftune_noise_alpha", None):
         logger.warning(
             "`neftune_noise_alpha` adds noise to embeddings in training, so up to a third of the rehearsed samples can "
