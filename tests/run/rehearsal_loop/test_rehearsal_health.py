@@ -56,6 +56,15 @@ def find(history=None, vitals=HEALTHY, bin_sizes=SIZES):
     return find_failure_signs(history or empty_history(bin_sizes.size), vitals, bin_sizes)
 
 
+def test_vitals_are_told_in_words_without_what_is_not_known():
+    assert str(Vitals(0.1, 0.2, 1.5, 2.0, 2.8, 0.02)) == (
+        "damage rate 10.0% of the prior data; yield 20.0% of the rehearsed samples, both over the last steps; "
+        "lift 1.50 over all steps; effective bins 2.8; the likeliest 1 % of the samples get 2.0% of the draws"
+    )
+    unknown = float("nan")
+    assert str(Vitals(unknown, unknown, unknown, float("inf"), 9.0, 0.01)).startswith("effective bins 9.0; ")
+
+
 def test_the_history_is_empty_at_first():
     history = empty_history(2)
     assert history.step_count == 0

@@ -85,6 +85,17 @@ class Vitals:
         }
         return {name: value for name, value in metrics.items() if isfinite(value)}
 
+    def __str__(self) -> str:
+        """Return the metrics in words, rounded; those that are not known yet are left out."""
+        texts = {
+            f"damage rate {self.damage_rate:.1%} of the prior data": self.damage_rate,
+            f"yield {self.yield_rate:.1%} of the rehearsed samples, both over the last steps": self.yield_rate,
+            f"lift {self.lift:.2f} over all steps": self.lift,
+            f"effective bins {self.effective_bins:.1f}": self.effective_bins,
+            f"the likeliest 1 % of the samples get {self.top_share:.1%} of the draws": self.top_share,
+        }
+        return "; ".join(text for text, value in texts.items() if isfinite(value))
+
 
 def empty_history(bin_count: int) -> DamageHistory:
     """Return the history before the first step."""
