@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mixcd.ideas.partition_strategy import Combined as Combined
     from mixcd.ideas.probe import Probe as Probe
     from mixcd.matter.base_model.prior_predictions import predict_prior as predict_prior
+    from mixcd.matter.correctness import EachToken as EachToken
     from mixcd.matter.correctness import NearTarget as NearTarget
     from mixcd.matter.correctness import RightClass as RightClass
     from mixcd.matter.correctness import RightLabels as RightLabels
@@ -50,7 +51,7 @@ _NAMES = {
     "ideas.partition_strategy": ["ByColumn", "ByFeatures", "ByPriorLoss", "Combined"],
     "ideas.probe": ["Probe"],
     "matter.base_model.prior_predictions": ["predict_prior"],
-    "matter.correctness": ["NearTarget", "RightClass", "RightLabels", "RightSpan", "RightTokens"],
+    "matter.correctness": ["EachToken", "NearTarget", "RightClass", "RightLabels", "RightSpan", "RightTokens"],
     "run.own_loop.rehearse": ["rehearse"],
     "run.trainer.attach": ["attach"],
     "words.errors": ["RehearsalError"],

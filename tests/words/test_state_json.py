@@ -62,8 +62,8 @@ def test_nested_dataclasses_and_tuples_come_back_as_what_they_were(step_count, o
 
 def test_a_damage_history_comes_back():
     counts = [DamageCounts(np.array([k + 0.1, 2.0]), np.array([k / 3, 0.0])) for k in range(3)]
-    draws = [DrawSums(k + 0.1, 2.0, 1 / 3, k / 7, 0.7, 0.3) for k in range(3)]
-    seen = [Seen(*pair) for pair in zip(counts, draws, strict=True)]
+    draws = [DrawSums(k + 0.1, 2.0, 1 / 3, k / 7, 0.7, 0.3, 0.2, k / 9, 0.1) for k in range(3)]
+    seen = [Seen(one, sums, one.damaged_count**2) for one, sums in zip(counts, draws, strict=True)]
     back = through_json(empty_history(2), DamageHistory(7, *seen, LiftSums(9.0, 0.1, 1 / 3, 2.0)))
     assert type(back) is DamageHistory
     assert back.step_count == 7

@@ -61,11 +61,14 @@ class DrawSums:
 
     Args:
         observed: Observations.
-        damaged: Those found damaged.
-        weight: Sum of the observations' weights.
-        damaged_weight: The same over the damaged ones.
-        square: Sum of the squares of the weights.
-        damaged_square: The same over the damaged ones.
+        damaged: Σ d, their damage: how many are damaged, where each is or is not.
+        weight: Σ v, the observations' weights.
+        damaged_weight: Σ v d.
+        square: Σ v².
+        damaged_square: Σ v² d.
+        graded: Σ d²; here and below the same as with d, unless damage is graded.
+        graded_weight: Σ v d².
+        graded_square: Σ v² d².
     """
 
     observed: float = 0.0
@@ -74,31 +77,35 @@ class DrawSums:
     damaged_weight: float = 0.0
     square: float = 0.0
     damaged_square: float = 0.0
+    graded: float = 0.0
+    graded_weight: float = 0.0
+    graded_square: float = 0.0
 
     def __add__(self, other: "DrawSums") -> "DrawSums":
         return DrawSums(*map(add, vars(self).values(), vars(other).values()))
 
     @property
     def damage_rate(self) -> float:
-        """Estimated share of all samples that is damaged; NaN while nothing was observed."""
+        """Estimated mean damage of all samples; NaN while nothing was observed."""
         return self.damaged_weight / self.weight if self.weight > 0 else np.nan
 
     @property
     def damage_rate_error(self) -> float:
         """Its standard error; NaN while nothing was observed."""
         rate = self.damage_rate
-        variance = self.damaged_square * (1 - 2 * rate) + rate**2 * self.square  # Σ v² (d − rate)²
+        graded_less = self.graded_square - self.damaged_square  # 0 unless damage is graded
+        variance = graded_less + self.damaged_square * (1 - 2 * rate) + rate**2 * self.square  # Σ v² (d − rate)²
         return float(max(variance, 0.0) ** 0.5 / self.weight) if self.weight > 0 else np.nan
 
     def to_lift(self) -> Lift:
-        """Return the share damaged among the draws over that among all samples; NaN while no damage was observed."""
+        """Return the mean damage of the draws over that of all samples; NaN while no damage was observed."""
         if self.damaged_weight <= 0:
             return Lift(np.nan, 0.0, np.inf)
         lift = self.damaged / self.observed / self.damage_rate
         both = self.weight * self.damaged_weight
         variance = (  # delta method on its logarithm: the two shares come from the same draws
-            self.damaged_square / self.damaged_weight**2
-            - 1 / self.damaged
+            self.graded_square / self.damaged_weight**2
+            - (2 * self.graded_weight / self.damaged_weight - self.graded / self.damaged) / self.damaged
             - 2 * (self.damaged_square / both - self.damaged_weight / (self.damaged * self.weight))
             + self.square / self.weight**2
             - 1 / self.observed
@@ -107,11 +114,11 @@ class DrawSums:
         return Lift(lift, lift / factor, lift * factor)
 
 
-def sum_draws(damaged: Flags, chances: Floats) -> DrawSums:
+def sum_draws(damage: Flags | Floats, chances: Floats) -> DrawSums:
     """Sum the draws of one step.
 
     Args:
-        damaged: Which of them were found damaged, shape (draws,).
+        damage: d of each, in [0, 1], shape (draws,); or which of them were found damaged.
         chances: How often each is drawn against uniform draws, shape (draws,); one of chance 0 was drawn for want of
             others, and stands for no other sample.
 
@@ -121,18 +128,21 @@ def sum_draws(damaged: Flags, chances: Floats) -> DrawSums:
         0.2
     """
     weights = [1 / chance if chance > 0 else 0.0 for chance in chances.tolist()]  # v; few: no array is faster
-    damaged_weights = [weight for weight, is_damaged in zip(weights, damaged.tolist(), strict=True) if is_damaged]
+    pairs = [(weight, float(d)) for weight, d in zip(weights, damage.tolist(), strict=True) if d]
     return DrawSums(
         observed=float(len(weights)),
-        damaged=float(len(damaged_weights)),
+        damaged=fsum(d for _, d in pairs),
         weight=fsum(weights),
-        damaged_weight=fsum(damaged_weights),
+        damaged_weight=fsum(weight * d for weight, d in pairs),
         square=fsum(weight**2 for weight in weights),
-        damaged_square=fsum(weight**2 for weight in damaged_weights),
+        damaged_square=fsum(weight**2 * d for weight, d in pairs),
+        graded=fsum(d**2 for _, d in pairs),
+        graded_weight=fsum(weight * d**2 for weight, d in pairs),
+        graded_square=fsum(weight**2 * d**2 for weight, d in pairs),
     )
 
 
-def sum_window(counts: DamageCounts, bin_sizes: Ids) -> LiftSums:
+def sum_window(counts: DamageCounts, bin_sizes: Ids, squares: Floats | None = None) -> LiftSums:
     """Compare the damage rates of the bins inside one window.
 
     Lift is `Σ P_k α_k² / (Σ P_k α_k)² = 1 + CV²(α)`. Rates estimated from few samples vary by chance
@@ -142,6 +152,7 @@ def sum_window(counts: DamageCounts, bin_sizes: Ids) -> LiftSums:
     Args:
         counts: Observed and damaged counts of the window, shape (bins,).
         bin_sizes: The number of prior samples in each bin, shape (bins,).
+        squares: Σ d² of each bin's observations, shape (bins,); None where each sample is damaged or not.
     """
     used = counts.observed_count >= 2
     if not used.any():
@@ -149,13 +160,29 @@ def sum_window(counts: DamageCounts, bin_sizes: Ids) -> LiftSums:
     observed, damaged = counts.observed_count[used], counts.damaged_count[used]
     share = bin_sizes[used] / bin_sizes[used].sum()  # P_k
     rate = damaged / observed  # α_k
-    noise = rate * (1 - rate) / (observed - 1)  # unbiased sampling variance of α_k
+    spread = spread_of_damage(counts, squares)[used]
+    noise = spread / (observed - 1)  # unbiased sampling variance of α_k
     mean = float(share @ rate)
     deviation = (rate - mean) ** 2
     between = float(share @ deviation - (share * (1 - share)) @ noise)
     error_square = float(share**2 @ (2 * noise**2 + 4 * noise * np.maximum(deviation - noise, 0)))
     weight = float(observed.sum())
     return LiftSums(weight, weight * between, weight * mean**2, weight**2 * error_square)
+
+
+def spread_of_damage(counts: DamageCounts, squares: Floats | None = None) -> Floats:
+    """Return the variance of the damage of each bin's observations, shape (bins,); NaN without any.
+
+    Args:
+        squares: Σ d² of each bin's observations; None where each sample is damaged or not.
+    """
+    observed, damaged = counts.observed_count, counts.damaged_count
+    rate = np.divide(damaged, observed, out=np.full_like(damaged, np.nan), where=observed > 0)
+    whole: Floats = rate * (1 - rate)
+    if squares is None:
+        return whole
+    mean_square = np.divide(squares, observed, out=np.full_like(squares, np.nan), where=observed > 0)
+    return np.where(squares == damaged, whole, np.maximum(mean_square - rate**2, 0.0))  # Σ d² = Σ d if each is 0 or 1
 
 
 def estimate_lift(counts: DamageCounts, bin_sizes: Ids) -> Lift:

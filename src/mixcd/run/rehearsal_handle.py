@@ -11,7 +11,6 @@ from typing import Any
 from mixcd.matter.base_model.inference import Infer
 from mixcd.matter.base_model.prior_predictions import PriorPredictions
 from mixcd.matter.correctness import CorrectnessRule
-from mixcd.matter.fine_tuned_model.prediction_observer import read_rows
 from mixcd.matter.model_shape.model_kind import is_multiple_choice
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.outcome.evaluation import Evaluation
@@ -89,7 +88,7 @@ class RehearsalHandle(ABC):
         if self._learner.last_seen is None:
             return None
         steps_done, rows, counts = self._learner.last_seen
-        return summarise_step(steps_done, read_rows(rows), counts)
+        return summarise_step(steps_done, self._learner.observer.read(rows), counts)
 
     def vitals(self) -> Vitals:
         """Measure how rehearsal is doing: damage rate, yield, lift, and how uneven the draws are."""

@@ -24,6 +24,32 @@ UNCACHED_BIN = -1
 
 
 @dataclass(frozen=True)
+class TokenChange:
+    """What became of the target tokens of some samples since the base model; counts, shape (samples,).
+
+    Args:
+        target_count: Target tokens.
+        right_before: Those that the base model had right.
+        lost_count: Those of them that are wrong now.
+        gained_count: Those that the base model had wrong, and that are right now.
+    """
+
+    target_count: Ids
+    right_before: Ids
+    lost_count: Ids
+    gained_count: Ids
+
+    @property
+    def damage(self) -> Floats:
+        """The damage d of each sample in [0, 1]: of its tokens that were right, the share that is wrong now."""
+        damage: Floats = self.lost_count / np.maximum(self.right_before, 1)
+        return damage
+
+    def __getitem__(self, chosen: Ids | Flags | slice) -> "TokenChange":
+        return TokenChange(*(counts[chosen] for counts in vars(self).values()))
+
+
+@dataclass(frozen=True)
 class Observation:
     """What one step's training forward revealed about its rehearsed samples.
 
@@ -32,12 +58,14 @@ class Observation:
         correct: Whether the fine-tuned model got each right, shape (observed,).
         loss: The fine-tuned model's loss on each, in nats, shape (observed,).
         logits: Its class logits, shape (observed, classes), for estimators that read them; else None.
+        tokens: What became of their target tokens, where damage is counted by token; else None.
     """
 
     sample_ids: Ids
     correct: Flags
     loss: Floats
     logits: Floats | None = None
+    tokens: TokenChange | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +114,13 @@ class Partition:
         bins = self.bin_ids[chosen]
         return np.bincount(bins[bins != UNCACHED_BIN], minlength=self.bin_count)
 
+    def sum(self, sample_ids: Ids, values: Floats) -> Floats:
+        """Sum one value a sample in each bin, shape (bins,); those of uncached samples are in none."""
+        bins = self.bin_ids[sample_ids]
+        cached = bins != UNCACHED_BIN
+        sums: Floats = np.bincount(bins[cached], values[cached], minlength=self.bin_count).astype(np.float64)
+        return sums
+
 
 class PartitionStrategy(ABC):
     """Gives every prior sample a bin."""
@@ -111,7 +146,7 @@ class DamageCounts:
 
     Args:
         observed_count: n_k. Fractions arise when older observations are discounted.
-        damaged_count: u_k.
+        damaged_count: u_k. By token it is the sum of the samples' damage, each in [0, 1].
     """
 
     observed_count: Floats
@@ -226,12 +261,27 @@ class EstimatorSettings(ABC):
         return partition
 
 
+def grade_damage(base_correct: Flags, observation: Observation) -> Floats:
+    """Return how much each observed sample is damaged, in [0, 1], shape (observed,).
+
+    By token, it is the share of what was right before that is wrong now; else 1 where the base model had the sample
+    right and the fine-tuned model has it wrong, and 0 elsewhere.
+
+    Args:
+        base_correct: Whether the base model got each prior sample right, shape (samples,).
+    """
+    if observation.tokens is not None:
+        return observation.tokens.damage
+    return (base_correct[observation.sample_ids] & ~observation.correct).astype(np.float64)
+
+
 def count_damage(partition: Partition, base_correct: Flags, observation: Observation) -> DamageCounts:
     """Count the observed and the damaged samples of one step in each bin.
 
     Samples without a cached base prediction are not counted.
 
-    Paper: u_k and n_k of bin k: `f` right and `f'` wrong among the rehearsed samples of the bin.
+    Paper: u_k and n_k of bin k: `f` right and `f'` wrong among the rehearsed samples of the bin. Damage by token is
+    ours: u_k then sums shares.
 
     Args:
         base_correct: Whether the base model got each prior sample right, shape (samples,).
@@ -252,9 +302,8 @@ def count_damage(partition: Partition, base_correct: Flags, observation: Observa
             f"`observation` names sample {shorten(unknown)}, but the partition covers samples 0 to "
             f"{sample_count - 1}. Build the partition from the same prior dataset that training draws from."
         )
-    observed_count = partition.count(ids)  # n_k
-    damaged_count = partition.count(ids[base_correct[ids] & ~observation.correct])  # u_k
-    return DamageCounts(observed_count.astype(np.float64), damaged_count.astype(np.float64))
+    observed_count = partition.count(ids).astype(np.float64)  # n_k
+    return DamageCounts(observed_count, partition.sum(ids, grade_damage(base_correct, observation)))  # u_k
 
 
 def require_finite_losses(sample_ids: Ids, loss: NDArray[Any], owner: str = "The base model") -> None:

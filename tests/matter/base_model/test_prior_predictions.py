@@ -293,10 +293,10 @@ def test_two_runs_do_not_fill_one_cache(predict, tmp_path):
         ("{", "cannot be read"),
         ("{}", "cannot be read"),
         ('{"format": 99}', "has format 99.*Upgrade mixcd"),
-        ('{"format": 2, "unknown": 1, "columns": []}', "cannot be read"),
+        ('{"format": 3, "unknown": 1, "columns": []}', "cannot be read"),
         (
-            '{"format": 1}',
-            "has format 1, but this version of mixcd reads format 2.*with the version of mixcd that wrote",
+            '{"format": 2}',
+            "has format 2, but this version of mixcd reads format 3.*with the version of mixcd that wrote",
         ),
     ],
 )

@@ -17,7 +17,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from mixcd.matter.correctness import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, choose_rule
+from mixcd.matter.correctness import EachToken, NearTarget, RightClass, RightLabels, RightSpan, RightTokens, choose_rule
 from mixcd.matter.model_shape.model_kind import is_causal
 from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError
 from tiny_tasks import FAMILIES
@@ -53,9 +53,10 @@ def gpt2():
             {"start_positions": torch.tensor([1]), "end_positions": torch.tensor([2])},
             RightSpan(),
         ),
-        (llama(), TOKENS, RightTokens(is_shifted=True)),
-        (gpt2(), TOKENS, RightTokens(is_shifted=True)),
-        (t5(), TOKENS, RightTokens(is_shifted=False)),
+        (llama(), TOKENS, EachToken(is_shifted=True)),
+        (gpt2(), TOKENS, EachToken(is_shifted=True)),
+        (t5(), TOKENS, EachToken(is_shifted=False)),
+        (bert(BertForTokenClassification), TOKENS, EachToken(is_shifted=False)),
     ],
 )
 def test_the_rule_is_what_model_and_labels_are_made_for(model, batch, rule):
@@ -71,7 +72,7 @@ def test_adapters_and_subclasses_are_what_they_wrap():
     wrapped = get_peft_model(llama(), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
     own = Own(LlamaConfig(**SMALL, num_key_value_heads=2))
     for model in (wrapped, own):
-        assert choose_rule(None, model, TOKENS, "prior_data") == RightTokens(is_shifted=True)
+        assert choose_rule(None, model, TOKENS, "prior_data") == EachToken(is_shifted=True)
 
 
 def test_the_callers_rule_is_taken_and_learns_what_the_model_is():
@@ -79,7 +80,7 @@ def test_the_callers_rule_is_taken_and_learns_what_the_model_is():
     assert choose_rule(wanted, llama(), TOKENS, "prior_data") == RightTokens(0.8, is_shifted=True)
     assert choose_rule(wanted, t5(), TOKENS, "prior_data") == RightTokens(0.8, is_shifted=False)
     assert choose_rule(NearTarget(1.0), llama(), TOKENS, "prior_data") == NearTarget(1.0)
-    for said in (RightTokens(is_shifted=True), RightTokens(is_shifted=False)):
+    for said in (RightTokens(is_shifted=True), RightTokens(is_shifted=False), EachToken(is_shifted=False)):
         assert choose_rule(said, torch.nn.Linear(2, 2), TOKENS, "prior_data") == said
     for kind in (BertForMaskedLM, BertForTokenClassification):
         assert choose_rule(wanted, bert(kind), TOKENS, "prior_data") == RightTokens(0.8, is_shifted=False)
@@ -87,7 +88,7 @@ def test_the_callers_rule_is_taken_and_learns_what_the_model_is():
 
 def test_a_model_that_does_not_shift_its_labels_is_judged_on_the_labels_themselves():
     model = BartForCausalLM(BartConfig(vocab_size=20, d_model=8, decoder_layers=1, decoder_attention_heads=2))
-    assert choose_rule(None, model, TOKENS, "prior_data") == RightTokens(is_shifted=False)
+    assert choose_rule(None, model, TOKENS, "prior_data") == EachToken(is_shifted=False)
     assert not is_causal(model)
 
 
@@ -96,22 +97,10 @@ def test_the_classes_of_multiple_choice_are_the_choices_whatever_the_config_says
     assert choose_rule(None, model, {"labels": torch.tensor([3])}, "prior_data") == RightClass()
 
 
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        (
-            BertForTokenClassification,
-            r"gives every token a class.*Pass `correctness=mixcd.RightTokens\(is_shifted=False\)`",
-        ),
-        (
-            BertForMaskedLM,
-            r"predicts masked tokens.*masked anew each time.*`correctness=mixcd.RightTokens\(is_shifted=F",
-        ),
-    ],
-)
-def test_tokens_that_are_given_classes_or_masked_need_a_rule(kind, said):
-    with pytest.raises(UnsupportedTrainerError, match=f"`{kind.__name__}` {said}"):
-        choose_rule(None, bert(kind), TOKENS, "prior_data")
+def test_a_model_of_masked_tokens_needs_a_rule():
+    said = r"predicts masked tokens.*masked anew each time.*`correctness=mixcd.EachToken\(is_shifted=F"
+    with pytest.raises(UnsupportedTrainerError, match=f"`BertForMaskedLM` {said}"):
+        choose_rule(None, bert(BertForMaskedLM), TOKENS, "prior_data")
 
 
 def test_a_model_of_tokens_that_is_not_known_is_told_both_settings_and_their_meaning():

@@ -7,7 +7,7 @@ from mixcd.matter.correctness.near_target import is_near
 from mixcd.matter.correctness.right_class import is_class_correct
 from mixcd.matter.correctness.right_labels import is_label_set_correct
 from mixcd.matter.correctness.right_span import is_span_correct
-from mixcd.matter.correctness.right_tokens import share_of_tokens_right
+from mixcd.matter.correctness.token_rule import share_of_tokens_right
 
 LOGITS = [[2.0, 1.0, -1.0], [0.0, 3.0, 0.5], [-5.0, -4.0, -3.0]]
 

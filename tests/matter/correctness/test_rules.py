@@ -12,7 +12,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
 )
 
-from mixcd.matter.correctness import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, right_tokens
+from mixcd.matter.correctness import NearTarget, RightClass, RightLabels, RightSpan, RightTokens, token_rule
 from mixcd.matter.correctness.reading import apply_tolerance
 from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError
 
@@ -153,7 +153,7 @@ def test_losses_are_the_same_in_pieces(monkeypatch):
     labels = torch.randint(0, 7, (3, 11), generator=torch.Generator().manual_seed(0))
     output = CausalLMOutput(logits=random(3, 11, 7))
     whole = CAUSAL.read(output, {"labels": labels}).loss
-    monkeypatch.setattr(right_tokens, "_NUMBERS_AT_ONCE", 50)
+    monkeypatch.setattr(token_rule, "_NUMBERS_AT_ONCE", 50)
     torch.testing.assert_close(CAUSAL.read(output, {"labels": labels}).loss, whole)
 
 

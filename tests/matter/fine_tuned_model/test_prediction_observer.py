@@ -9,7 +9,7 @@ from transformers import Trainer
 
 import mixcd
 from mixcd.matter.correctness import RightClass
-from mixcd.matter.fine_tuned_model.prediction_observer import NEW_SAMPLE, PredictionObserver, read_rehearsed, read_rows
+from mixcd.matter.fine_tuned_model.prediction_observer import NEW_SAMPLE, PredictionObserver
 from mixcd.words.errors import DataError, PlanError, UnsupportedTrainerError
 from tiny import make_model, make_rows, make_trainer
 
@@ -23,7 +23,7 @@ def test_an_observation_is_what_the_forward_pass_showed():
     model, observer, batch = make_model(dropout=0.0), PredictionObserver(RightClass()), make_batch([0, 1, 2])
     with observer.watch(model, torch.tensor([7, NEW_SAMPLE, 2**40]), batch):
         output = model(**batch)
-    seen = read_rehearsed(observer.take())
+    seen = observer.read_rehearsed(observer.take())
     losses = torch.nn.functional.cross_entropy(output.logits, batch["labels"], reduction="none").detach().numpy()
     assert seen.sample_ids.tolist() == [7, 2**40]
     assert seen.correct.tolist() == (output.logits.argmax(-1) == batch["labels"])[[0, 2]].tolist()
@@ -73,7 +73,7 @@ def test_the_pass_that_gradients_flow_through_is_read(make_loss, backward_inside
             loss.backward()
     if not backward_inside:
         loss.backward()
-    seen = read_rehearsed(observer.take())
+    seen = observer.read_rehearsed(observer.take())
     np.testing.assert_array_equal(seen.loss, expected.detach().numpy().astype(np.float64))
     assert observer.forward_count == 2
     assert not caplog.text
@@ -84,7 +84,7 @@ def test_a_reference_pass_after_the_trained_one_is_not_read():
     with observer.watch(model, torch.arange(4), batch):
         trained = model(**batch)
         (trained.loss + (trained.logits - model(**OTHER_TOKENS).logits.detach()).square().mean()).backward()
-    seen = read_rehearsed(observer.take())
+    seen = observer.read_rehearsed(observer.take())
     np.testing.assert_allclose(seen.loss.mean(), trained.loss.item(), rtol=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_a_reference_pass_of_other_rows_does_no_harm():
         model(**part)
         trained = model(**batch)
         trained.loss.backward()
-    np.testing.assert_allclose(read_rehearsed(observer.take()).loss.mean(), trained.loss.item(), rtol=1e-6)
+    np.testing.assert_allclose(observer.read_rehearsed(observer.take()).loss.mean(), trained.loss.item(), rtol=1e-6)
 
 
 def test_of_several_trained_passes_the_first_that_shows_every_row_is_read_and_that_is_said_once(caplog):
@@ -105,7 +105,7 @@ def test_of_several_trained_passes_the_first_that_shows_every_row_is_read_and_th
         with observer.watch(model, torch.arange(4), batch):
             first, whole, other = model(**part), model(**batch), model(**OTHER_TOKENS)
             (first.loss + whole.loss + shift(other)).backward()
-    seen = read_rehearsed(observer.take())
+    seen = observer.read_rehearsed(observer.take())
     np.testing.assert_allclose(seen.loss[:4].mean(), whole.loss.item(), rtol=1e-6)
     assert len(seen.loss) == 8
     assert caplog.text.count("3 forward passes on one batch are trained on") == 1
@@ -135,7 +135,7 @@ def test_a_trained_pass_whose_gradients_are_all_zero_is_read():
         model(**OTHER_TOKENS)
         trained = model(**batch)
         (0.0 * trained.loss).backward()
-    np.testing.assert_allclose(read_rehearsed(observer.take()).loss.mean(), trained.loss.item(), rtol=1e-6)
+    np.testing.assert_allclose(observer.read_rehearsed(observer.take()).loss.mean(), trained.loss.item(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("readable", [True, False])
@@ -199,8 +199,8 @@ def test_micro_batches_add_up_and_are_taken_once():
         with observer.watch(model, torch.tensor([number, NEW_SAMPLE]), batch):
             model(**batch)
     rows = observer.take()
-    assert read_rehearsed(rows).sample_ids.tolist() == [0, 1]
-    assert read_rows(rows).sample_ids.tolist() == [0, NEW_SAMPLE, 1, NEW_SAMPLE]
+    assert observer.read_rehearsed(rows).sample_ids.tolist() == [0, 1]
+    assert observer.read(rows).sample_ids.tolist() == [0, NEW_SAMPLE, 1, NEW_SAMPLE]
     with pytest.raises(PlanError):
         observer.take()
 

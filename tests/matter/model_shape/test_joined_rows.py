@@ -87,7 +87,7 @@ def test_samples_that_are_joined_are_observed_as_if_they_were_alone(settings, at
     prior = make_rows(200, 3, "prior")
     trainer = make_trainer(model, tmp_path, DataCollatorWithFlattening(**settings), gradient_accumulation_steps=2)
     held_out = make_rows(50, 4, "prior")
-    rehearsal = mixcd.attach(trainer, prior, mix_ratio=0.25, estimator="drift", held_out=held_out)
+    rehearsal = mixcd.attach(trainer, prior, mix_ratio=0.25, held_out=held_out)
     with torch.no_grad():
         alone = predict_alone(model, prior)
     predictions, seen = rehearsal.predictions, []

@@ -19,7 +19,7 @@ def history_of(*steps, sizes=SIZES):
     history = empty_history(sizes.size)
     for observed, damaged in steps:
         counts = DamageCounts(np.asarray(observed, dtype=np.float64), np.asarray(damaged, dtype=np.float64))
-        history = add_step(history, Seen(counts, DrawSums()), sizes)
+        history = add_step(history, Seen(counts, DrawSums(), counts.damaged_count), sizes)
     return history
 
 

@@ -28,13 +28,13 @@ def count(observed, damaged):
 def draw_evenly(counts):
     """Return the sums of draws that are all as likely as uniform ones."""
     observed, damaged = counts.observed_count.sum(), counts.damaged_count.sum()
-    return DrawSums(observed, damaged, observed, damaged, observed, damaged)
+    return DrawSums(observed, *[damaged, observed] * 2, *[damaged] * 4)
 
 
 def watch(*steps, bin_count=3):
     history = empty_history(bin_count)
     for step in steps:
-        history = add_step(history, Seen(step, draw_evenly(step)), np.full(bin_count, 100))
+        history = add_step(history, Seen(step, draw_evenly(step), step.damaged_count), np.full(bin_count, 100))
     return history
 
 
@@ -95,7 +95,9 @@ def test_the_total_is_the_sum_of_all_steps_and_no_history_changes(steps):
     histories = [empty_history(1)]
     for observed, damaged in steps:
         counts = count([observed], [damaged])
-        histories.append(add_step(histories[-1], Seen(counts, draw_evenly(counts)), np.array([100])))
+        histories.append(
+            add_step(histories[-1], Seen(counts, draw_evenly(counts), counts.damaged_count), np.array([100]))
+        )
     for step, history in enumerate(histories):
         assert history.step_count == step
         assert read(history.total) == ([sum(row[0] for row in steps[:step])], [sum(row[1] for row in steps[:step])])
@@ -284,7 +286,7 @@ def watch_draws(*windows):
     for chances, damaged in windows:
         draws = sum_draws(np.array(damaged, dtype=bool), np.array(chances, dtype=np.float64))
         for _ in range(50):
-            history = add_step(history, Seen(counts, draws), np.array([100]))
+            history = add_step(history, Seen(counts, draws, counts.damaged_count), np.array([100]))
     return history
 
 
@@ -325,7 +327,7 @@ def test_a_few_heavy_draws_do_not_make_a_run_unstable():
     for step in range(50):
         chances, damaged = ([4, 4, 4, 0.04 if step in (3, 30) else 4]), [0, step < 12, 0, step in (3, 30)]
         draws = sum_draws(np.array(damaged, dtype=bool), np.array(chances))
-        history = add_step(history, Seen(count([0], [0]), draws), np.array([100]))
+        history = add_step(history, Seen(count([0], [0]), draws, np.zeros(1)), np.array([100]))
     assert history.recent.draws.damage_rate > 2 * history.earlier.draws.damage_rate
     assert history.recent.draws.damaged >= 10
     assert judge(history)[1] == {}

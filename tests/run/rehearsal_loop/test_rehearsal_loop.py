@@ -351,7 +351,7 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
     train(loop, 10)
     stored = store(loop)
     assert set(stored) == {"format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history", "probed"}
-    assert (stored["format"], stored["lag"], stored["steps_done"]) == (6, 8, 10)
+    assert (stored["format"], stored["lag"], stored["steps_done"]) == (7, 8, 10)
     assert list(stored["beliefs"]) == [str(step) for step in range(2, 11)]
     assert stored["identity"] == {
         "block size": 8,
@@ -480,7 +480,7 @@ def test_a_checkpoint_of_another_format_is_refused(version):
     original = make_loop()
     message = refusal_to_resume({**store(original), "format": version}, make_loop(), 0)
     assert message == (
-        f"The checkpoint's rehearsal state has format {version}, but this version of mixcd reads format 6. Resume with "
+        f"The checkpoint's rehearsal state has format {version}, but this version of mixcd reads format 7. Resume with "
         "the version of mixcd that wrote it, or start afresh."
     )
 

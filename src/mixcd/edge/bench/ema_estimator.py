@@ -22,6 +22,7 @@ from mixcd.words.vocabulary import (
     Observation,
     Partition,
     count_damage,
+    grade_damage,
 )
 
 
@@ -101,7 +102,7 @@ class EmaEstimator(CollateralDamageEstimator[EmaState]):
         """Add one step's observation; a sample that is in it twice counts once, with the mean of what it showed."""
         counts = state.counts + count_damage(self.partition, self.base_correct, observation)
         seen, rows = np.unique(observation.sample_ids, return_inverse=True)
-        damaged = self.base_correct[observation.sample_ids] & ~observation.correct
+        damaged = grade_damage(self.base_correct, observation)
         shown = np.bincount(rows, damaged) / np.bincount(rows)
         ids = np.union1d(state.sample_ids, seen)
         kept, damage = np.ones(ids.size), np.zeros(ids.size)

@@ -21,6 +21,7 @@ from mixcd.words.vocabulary import (
     Ids,
     Observation,
     Partition,
+    grade_damage,
 )
 
 
@@ -197,7 +198,7 @@ class ScoredSamples(CollateralDamageEstimator[Scores]):
     def _score(self, observation: Observation) -> Floats:
         ids = observation.sample_ids
         if self.score == "damaged":
-            return (self.base_correct[ids] & ~observation.correct).astype(np.float64)
+            return grade_damage(self.base_correct, observation)
         if self.score == "drop":
             return np.asarray(np.maximum(0.0, np.exp(-self.prior_loss[ids]) - np.exp(-observation.loss)))
         return np.asarray(np.maximum(0.0, observation.loss - self.prior_loss[ids]))

@@ -7,10 +7,10 @@ import numpy as np
 
 from mixcd.edge.compare.label_sets import name_label_set
 from mixcd.edge.config.data_config import ColumnsConfig
-from mixcd.matter.correctness import CorrectnessRule, NearTarget, RightLabels, RightSpan, RightTokens
+from mixcd.matter.correctness import CorrectnessRule, NearTarget, RightLabels, RightSpan, TokenRule
 from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.correctness.right_span import SPAN_KEYS
-from mixcd.matter.correctness.right_tokens import IGNORED
+from mixcd.matter.correctness.token_rule import IGNORED
 from mixcd.run.outcome.held_out import TEXT_START, text_of
 
 _INPUTS = "input_ids"
@@ -23,7 +23,7 @@ def read_text(row: Any, names: ColumnsConfig, rule: CorrectnessRule, tokenizer: 
     texts = _find_texts(row, names)
     if texts:
         return " | ".join(text[:TEXT_START] for text in texts)
-    if isinstance(rule, RightTokens) and tokenizer is not None and {_INPUTS, "labels"} <= {*row}:
+    if isinstance(rule, TokenRule) and tokenizer is not None and {_INPUTS, "labels"} <= {*row}:
         tokens, targets = (np.asarray(row[key]) for key in (_INPUTS, "labels"))
         start = int(np.argmax(targets != IGNORED)) if rule.is_shifted else 0  # where the answer starts
         return _decode(tokenizer, tokens[:start] if start else tokens)
@@ -46,7 +46,7 @@ def read_gold(row: Any, rule: CorrectnessRule, tokenizer: Any, label_names: Sequ
         return name_label_set(label, label_names)
     if isinstance(rule, NearTarget) and label is not None:
         return ", ".join(f"{number:g}" for number in np.ravel(label))
-    if isinstance(rule, RightTokens) and label is not None and tokenizer is not None:
+    if isinstance(rule, TokenRule) and label is not None and tokenizer is not None:
         targets = np.asarray(label)
         return _decode(tokenizer, targets[targets != IGNORED])
     if isinstance(rule, RightSpan) and tokenizer is not None and {_INPUTS, *SPAN_KEYS} <= {*row}:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from mixcd.matter.base_model.head_features import pool_head_input
+from mixcd.matter.base_model.token_bits import split_tokens
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import require_all_samples
 from mixcd.matter.model_shape.joined_rows import OWN_TOKENS, mark_own, name_collator, require_known_starts
@@ -165,12 +166,17 @@ def predict_batch(
         found["share_right"] = reading.share
     if reading.has_target is not None:
         found["has_target"] = reading.has_target
+    if reading.tokens is not None:
+        found["right_tokens"] = reading.tokens
     found["token_count"] = _count_tokens(marked, len(sample_ids))
     if head_inputs is not None:
         found["head_input"] = pool_head_input(head_inputs, marked, len(sample_ids), reading.head_mask)
         if reading.logits is not None:
             found["logits"] = reading.logits.float()
-    return {name: value.cpu().numpy() for name, value in found.items()}
+    arrays = {name: value.cpu().numpy() for name, value in found.items()}
+    if reading.tokens is not None:
+        arrays["right_tokens"] = split_tokens(arrays["right_tokens"])
+    return arrays
 
 
 def _count_tokens(batch: Mapping[str, Any], row_count: int) -> torch.Tensor:

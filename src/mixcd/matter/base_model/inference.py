@@ -1,6 +1,6 @@
 """`Inference`: a model's predictions on some of its data, as every pass makes them that trains nothing."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +24,10 @@ from mixcd.matter.base_model.head_features import watch_head
 from mixcd.matter.correctness import CorrectnessRule, choose_rule
 from mixcd.matter.model_shape.model_limits import require_fitting, require_fixed_masks
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
-from mixcd.words.vocabulary import Ids, Observation
+from mixcd.words.vocabulary import Flags, Ids, Observation, TokenChange
+
+CompareTokens = Callable[[Ids, Sequence[Flags]], TokenChange]
+"""Says of samples, and of which of their target tokens are right now, what became of these since the base model."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,9 @@ class Inference:
 
         Returns:
             Arrays `loss`, `correct` and `token_count`, in classification also `prediction`, in language models also
-            `share_right`, where a sample may lack a target also `has_target`, each of shape (rows,) in the order of the
-            rows, and if wanted `head_input` and `logits`, shape (rows, …); and the number of forward passes.
+            `share_right` and `right_tokens` (which target tokens of each row are right), where a sample may lack a
+            target also `has_target`, each of shape (rows,) in the order of the rows, and if wanted `head_input` and
+            `logits`, shape (rows, …); and the number of forward passes.
 
         Raises:
             DataError: If the rows have no labels, labels that the model cannot predict, or more tokens than it takes.
@@ -135,11 +139,19 @@ class Inference:
         """Predict all samples at once, and return arrays as `predict_rows` does."""
         return self.predict(np.arange(len(self.data)), at_once=True)[0]
 
-    def observe(self, sample_ids: Ids, with_logits: bool = False) -> tuple[Observation, int]:
-        """Observe some samples by fresh inference; return the observation, and the forward passes made."""
+    def observe(
+        self, sample_ids: Ids, compare: CompareTokens | None = None, with_logits: bool = False
+    ) -> tuple[Observation, int]:
+        """Observe some samples by fresh inference; return the observation, and the forward passes made.
+
+        Args:
+            compare: Compares target tokens with the base model's, where damage is counted by token.
+        """
         found, forward_count = self.predict(sample_ids, at_once=True, with_head_input=with_logits)
         logits = found["logits"].astype(np.float64) if with_logits else None
-        return Observation(sample_ids, found["correct"], found["loss"].astype(np.float64), logits), forward_count
+        tokens = compare(sample_ids, found["right_tokens"].tolist()) if compare else None
+        loss = found["loss"].astype(np.float64)
+        return Observation(sample_ids, found["correct"], loss, logits, tokens), forward_count
 
     def _read(self, sample_ids: Ids, at_once: bool) -> Iterable[tuple[Ids, list[Any]]]:
         if at_once:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,11 +17,15 @@ from safetensors.numpy import load, save
 
 from mixcd.matter.base_model.flat_array import RESTORE, read_rows, write_rows
 from mixcd.matter.base_model.head_features import FeatureBasis
+from mixcd.matter.base_model.token_bits import pack_tokens
 from mixcd.words.errors import CacheError
 from mixcd.words.files import LOCK, UNFINISHED, replace_file
+from mixcd.words.vocabulary import Flags
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
+TARGET_COUNT = "target_count"
+"""The column of a part with each sample's number of target tokens, in language models."""
 BASIS = "basis.safetensors"
 BESIDE = (BASIS, "features.safetensors", "logits.safetensors")
 """What may lie beside the parts; a pass that was killed before its manifest leaves some of it behind."""
@@ -164,6 +168,7 @@ def write_part(
     number: int,
     table: pa.Table,
     arrays: Mapping[str, NDArray[np.floating]] = MappingProxyType({}),
+    right_tokens: Sequence[Flags] = (),
 ) -> None:
     """Write one part, then its checksum beside it; each appears whole or not at all.
 
@@ -172,15 +177,26 @@ def write_part(
     Args:
         number: The part's number, from 0.
         arrays: Its rows of the flat arrays, by their names in the manifest.
+        right_tokens: Which target tokens of each row are right, where there are target tokens.
     """
     path = folder / part_name(number)
     start = number * manifest.part_size
     flat = [write_rows(array_path(folder, name), start, arrays[name]) for name in sorted(manifest.arrays)]
+    if TARGET_COUNT in table.column_names:
+        bits = pack_tokens(right_tokens).tobytes()
+        with replace_file(bits_path(folder, path.name)) as unfinished:
+            unfinished.write_bytes(bits)
+        flat.append(bits)
     with replace_file(path) as unfinished:
         pq.write_table(table, unfinished, compression="zstd")
     checksum = _checksum(manifest, path.name, path.read_bytes() + b"".join(flat))
     with replace_file(path.with_suffix(".sha256")) as unfinished:
         unfinished.write_text(checksum, "ascii")
+
+
+def bits_path(folder: Path, part: str) -> Path:
+    """Return the file of the bits of a part's target tokens, by the file name of the part."""
+    return (folder / part).with_suffix(".bits")
 
 
 def array_path(folder: Path, name: str) -> Path:
@@ -235,20 +251,29 @@ def drop_cache(folder: Path) -> None:
 
     Other files in the folder are left.
     """
-    for path in (*folder.glob("part-*.parquet"), *folder.glob("part-*.sha256")):
+    for path in (path for kind in ("parquet", "bits", "sha256") for path in folder.glob(f"part-*.{kind}")):
         path.unlink(missing_ok=True)
     for name in (MANIFEST, *BESIDE):
         (folder / name).unlink(missing_ok=True)
 
 
 def read_parts(folder: Path, manifest: Manifest) -> Iterator[pa.Table]:
+    """Read the tables of `read_parts_with_bits`."""
+    return (table for table, _ in read_parts_with_bits(folder, manifest))
+
+
+def read_parts_with_bits(folder: Path, manifest: Manifest) -> Iterator[tuple[pa.Table, NDArray[np.uint8]]]:
     """Read the parts one after another, in the order of the sample ids, each checked before anything in it is used.
+
+    Yields:
+        A part's table, and the bits of its target tokens, as `pack_tokens` packs them; none for other tasks.
 
     Raises:
         CacheError: If a part is missing, truncated or altered; names it.
     """
     for name, checksum in sorted(manifest.parts.items()):
-        yield pq.read_table(pa.BufferReader(_read_checked(folder, manifest, name, checksum)))
+        content, bits = _read_checked(folder, manifest, name, checksum)
+        yield pq.read_table(pa.BufferReader(content)), np.frombuffer(bits, dtype=np.uint8)
 
 
 def check_parts(folder: Path, manifest: Manifest) -> None:
@@ -257,17 +282,19 @@ def check_parts(folder: Path, manifest: Manifest) -> None:
         _read_checked(folder, manifest, name, checksum)
 
 
-def _read_checked(folder: Path, manifest: Manifest, name: str, checksum: str) -> bytes:
+def _read_checked(folder: Path, manifest: Manifest, name: str, checksum: str) -> tuple[bytes, bytes]:
     path = folder / name
     if not path.is_file():
         raise CacheError(f"The cache part `{path}` is missing. {RESTORE}")
     content = path.read_bytes()
     flat = _read_flat(folder, manifest, int(path.stem.removeprefix("part-")))
-    if _checksum(manifest, name, content + flat) != checksum:
+    bits = bits_path(folder, name).read_bytes() if bits_path(folder, name).is_file() else b""
+    if _checksum(manifest, name, content + flat + bits) != checksum:
         arrays = " and ".join(f"`{array_path(Path(), array)}`" for array in sorted(manifest.arrays))
         beside = f", or its rows of {arrays}" if arrays else ""
+        beside += f", or `{bits_path(folder, name).name}` beside it" if bits else ""
         raise CacheError(f"The cache part `{path}`{beside} was truncated or altered after it was written. {RESTORE}")
-    return content
+    return content, bits
 
 
 def _read_flat(folder: Path, manifest: Manifest, number: int) -> bytes:

@@ -168,7 +168,8 @@ class PriorPass:
                     *(self._predict_chunk(chunk, manifest.columns, basis, bar.update) for chunk in chunks), strict=True
                 )
                 flat = {name: np.concatenate([chunk[name] for chunk in arrays]) for name in manifest.arrays}
-                write_part(folder, manifest, start // size, pa.concat_tables(tables), flat)
+                right = [sample for chunk in arrays for sample in chunk.get("right_tokens", ())]
+                write_part(folder, manifest, start // size, pa.concat_tables(tables), flat, right)
                 forward_count += sum(forward_counts)
         return forward_count
 
@@ -190,6 +191,9 @@ class PriorPass:
             arrays["features"] = basis.apply(predicted.pop("head_input"))
             if "logits" in predicted:
                 arrays["logits"] = predicted.pop("logits")
+        if "right_tokens" in predicted:
+            arrays["right_tokens"] = predicted.pop("right_tokens")
+            predicted["target_count"] = np.array([len(sample) for sample in arrays["right_tokens"]], dtype=np.int32)
         columns_found = {name: np.concatenate(parts) for name, parts in stored.items()}
         return pa.table({"sample_id": sample_ids, **predicted, **columns_found}), arrays, forward_count
 

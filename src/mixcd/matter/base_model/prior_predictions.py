@@ -17,10 +17,18 @@ from mixcd.matter.base_model.batched_inference import Collate, collate
 from mixcd.matter.base_model.flat_array import open_array
 from mixcd.matter.base_model.inference import ONE_PROCESS, Inference, Processes
 from mixcd.matter.base_model.model_fingerprint import fingerprint_batch, fingerprint_model, make_stable_batch
-from mixcd.matter.base_model.prediction_cache import Manifest, array_path, drop_cache, read_manifest, read_parts
+from mixcd.matter.base_model.prediction_cache import (
+    TARGET_COUNT,
+    Manifest,
+    array_path,
+    drop_cache,
+    read_manifest,
+    read_parts_with_bits,
+)
 from mixcd.matter.base_model.prior_pass import PriorPass, choose_part_size
 from mixcd.matter.base_model.reading_noise import note_false_damage
 from mixcd.matter.base_model.require_apart import require_apart
+from mixcd.matter.base_model.token_bits import TokenBits, compare_tokens, join_bits
 from mixcd.matter.correctness import CorrectnessRule, RightTokens, choose_rule
 from mixcd.matter.model_shape.model_limits import require_fixed_masks
 from mixcd.matter.prior_and_new_data.fingerprint import fingerprint_rows, fingerprint_tokenizer
@@ -28,7 +36,16 @@ from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
 from mixcd.words.errors import DataError, SettingError, shorten
 from mixcd.words.keyed_random import Stream, choose_distinct
-from mixcd.words.vocabulary import UNCACHED_BIN, Flags, Floats, Ids, Partition, PartitionStrategy, PriorTable
+from mixcd.words.vocabulary import (
+    UNCACHED_BIN,
+    Flags,
+    Floats,
+    Ids,
+    Partition,
+    PartitionStrategy,
+    PriorTable,
+    TokenChange,
+)
 
 LEAST_SHARE_RIGHT = 0.2
 """Below this share of right predictions the base model has too little to lose."""
@@ -62,6 +79,7 @@ class PriorPredictions:
         arrays: `features`, shape (cached, features), and `logits`, shape (cached, classes), 16-bit and memory-mapped:
             the class logits, or how far each way to be wrong is ahead of being right. Empty when they were not cached.
         has_target: Whether each sample has a target that a model could predict, shape (cached,); None where all have.
+        right_tokens: Which target tokens of each it had right, one bit a token; None where there are no target tokens.
         false_damage_rate: Of the samples that the base model had right, the share that is wrong when they are read
             again, by random augmentation alone; None where rows are the same each time.
     """
@@ -78,6 +96,7 @@ class PriorPredictions:
     forward_count: int
     arrays: Mapping[str, NDArray[np.float16]]
     has_target: Flags | None = None
+    right_tokens: TokenBits | None = None
     false_damage_rate: float | None = None
 
     @property
@@ -98,6 +117,19 @@ class PriorPredictions:
         loss = np.full(self.sample_count, np.inf)
         loss[self.sample_ids] = self.loss
         return loss
+
+    def compare_tokens(self, sample_ids: Ids, right_now: Sequence[Flags]) -> TokenChange:
+        """Say what became of the target tokens of some prior samples, which may lack a prediction.
+
+        Args:
+            right_now: Which target tokens of each are right now.
+
+        Raises:
+            DataError: If a sample has another number of target tokens than it had.
+        """
+        places = np.searchsorted(self.sample_ids, sample_ids)
+        is_cached = self.sample_ids[np.minimum(places, len(self.sample_ids) - 1)] == sample_ids
+        return compare_tokens(self.right_tokens, np.where(is_cached, places, -1), right_now, sample_ids)
 
 
 def predict_prior(
@@ -132,7 +164,7 @@ def predict_prior(
         cache_dir: The cache's folder.
         collate_fn: Makes a batch of a list of rows, with `labels` in it, as in training.
         correctness: When a prediction is right: `RightClass`, `RightLabels`, `RightSpan`, `RightTokens` or
-            `NearTarget`; by default what model and labels are made for.
+            `NearTarget`; or `EachToken`. By default what model and labels are made for.
         tokenizer: Fingerprinted, so that a cache made with another one is refused.
         batch_size: Rows a batch at the length of the longest row. Shorter rows share larger batches of no
             more padded tokens than that.
@@ -198,9 +230,7 @@ def complete_predictions(
     predictions = _load(folder, manifest, first_count + forward_count)
     _warn_of_untargeted(predictions, inference.data.name, inference.rule)
     try:
-        require_enough_right(
-            float(predictions.correct.mean()), least_share_right, inference.rule, predictions.share_right
-        )
+        _require_something_right(predictions, inference, least_share_right)
     except DataError:
         inference.processes.wait()  # until all have read it
         if inference.processes.rank == 0 and predictions.forward_count:
@@ -215,6 +245,8 @@ def _look_first(prior_pass: PriorPass, folder: Path, least_share_right: float) -
     Returns:
         Forward passes made.
     """
+    if prior_pass.inference.rule.is_graded:
+        return 0  # nothing is refused for what is right of it
     is_new = read_manifest(folder) is None
     prior_pass.inference.processes.wait()  # until all have looked
     sample_count = len(prior_pass.inference.data)
@@ -327,6 +359,26 @@ def require_enough_right(
         )
 
 
+def _require_something_right(predictions: PriorPredictions, inference: Inference, least_share_right: float) -> None:
+    """Refuse predictions of which too little is right to be lost; damage by token needs no more than some token."""
+    bits, name = predictions.right_tokens, inference.data.name
+    if bits is None or not inference.rule.is_graded:
+        share_right = float(predictions.correct.mean())
+        require_enough_right(share_right, least_share_right, inference.rule, predictions.share_right)
+    elif not bits.counts.sum():
+        raise DataError(
+            f"No sample of `{name}` has a target token: every label is masked (-100), or the answers were truncated "
+            "away. Nothing could be rehearsed or lost. Check the labels, and that answers fit the length limit."
+        )
+    elif not bits.right_count.sum():
+        logger.warning(
+            "The base model predicts none of the %d target tokens of `%s`, so none can be damaged, and all samples are "
+            "drawn alike. Check that it was trained on the prior task, with this tokenizer and these labels.",
+            bits.counts.sum(),
+            name,
+        )
+
+
 def _advise_on_tokens(rule: RightTokens, token_shares: Floats | None) -> str:
     """Name the rules under which a language model gets more samples right; nothing where it predicts next to none."""
     half = halve_by_tokens(token_shares)
@@ -336,7 +388,8 @@ def _advise_on_tokens(rule: RightTokens, token_shares: Floats | None) -> str:
     known = "" if half is None else f"; half of the samples have {half:.0%} of theirs right"
     share = _USUAL_SHARE if half is None else half
     return (
-        f"A sample counts as right only with {wanted} predicted, which is rare in usual texts and answers{known}. Pass "
+        f"A sample counts as right only with {wanted} predicted, which is rare in usual texts and answers{known}. "
+        "Leave `correctness` out, which counts damage by token (`EachToken`). Or pass "
         f"`correctness=mixcd.RightTokens({share:g})`: right while that share of its tokens is; or "
         "`mixcd.RightTokens(loss_tolerance=0.1)`: while its loss is at most the base model's + 0.1 nats a token. In a "
         f"config: `rehearsal.least_share = {share:g}` or `rehearsal.loss_tolerance = 0.1`."
@@ -385,7 +438,8 @@ def _require_settings(share: float | None, batch_size: int) -> None:
 
 
 def _load(folder: Path, manifest: Manifest, forward_count: int) -> PriorPredictions:
-    table = pa.concat_tables(read_parts(folder, manifest))
+    tables, bits = zip(*read_parts_with_bits(folder, manifest), strict=True)
+    table = pa.concat_tables(tables)
     return PriorPredictions(
         sample_count=manifest.sample_count,
         sample_ids=table["sample_id"].to_numpy(),
@@ -399,8 +453,15 @@ def _load(folder: Path, manifest: Manifest, forward_count: int) -> PriorPredicti
         forward_count=forward_count,
         arrays={name: open_array(array_path(folder, name)) for name in manifest.arrays},
         has_target=_read_optional(table, "has_target"),
+        right_tokens=_join_tokens(tables, bits),
         false_damage_rate=manifest.false_damage_rate,
     )
+
+
+def _join_tokens(tables: Sequence[pa.Table], bits: Sequence[NDArray[np.uint8]]) -> TokenBits | None:
+    if TARGET_COUNT not in tables[0].column_names:
+        return None
+    return join_bits([(part, table[TARGET_COUNT].to_numpy()) for table, part in zip(tables, bits, strict=True)])
 
 
 def _read_optional(table: pa.Table, name: str) -> NDArray[Any] | None:

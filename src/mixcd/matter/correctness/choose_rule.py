@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
+from mixcd.matter.correctness.each_token import EachToken
 from mixcd.matter.correctness.near_target import NearTarget
 from mixcd.matter.correctness.reading import LABEL_KEYS, CorrectnessRule, find_target
 from mixcd.matter.correctness.right_class import RightClass
 from mixcd.matter.correctness.right_labels import RightLabels, is_label_set
 from mixcd.matter.correctness.right_span import SPAN_KEYS, RightSpan
 from mixcd.matter.correctness.right_tokens import RightTokens
+from mixcd.matter.correctness.token_rule import TokenRule
 from mixcd.matter.model_shape.fresh_adapter import bare_model, prepends_tokens
 from mixcd.matter.model_shape.model_kind import (
     count_labels,
@@ -19,7 +21,6 @@ from mixcd.matter.model_shape.model_kind import (
     is_classifier,
     is_masked,
     is_multiple_choice,
-    is_token_classifier,
 )
 from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError, end_sentence, nearest_name, shorten
 
@@ -27,6 +28,7 @@ RULES: Mapping[str, Callable[..., CorrectnessRule]] = {
     "right-class": RightClass,
     "right-labels": RightLabels,
     "right-span": RightSpan,
+    "each-token": EachToken,
     "right-tokens": RightTokens,
     "near-target": NearTarget,
 }
@@ -49,7 +51,7 @@ def choose_rule(
     """
     if isinstance(wanted, str):
         wanted = _make_rule(wanted)
-    if isinstance(wanted, RightTokens):
+    if isinstance(wanted, TokenRule):
         _require_tokens(batch, data_name)
         return _settle_shift(wanted, model)
     if wanted is not None:
@@ -77,8 +79,8 @@ def choose_rule(
             'such as by `data.cast_column("labels", datasets.Sequence(datasets.Value("float32")))`.'
         )
     if labels.ndim == 2:
-        _require_default(model)
-        return _settle_shift(RightTokens(), model)
+        _require_fixed_targets(model)
+        return _settle_shift(EachToken(), model)
     return RightClass()
 
 
@@ -131,13 +133,13 @@ def _require_tokens(batch: Mapping[str, Any], data_name: str) -> None:
     if labels is None or (labels.ndim == 2 and not labels.is_floating_point()):
         return
     raise SettingError(
-        "The rule is to count target tokens, by `least_share` or `loss_tolerance`, but the labels of "
+        "The rule is to count target tokens, but the labels of "
         f"`{data_name}` are of shape {tuple(labels.shape)}, a row a sample, and no token numbers. Leave the rule out: "
         "it is for language models."
     )
 
 
-def _settle_shift(rule: RightTokens, model: torch.nn.Module) -> RightTokens:
+def _settle_shift(rule: TokenRule, model: torch.nn.Module) -> TokenRule:
     """Return the rule with the shift that the model has; refused where they differ, or neither is known."""
     if prepends_tokens(model) and not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise UnsupportedTrainerError(
@@ -150,8 +152,8 @@ def _settle_shift(rule: RightTokens, model: torch.nn.Module) -> RightTokens:
         raise UnsupportedTrainerError(
             f"The labels are one number a token, but what a token of `{name}` predicts is not known: it is called "
             "neither a causal language model nor an encoder-decoder, nor for token classification. Pass "
-            "`correctness=mixcd.RightTokens(is_shifted=True)` if the output at position t predicts label t + 1, as in "
-            "causal language models, or `mixcd.RightTokens(is_shifted=False)` if it predicts label t."
+            "`correctness=mixcd.EachToken(is_shifted=True)` if the output at position t predicts label t + 1, as in "
+            "causal language models, or `mixcd.EachToken(is_shifted=False)` if it predicts label t."
         )
     if rule.is_shifted is None:
         return replace(rule, is_shifted=known)
@@ -164,18 +166,12 @@ def _settle_shift(rule: RightTokens, model: torch.nn.Module) -> RightTokens:
     return rule
 
 
-def _require_default(model: torch.nn.Module) -> None:
-    """Refuse models of tokens for which it is for the caller to say when a sample is right."""
-    name = type(bare_model(model)).__name__
-    if is_token_classifier(model):
-        raise UnsupportedTrainerError(
-            f"`{name}` gives every token a class, and when a sample as a whole is right is for you to say. Pass "
-            "`correctness=mixcd.RightTokens(is_shifted=False)`: right when every labelled token is; or "
-            "`mixcd.RightTokens(0.9, is_shifted=False)`: when at least this share of them is."
-        )
+def _require_fixed_targets(model: torch.nn.Module) -> None:
+    """Refuse models of masked tokens, whose targets may be others each time."""
     if is_masked(model):
         raise UnsupportedTrainerError(
-            f"`{name}` predicts masked tokens, which are usually masked anew each time that a row is read. Then what "
-            "the base model was asked about a sample is not what training asks, and damage cannot be told. If the "
-            "masks are made once, when the rows are prepared, pass `correctness=mixcd.RightTokens(is_shifted=False)`."
+            f"`{type(bare_model(model)).__name__}` predicts masked tokens, which are usually masked anew each time a "
+            "row is read. Then what the base model was asked about a sample is not what training asks, and damage "
+            "cannot be told. If the masks are made once, when the rows are prepared, pass "
+            "`correctness=mixcd.EachToken(is_shifted=False)`."
         )

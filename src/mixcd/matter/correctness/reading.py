@@ -14,6 +14,8 @@ from mixcd.words.vocabulary import Flags, Floats, Ids, Observation
 
 LABEL_KEYS = ("labels", "label")
 """Where a batch may keep its labels."""
+NO_TARGET = -1
+"""What stands in `Reading.tokens` where no token is a target."""
 Targets = Mapping[str, torch.Tensor]
 """What a batch's samples are judged against, by the names that the rule gives them."""
 
@@ -32,6 +34,8 @@ class Reading:
         head_mask: Which inputs of the head its targets are predicted from, shape (samples, tokens); None for all
             that are no padding.
         has_target: Whether it has a target that a model could predict, shape (samples,); None where all have.
+        tokens: In language models 1 where a target token is right, 0 where it is wrong and `NO_TARGET` elsewhere, of 8
+            bits, shape (samples, tokens); None for other tasks.
     """
 
     correct: torch.Tensor
@@ -41,6 +45,7 @@ class Reading:
     share: torch.Tensor | None = None
     head_mask: torch.Tensor | None = None
     has_target: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
 
 
 class CorrectnessRule(ABC):
@@ -50,6 +55,11 @@ class CorrectnessRule(ABC):
     @abstractmethod
     def name(self) -> str:
         """The rule in words: predictions cached under another rule are refused."""
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether damage is counted by token, and a sample's is a share; else a sample is damaged or not."""
+        return False
 
     @property
     def has_logits(self) -> bool:

@@ -3,16 +3,20 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from mixcd.matter.base_model.inference import CompareTokens
+from mixcd.matter.base_model.token_bits import split_tokens
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import Targets, require_all_samples
 from mixcd.matter.model_shape.joined_rows import mark_own
 from mixcd.words.errors import PlanError
-from mixcd.words.vocabulary import Observation
+from mixcd.words.vocabulary import Floats, Observation, TokenChange
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +34,17 @@ class PredictionObserver:
     that counts is the one that gradients flow back through; of several, the first that shows every row.
 
     Paper: fine-tuned model f'; its predictions on rehearsed samples fall out of training.
+
+    Args:
+        with_logits: Whether logits are wanted, too.
+        compare: Compares target tokens with the base model's, where damage is counted by token.
     """
 
-    def __init__(self, rule: CorrectnessRule, with_logits: bool = False) -> None:
+    def __init__(self, rule: CorrectnessRule, with_logits: bool = False, compare: CompareTokens | None = None) -> None:
         self.forward_count = 0
         self._rule = rule
         self._with_logits = with_logits
+        self._compare = compare
         self._seen: list[list[_Pass]] = []
         self._warned = False
 
@@ -76,9 +85,9 @@ class PredictionObserver:
         """Return what was seen since the last call, and forget it; call it after the backward pass.
 
         Returns:
-            One row a trained sample, on the processor, shape (rows, 3) or (rows, 3 + classes),
-            integers: its prior sample id, whether it was right, and the bits of its single-precision loss
-            and logits. Integers, so that one gather over processes moves all exactly.
+            One row a trained sample, on the processor, shape (rows, 3), (rows, 3 + classes) or (rows, 7), integers: its
+            prior sample id, whether it was right, and the bits of its single-precision loss and logits, or the counts
+            of a `TokenChange`. Integers, so that one gather over processes moves all exactly. `read` reads them.
 
         Raises:
             PlanError: If no forward pass was seen, or several of which none was trained on.
@@ -90,8 +99,31 @@ class PredictionObserver:
                 "given. Rehearsal reads predictions off that call. Let `training_step` call its `model` argument."
             )
         seen, self._seen = self._seen, []
-        rows = [self._choose(passes).require_rows().wait() for passes in seen]
+        rows = [self._finish(self._choose(passes).require_rows()) for passes in seen]
         return torch.cat(rows) if len(rows) > 1 else rows[0]
+
+    def read(self, rows: torch.Tensor) -> Observation:
+        """Read what `take` returned, possibly of several processes: rows of new samples, too."""
+        seen = rows.cpu().numpy()
+        loss, rest = _as_floats(seen[:, 2:3])[:, 0], seen[:, 3:]
+        ids, correct = seen[:, 0], seen[:, 1].astype(bool)
+        if self._compare is not None:
+            return Observation(ids, correct, loss, tokens=TokenChange(*rest.T))
+        return Observation(ids, correct, loss, _as_floats(rest) if rest.shape[1] else None)
+
+    def read_rehearsed(self, rows: torch.Tensor) -> Observation:
+        """Read those rows of `take` that are of prior samples, in their order."""
+        rows = rows.cpu()
+        return self.read(rows[rows[:, 0] != NEW_SAMPLE])
+
+    def _finish(self, seen: "_Seen") -> torch.Tensor:
+        """Return the rows of a pass once they have arrived, with what became of their target tokens where it counts."""
+        rows = seen.rows.wait()
+        if self._compare is None or seen.tokens is None:
+            return rows
+        change = self._compare(rows[:, 0].numpy(), split_tokens(seen.tokens.wait().numpy()).tolist())
+        counts = np.stack(list(vars(change).values()), axis=1)
+        return torch.cat([rows, torch.from_numpy(counts)], dim=1)
 
     def _choose(self, passes: "list[_Pass]") -> "_Pass":
         """Return the pass that was trained on: the only one, or the first that gradients came back to."""
@@ -111,10 +143,10 @@ class PredictionObserver:
                 "first of them that shows every row.",
                 len(trained),
             )
-        return next((one for one in trained if isinstance(one.rows, _Copy)), trained[0])
+        return next((one for one in trained if isinstance(one.rows, _Seen)), trained[0])
 
     @torch.no_grad()
-    def _read(self, sample_ids: torch.Tensor, targets: Targets, output: Any) -> "_Copy | Exception":
+    def _read(self, sample_ids: torch.Tensor, targets: Targets, output: Any) -> "_Seen | Exception":
         """Return what a pass shows; where that fails, why: it matters only if the pass is the one that trains."""
         try:
             reading = self._rule.read(output, targets)
@@ -125,13 +157,14 @@ class PredictionObserver:
         if self._with_logits and reading.logits is not None:
             numbers = torch.cat([numbers, reading.logits.float()], dim=1)
         columns = (sample_ids.to(numbers.device)[:, None], reading.correct[:, None], numbers.view(torch.int32))
-        return _Copy(torch.cat(columns, dim=1))  # of the widest type: 64-bit integers
+        tokens = None if self._compare is None or reading.tokens is None else _Copy(reading.tokens)
+        return _Seen(_Copy(torch.cat(columns, dim=1)), tokens)  # of the widest type: 64-bit integers
 
 
 class _Pass:
     """One forward pass with gradients: what it showed, and whether gradients came back to it."""
 
-    def __init__(self, rows: "_Copy | Exception") -> None:
+    def __init__(self, rows: "_Seen | Exception") -> None:
         self.rows = rows
         self._is_zero: list[bool | torch.Tensor] = []
 
@@ -159,7 +192,7 @@ class _Pass:
         """Whether a gradient came back that is not zero: a pass that weighs nothing in the loss trains nothing."""
         return not all(map(bool, self._is_zero))
 
-    def require_rows(self) -> "_Copy":
+    def require_rows(self) -> "_Seen":
         """Return what the pass showed, or raise why it shows nothing."""
         if isinstance(self.rows, Exception):
             raise self.rows
@@ -191,19 +224,13 @@ class _Copy:
         return self._rows
 
 
-def read_rows(rows: torch.Tensor) -> Observation:
-    """Read what `PredictionObserver.take` returned, possibly of several processes: rows of new samples, too."""
-    seen = rows.cpu().numpy()
-    numbers = seen[:, 2:].astype(np.int32, order="C").view(np.float32).astype(np.float64)
-    return Observation(
-        sample_ids=seen[:, 0],
-        correct=seen[:, 1].astype(bool),
-        loss=numbers[:, 0],
-        logits=numbers[:, 1:] if numbers.shape[1] > 1 else None,
-    )
+@dataclass(frozen=True)
+class _Seen:
+    """What a pass showed of each row, and of its target tokens where that is wanted."""
+
+    rows: _Copy
+    tokens: _Copy | None
 
 
-def read_rehearsed(rows: torch.Tensor) -> Observation:
-    """Read those rows of `PredictionObserver.take` that are of prior samples, in their order."""
-    rows = rows.cpu()
-    return read_rows(rows[rows[:, 0] != NEW_SAMPLE])
+def _as_floats(bits: NDArray[np.int64]) -> Floats:
+    return bits.astype(np.int32, order="C").view(np.float32).astype(np.float64)

@@ -27,7 +27,7 @@ class StepRecord:
         prior_loss: Mean loss of its rehearsed samples, in nats; NaN in a step without any.
         prior_share: Share of its samples that were rehearsed.
         observed: Rehearsed samples with a cached base prediction.
-        damaged: Those of them found damaged.
+        damaged: Those of them found damaged; by token the sum of their damage, each in [0, 1].
     """
 
     step: int
@@ -35,19 +35,19 @@ class StepRecord:
     prior_loss: float
     prior_share: float
     observed: int
-    damaged: int
+    damaged: float
 
 
 def summarise_step(step: int, trained: Observation, counts: DamageCounts) -> StepRecord:
     """Summarise one step by all that it trained on, where new samples have the id `NEW_SAMPLE`, and by its counts."""
-    rehearsed = trained.sample_ids != NEW_SAMPLE
+    rehearsed, damaged = trained.sample_ids != NEW_SAMPLE, counts.damaged_count.sum()
     return StepRecord(
         step=step,
         new_loss=_mean(trained.loss[~rehearsed]),
         prior_loss=_mean(trained.loss[rehearsed]),
         prior_share=float(rehearsed.mean()),
         observed=int(counts.observed_count.sum()),
-        damaged=int(counts.damaged_count.sum()),
+        damaged=float(damaged) if trained.tokens is not None else int(damaged),
     )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from mixcd.run.rehearsal_loop.rehearsal_health import DamageHistory
+from mixcd.ideas.lift import spread_of_damage
+from mixcd.run.rehearsal_loop.rehearsal_health import DamageHistory, Seen
 from mixcd.words.vocabulary import DamageCounts, Floats, Ids
 
 
@@ -59,7 +60,7 @@ def compare_rates(free: DamageHistory, probed: DamageHistory, bin_sizes: Ids) ->
         probed_count=probed.total.counts.observed_count,
         error=_mean(np.abs(free_rate - probed_rate), bin_sizes),
         bias=_mean(free_rate - probed_rate, bin_sizes),
-        noise=_mean(_expected_difference(free.total.counts, probed.total.counts), bin_sizes),
+        noise=_mean(_expected_difference(free.total, probed.total), bin_sizes),
         rank_correlation=_rank_correlation(free_rate[both], probed_rate[both]),
         free_change=_mean(np.abs(_rates(free.recent.counts) - _rates(free.earlier.counts)), bin_sizes),
         probed_change=_mean(np.abs(_rates(probed.recent.counts) - _rates(probed.earlier.counts)), bin_sizes),
@@ -77,12 +78,12 @@ def _mean(values: Floats, bin_sizes: Ids) -> float:
     return float(np.average(values[known], weights=bin_sizes[known])) if known.any() else float("nan")
 
 
-def _expected_difference(a: DamageCounts, b: DamageCounts) -> Floats:
+def _expected_difference(a: Seen, b: Seen) -> Floats:
     """E|p̂_a − p̂_b| of two samples of one rate: √(2/π) times the standard error of the difference."""
-    both = a + b
-    rate = _rates(both)
+    both = a.counts + b.counts
+    spread = spread_of_damage(both, a.squares + b.squares)
     with np.errstate(divide="ignore", invalid="ignore"):
-        variance: Floats = rate * (1 - rate) * (1 / a.observed_count + 1 / b.observed_count)
+        variance: Floats = spread * (1 / a.counts.observed_count + 1 / b.counts.observed_count)
     return np.where(np.isfinite(variance), np.sqrt(2 / np.pi * variance), np.nan)
 
 

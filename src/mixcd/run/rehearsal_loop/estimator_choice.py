@@ -92,9 +92,10 @@ def choose_settings(
     if isinstance(chosen, EstimatorSettings) and chosen.reads_features:
         told = f'"{name}"' if isinstance(name, str) else f"`{type(chosen).__name__}`"
         if not base.rule.has_logits:
-            raise SettingError(
-                f'`estimator` is {told}, but with {base.rule.name} nothing can be forecast. Pass "auto" or "counts".'
-            )
+            cure = 'Pass "auto" or "counts".'
+            if base.rule.is_graded:
+                cure += " Or judge whole samples, by `correctness=mixcd.RightTokens()`."
+            raise SettingError(f"`estimator` is {told}, but with {base.rule.name} nothing can be forecast. {cure}")
         if is_multiple_choice(base.model):
             raise SettingError(
                 f"`estimator` is {told}, which forecasts how the logit of each class moves, but in multiple choice a "

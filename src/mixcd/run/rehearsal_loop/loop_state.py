@@ -12,7 +12,7 @@ from mixcd.words.errors import ResumeError
 from mixcd.words.state_json import decode, encode
 from mixcd.words.vocabulary import Belief, CollateralDamageEstimator, Partition
 
-_FORMAT = 6
+_FORMAT = 7
 _MOST_VALUES = 1 << 20
 
 

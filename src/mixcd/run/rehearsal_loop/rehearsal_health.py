@@ -27,13 +27,15 @@ class Seen:
 
     Args:
         draws: The same draws, weighted by their chances.
+        squares: Σ d² of each bin, d the damage of a sample, shape (bins,): the damaged count, unless damage is graded.
     """
 
     counts: DamageCounts
     draws: DrawSums
+    squares: Floats
 
     def __add__(self, other: "Seen") -> "Seen":
-        return Seen(self.counts + other.counts, self.draws + other.draws)
+        return Seen(self.counts + other.counts, self.draws + other.draws, self.squares + other.squares)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Vitals:
 
 def empty_history(bin_count: int) -> DamageHistory:
     """Return the history before the first step."""
-    zero = Seen(DamageCounts(np.zeros(bin_count), np.zeros(bin_count)), DrawSums())
+    zero = Seen(DamageCounts(np.zeros(bin_count), np.zeros(bin_count)), DrawSums(), np.zeros(bin_count))
     return DamageHistory(0, zero, zero, zero, LiftSums())
 
 
@@ -107,7 +109,7 @@ def add_step(history: DamageHistory, seen: Seen, bin_sizes: Ids) -> DamageHistor
     """Add one step."""
     step_count, total = history.step_count + 1, history.total + seen
     if history.step_count > 0 and history.step_count % WINDOW == 0:
-        closed_windows = history.closed_windows + sum_window(history.recent.counts, bin_sizes)
+        closed_windows = history.closed_windows + sum_window(history.recent.counts, bin_sizes, history.recent.squares)
         return DamageHistory(step_count, total, seen, history.recent, closed_windows)
     return DamageHistory(step_count, total, history.recent + seen, history.earlier, history.closed_windows)
 
@@ -129,7 +131,8 @@ def measure_vitals(
     """
     window = history.recent + history.earlier
     if draws_by_bins:
-        lift = (history.closed_windows + sum_window(history.recent.counts, partition.bin_sizes)).to_lift()
+        current = sum_window(history.recent.counts, partition.bin_sizes, history.recent.squares)
+        lift = (history.closed_windows + current).to_lift()
     else:
         lift = history.total.draws.to_lift()
     top_count = max(1, weights.size // 100)

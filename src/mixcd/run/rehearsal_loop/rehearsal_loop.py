@@ -33,6 +33,7 @@ from mixcd.words.vocabulary import (
     Observation,
     Partition,
     count_damage,
+    grade_damage,
 )
 
 LEAST_LAG = 8
@@ -255,9 +256,9 @@ class RehearsalLoop:
     def _see(self, observation: Observation, chances: Floats) -> Seen:
         ids = observation.sample_ids
         counts = count_damage(self.partition, self._base_correct, observation)
+        damage = grade_damage(self._base_correct, observation)
         cached = self.partition.bin_ids[ids] != UNCACHED_BIN
-        damaged = self._base_correct[ids] & ~observation.correct
-        return Seen(counts, sum_draws(damaged[cached], chances[cached]))
+        return Seen(counts, sum_draws(damage[cached], chances[cached]), self.partition.sum(ids, damage**2))
 
     @cached_property
     def _fixed_identity(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prior_predictions import PriorPredictions
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import judge_by_loss
-from mixcd.matter.fine_tuned_model.prediction_observer import PredictionObserver, read_rehearsed
+from mixcd.matter.fine_tuned_model.prediction_observer import PredictionObserver
 from mixcd.run.rehearsal_loop.rehearsal_health import find_failure_signs
 from mixcd.run.rehearsal_loop.rehearsal_loop import Learnt, RehearsalLoop
 from mixcd.run.rehearsal_loop.shared_arrays import processes_of
@@ -48,11 +48,12 @@ class StepLearner:
         self.last_seen: tuple[int, torch.Tensor, DamageCounts] | None = None
         """The last completed step: its number from 1, the rows it trained on, its counts; None before the first."""
         self._base_loss = None if self.rule.loss_tolerance is None else self.predictions.base_loss
+        self._compare = self.predictions.compare_tokens if self.rule.is_graded else None
         self.reset()
 
     def reset(self) -> None:
         """Forget what training showed so far; the loop is left as it is."""
-        self.observer = PredictionObserver(self.rule, self.loop.estimator.reads_logits)
+        self.observer = PredictionObserver(self.rule, self.loop.estimator.reads_logits, self._compare)
         self.probe_forward_count = 0
         self._warned: set[str] = set()
 
@@ -74,7 +75,7 @@ class StepLearner:
         if len(rows) != planned:
             raise PlanError(self.missing.format(planned=planned, seen=len(rows)))
         probed = self._observe_probe()
-        seen = judge_by_loss(self.rule, read_rehearsed(rows), self._base_loss)
+        seen = judge_by_loss(self.rule, self.observer.read_rehearsed(rows), self._base_loss)
         return self.loop.learn(seen, share_belief, probed), rows
 
     def adopt(self, learnt: Learnt, rows: torch.Tensor) -> DamageCounts:
@@ -95,7 +96,7 @@ class StepLearner:
         ids = choose_probed(self.probe, plan.prior_count, plan.seed, self.loop.steps_done) if self.probe else None
         if ids is None:
             return None
-        observation, forward_count = self.infer_prior().observe(ids, self.loop.estimator.reads_logits)
+        observation, forward_count = self.infer_prior().observe(ids, self._compare, self.loop.estimator.reads_logits)
         self.probe_forward_count += forward_count
         return judge_by_loss(self.rule, observation, self._base_loss)
 

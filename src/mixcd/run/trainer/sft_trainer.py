@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import Trainer
 
-from mixcd.matter.correctness import CorrectnessRule, RightTokens
+from mixcd.matter.correctness import CorrectnessRule, TokenRule
 from mixcd.matter.prior_and_new_data.data_source import make_rows
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError, UnsupportedTrainerError, shorten
@@ -30,7 +30,7 @@ def is_sft_trainer(trainer: Trainer) -> bool:
 
 def expect_fused_head(trainer: Trainer, rule: CorrectnessRule) -> CorrectnessRule:
     """Return the rule that reads this trainer's forward passes, fused or not."""
-    if not isinstance(rule, RightTokens) or not is_sft_trainer(trainer):
+    if not isinstance(rule, TokenRule) or not is_sft_trainer(trainer):
         return rule
     return replace(rule, is_fused=True, is_shifted=True)  # TRL's head shifts the labels itself, whatever the model
 

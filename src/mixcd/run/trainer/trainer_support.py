@@ -11,7 +11,7 @@ from transformers import Trainer
 
 from mixcd.matter.base_model.batched_inference import collate
 from mixcd.matter.base_model.require_apart import require_cache_off
-from mixcd.matter.correctness import CorrectnessRule, RightClass, RightTokens, choose_common_rule, choose_rule
+from mixcd.matter.correctness import CorrectnessRule, RightClass, TokenRule, choose_common_rule, choose_rule
 from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.correctness.right_class import require_known_labels
 from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_padding
@@ -105,7 +105,7 @@ def warn_of_settings(trainer: Trainer) -> None:
 
 def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
     """Say when evaluation decodes in another way than the rule, which judges by what greedy decoding would give."""
-    if not isinstance(rule, RightTokens) or not getattr(trainer.args, "predict_with_generate", False):
+    if not isinstance(rule, TokenRule) or not getattr(trainer.args, "predict_with_generate", False):
         return
     model: Any = trainer.model
     settings = getattr(trainer.args, "generation_config", None) or getattr(model, "generation_config", None)
@@ -160,7 +160,7 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
 def _require_visible_tokens(trainer: Trainer, rule: CorrectnessRule) -> None:
     """Refuse Liger's fused loss before the prior pass: in training it shows no predictions of tokens."""
     fused = (getattr(trainer.args, "liger_kernel_config", None) or {}).get("fused_linear_cross_entropy", True)
-    if isinstance(rule, RightTokens) and getattr(trainer.args, "use_liger_kernel", False) and fused:
+    if isinstance(rule, TokenRule) and getattr(trainer.args, "use_liger_kernel", False) and fused:
         raise UnsupportedTrainerError(
             "`args.use_liger_kernel` computes the loss inside a kernel that shows no predictions of tokens, and "
             'rehearsal reads those off the training step. Set `liger_kernel_config={"fused_linear_cross_entropy": '
