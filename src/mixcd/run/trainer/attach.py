@@ -61,8 +61,8 @@ def attach(
 
     Args:
         trainer: A `transformers.Trainer`, or a subclass of it, for classification of texts, pairs or images, with one
-            label or several; extractive question answering; sequence to sequence; a causal language model; regression.
-            Multiple choice; with a rule that is named, token classification. Or TRL's `SFTTrainer`.
+            label or several; extractive question answering; multiple choice; regression; translation and other sequence
+            to sequence tasks; causal language models; token classification. Or TRL's `SFTTrainer`.
         prior_data: The prior task's samples, prepared like `trainer.train_dataset`: a `datasets.Dataset`, a
             map-style dataset, or a dict of them, whose keys become the column `prior_set`. With `SFTTrainer` they may
             be raw: the trainer prepares them as it does its own. Of a `DatasetDict` with a split for training, splits
@@ -79,9 +79,9 @@ def attach(
             from (partition, predictions) to an estimator.
         correctness: When a prediction is right: a rule, or its name, such as "right-tokens". By default what the model
             and its labels are made for: `RightClass`, `RightLabels` (several labels), `RightSpan` (answers in a text)
-            or `RightTokens` (language models: every target token, which is rare in usual texts: `RightTokens(0.7)` asks
-            for that share of them, and `RightTokens(loss_tolerance=0.1)` for no more than that much loss above the base
-            model's). A regression needs `NearTarget(tolerance)`, token classification `RightTokens(is_shifted=False)`.
+            or `EachToken` (language models and token classification: damage is counted by token, and a sample's is the
+            share of its tokens that were right and no longer are). `RightTokens()` judges whole samples: every target
+            token, or with `RightTokens(0.7)` that share of them. A regression needs `NearTarget(tolerance)`.
         held_out: Prior samples that are never rehearsed, for `evaluate()`. Of a `DatasetDict` with splits for
             evaluation, those for training are left out, with a warning.
         cache_dir: The prediction cache; `_mixcd_cache` in the trainer's `output_dir` by default.
