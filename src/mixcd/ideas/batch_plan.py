@@ -27,6 +27,8 @@ class BatchPlan:
         micro_batch_size: Rows in one forward pass on one process.
         micro_batch_count: Micro-batches a step: processes × gradient accumulation steps.
         seed: The run's seed, from 0 to 2⁶⁴ − 1.
+        by_rows: Whether the mix ratio is a share of the rows, so that every step needs a row of each; else the steps'
+            rows are chosen elsewhere, by their tokens, and only dealt out here.
 
     Raises:
         SettingError: If the mix ratio lies outside (0, 1), or a step would have less than one prior or
@@ -46,6 +48,7 @@ class BatchPlan:
     micro_batch_size: int
     micro_batch_count: int
     seed: int
+    by_rows: bool = True
 
     def __post_init__(self) -> None:
         require_mix_ratio(self.mix_ratio)
@@ -53,7 +56,7 @@ class BatchPlan:
             raise SettingError(f"`seed` is {self.seed}, but it must lie between 0 and 2**64 - 1. Pass one of these.")
         prior_rows = self.mix_ratio * self.block_size  # β · block
         for rows, kind, cure in ((prior_rows, "prior", "larger"), (self.block_size - prior_rows, "new", "smaller")):
-            if round(rows, 9) < 1:
+            if self.by_rows and round(rows, 9) < 1:
                 raise SettingError(
                     f"`mix_ratio` {self.mix_ratio} of a block of {self.block_size} rows leaves {rows:.3g} {kind} rows "
                     f"a step, but every step needs at least 1. Use a {cure} mix ratio or a larger batch."
@@ -80,21 +83,25 @@ class BatchPlan:
             step: The optimizer step, from 0.
             prior_ids: The prior samples drawn for this step, shape (prior_row_count(step),).
         """
-        new_rows = self._new_rows(step)
+        start = step * self.block_size - self._prior_rows_before(step)
+        stop = (step + 1) * self.block_size - self._prior_rows_before(step + 1)
+        return self.deal(self.new_count + prior_ids, self.new_rows(start, stop))
+
+    def deal(self, prior_rows: Ids, new_rows: Ids) -> Ids:
+        """Deal a step's rows out to its micro-batches, the prior ones evenly, shape (block_size,)."""
         parts, taken = [], 0
         for part in range(self.micro_batch_count):
-            prior_rows = self.new_count + prior_ids[part :: self.micro_batch_count]
-            left = taken + self.micro_batch_size - prior_rows.size
-            parts += [prior_rows, new_rows[taken:left]]
+            own_prior_rows = prior_rows[part :: self.micro_batch_count]
+            left = taken + self.micro_batch_size - own_prior_rows.size
+            parts += [own_prior_rows, new_rows[taken:left]]
             taken = left
         return np.concatenate(parts)
 
     def _prior_rows_before(self, step: int) -> int:
         return math.floor(step * self.mix_ratio * self.block_size + 0.5)
 
-    def _new_rows(self, step: int) -> Ids:
-        start = step * self.block_size - self._prior_rows_before(step)
-        stop = (step + 1) * self.block_size - self._prior_rows_before(step + 1)
+    def new_rows(self, start: int, stop: int) -> Ids:
+        """Return the numbers of the new rows from one place in their order to another, shape (stop − start,)."""
         pieces = []
         for epoch in range(start // self.new_count, (stop - 1) // self.new_count + 1):
             offset = epoch * self.new_count

@@ -32,6 +32,26 @@ class Draw:
     chances: Floats
 
 
+@dataclass(frozen=True)
+class Arrivals:
+    """The candidates of a step in the order in which they are drawn, for steps that take as many as they have room for.
+
+    Args:
+        sample_ids: Shape (candidates,).
+        weights: Their drawing weights, which sum to one, shape (candidates,).
+    """
+
+    sample_ids: Ids
+    weights: Floats
+
+    def first(self, draw_count: int) -> Draw:
+        """Return the first to arrive, as `draw` would draw them; all of them again where there are not that many."""
+        count = self.sample_ids.size
+        places = np.arange(draw_count) % count
+        expected = draw_count // count + inclusion_probability(self.weights, draw_count % count)
+        return Draw(self.sample_ids[places], expected[places] * (count / max(1, draw_count)))
+
+
 def draw(
     damage_probability: Callable[[Ids], Floats],
     sample_count: int,
@@ -62,18 +82,58 @@ def draw(
         >>> draw(lambda ids: (ids == 7).astype(float), 10, 1, seed=0, step=0, floor=0.0).sample_ids
         array([7])
     """
-    rng = keyed_generator(seed, step, Stream.DRAWS)
-    candidates, weights = weigh_candidates(
-        damage_probability, sample_count, draw_count, rng=rng, floor=floor, candidates=candidates
-    )
+    candidates, weights, arrivals = _race(damage_probability, sample_count, draw_count, seed, step, floor, candidates)
     whole_count, rest_count = divmod(draw_count, candidates.size)
-    # Gumbel-top-k, as the race it is equal to: the first to arrive are drawn, without replacement.
-    arrivals = rng.standard_exponential(candidates.size) / np.maximum(weights, _LEAST_WEIGHT)
     first = np.argpartition(arrivals, rest_count)[:rest_count]
     chosen = first[np.argsort(arrivals[first])]
     expected = whole_count + inclusion_probability(weights, rest_count)
     places = np.concatenate([*[np.arange(candidates.size)] * whole_count, chosen])
     return Draw(candidates[places], expected[places] * (candidates.size / max(1, draw_count)))
+
+
+def line_up(
+    damage_probability: Callable[[Ids], Floats],
+    sample_count: int,
+    draw_count: int,
+    *,
+    seed: int,
+    step: int,
+    floor: float = FLOOR,
+    candidates: Ids | None = None,
+) -> Arrivals:
+    """Line up the candidates of one step in the order in which they are drawn; arguments are those of `draw`.
+
+    Args:
+        draw_count: How many will be drawn, about: it decides how many candidates there are.
+
+    Example:
+        >>> line_up(lambda ids: (ids == 7).astype(float), 10, 1, seed=0, step=0, floor=0.0).first(1).sample_ids
+        array([7])
+    """
+    candidates, weights, arrivals = _race(damage_probability, sample_count, draw_count, seed, step, floor, candidates)
+    order = np.argsort(arrivals)
+    return Arrivals(candidates[order], weights[order])
+
+
+def _race(
+    damage_probability: Callable[[Ids], Floats],
+    sample_count: int,
+    draw_count: int,
+    seed: int,
+    step: int,
+    floor: float,
+    candidates: Ids | None,
+) -> tuple[Ids, Floats, Floats]:
+    """Return candidates, weights and times of arrival: Gumbel-top-k, as the race it is equal to.
+
+    The first to arrive are drawn, without replacement.
+    """
+    rng = keyed_generator(seed, step, Stream.DRAWS)
+    candidates, weights = weigh_candidates(
+        damage_probability, sample_count, draw_count, rng=rng, floor=floor, candidates=candidates
+    )
+    arrivals = rng.standard_exponential(candidates.size) / np.maximum(weights, _LEAST_WEIGHT)
+    return candidates, weights, arrivals
 
 
 def inclusion_probability(weights: Floats, draw_count: int) -> Floats:

@@ -60,7 +60,7 @@ class RehearsalHandle(ABC):
         self._opener = opener
         plan = opened.loop.plan
         before = math.ceil(plan.new_count / plan.block_size)
-        logger.info("steps per epoch %d → %d, at the same batch size", before, plan.steps_per_epoch)
+        logger.info("steps per epoch %d → %d, at the same batch size", before, opened.loop.steps_per_epoch)
 
     @property
     def partition(self) -> Partition:

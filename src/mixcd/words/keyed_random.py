@@ -20,6 +20,7 @@ class Stream(IntEnum):
     PROBES = 6
     FIRST_ROWS = 7
     SECOND_READINGS = 8
+    PACES = 9
 
 
 def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generator:

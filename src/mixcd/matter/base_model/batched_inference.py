@@ -13,6 +13,7 @@ from mixcd.matter.base_model.token_bits import split_tokens
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import require_all_samples
 from mixcd.matter.model_shape.joined_rows import OWN_TOKENS, mark_own, name_collator, require_known_starts
+from mixcd.matter.prior_and_new_data.packed_rows import count_samples
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError, RehearsalError, UnsupportedTrainerError
 from mixcd.words.vocabulary import Ids
@@ -92,7 +93,7 @@ def collate(collate_fn: Collate, rows: list[Any]) -> Mapping[str, Any]:
             f"The collator returned a {type(batch).__name__}, but mixcd needs a mapping of names to tensors, to find "
             "the labels and to carry the sample ids. Use a collator that returns a dict."
         )
-    require_known_starts(batch, len(rows), name_collator(collate_fn))
+    require_known_starts(batch, sum(map(count_samples, rows)), name_collator(collate_fn))
     return batch
 
 

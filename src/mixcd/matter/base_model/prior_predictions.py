@@ -32,6 +32,7 @@ from mixcd.matter.base_model.token_bits import TokenBits, compare_tokens, join_b
 from mixcd.matter.correctness import CorrectnessRule, RightTokens, choose_rule
 from mixcd.matter.model_shape.model_limits import require_fixed_masks
 from mixcd.matter.prior_and_new_data.fingerprint import fingerprint_rows, fingerprint_tokenizer
+from mixcd.matter.prior_and_new_data.packed_rows import count_tokens
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
 from mixcd.words.errors import DataError, SettingError, shorten
@@ -110,6 +111,14 @@ class PriorPredictions:
     def classes(self) -> Ids:
         """Each sample's class among its logits, shape (cached,): 0, to be right, where predictions are no class."""
         return np.zeros(len(self.correct), dtype=np.int64) if self.prediction is None else self.prediction
+
+    def token_count_of(self, prior: PriorDataset) -> Ids:
+        """Return the input tokens of all prior samples, shape (samples,); those that are not cached are read."""
+        if self.sample_ids.size == self.sample_count:
+            return self.token_count.astype(np.int64)
+        counts = count_tokens(prior)
+        counts[self.sample_ids] = self.token_count
+        return counts
 
     @property
     def base_loss(self) -> Floats:

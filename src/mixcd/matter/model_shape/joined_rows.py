@@ -23,7 +23,7 @@ def find_own(batch: Mapping[str, Any], sample_count: int) -> torch.Tensor | None
     if starts is not None:
         places = torch.arange(batch["input_ids"].shape[-1], device=starts.device)
         return (places >= starts[:-1, None]) & (places < starts[1:, None])
-    if not _is_joined(batch, sample_count) or "position_ids" not in batch:
+    if not is_joined(batch, sample_count) or "position_ids" not in batch:
         return None
     positions = batch["position_ids"]
     numbers = (positions.diff(dim=-1, prepend=positions[:, :1] - 1) != 1).cumsum(-1)  # 0 in the first sample
@@ -41,7 +41,7 @@ def require_known_starts(batch: Mapping[str, Any], sample_count: int, collator_n
     """Refuse a joined row that does not say where each of its samples starts."""
     own = find_own(batch, sample_count)
     if own is None:
-        is_known = not _is_joined(batch, sample_count)
+        is_known = not is_joined(batch, sample_count)
     else:
         is_known = len(own) == sample_count and bool(own.any(-1).all() and own.any(0).all())
     if not is_known:
@@ -59,6 +59,7 @@ def name_collator(collate_fn: Any) -> str:
     return getattr(inner, "__name__", type(inner).__name__)
 
 
-def _is_joined(batch: Mapping[str, Any], sample_count: int) -> bool:
+def is_joined(batch: Mapping[str, Any], sample_count: int) -> bool:
+    """Say whether several samples stand in the one row of a batch."""
     ids = batch.get("input_ids")
     return sample_count > 1 and isinstance(ids, torch.Tensor) and ids.ndim == 2 and len(ids) == 1

@@ -224,7 +224,7 @@ class HandRehearsal(RehearsalHandle):
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps after which every new sample has been seen."""
-        return self._loop.plan.steps_per_epoch
+        return self._loop.steps_per_epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was learnt, as JSON values, for a checkpoint."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mixcd.ideas.packing import Mixture
 from mixcd.run.rehearsal_loop.rehearsal_health import DamageHistory
 from mixcd.words.errors import ResumeError
 from mixcd.words.state_json import decode, encode
@@ -26,6 +27,7 @@ class LoopState:
         beliefs: The beliefs that coming steps are planned with, by the number of steps they rest on.
         history: What was observed and damaged, for the metrics and the failure signs.
         probed: What a probe observed and found damaged on uniformly drawn prior samples.
+        mixture: What the steps done hold, where rows are packed or the mix ratio counts tokens.
     """
 
     steps_done: int
@@ -33,6 +35,7 @@ class LoopState:
     beliefs: Mapping[int, Belief]
     history: DamageHistory
     probed: DamageHistory
+    mixture: Mixture
 
 
 def write_state(
@@ -52,6 +55,7 @@ def write_state(
         "beliefs": {str(step): encode(belief) for step, belief in state.beliefs.items()},
         "history": encode(state.history),
         "probed": encode(state.probed),
+        "mixture": encode(state.mixture),
     }
 
 
@@ -67,6 +71,7 @@ def read_state(stored: Mapping[str, Any], estimator: CollateralDamageEstimator[A
         {int(step): decode(like.beliefs[0], belief) for step, belief in stored["beliefs"].items()},
         decode(like.history, stored["history"]),
         decode(like.probed, stored["probed"]),
+        decode(like.mixture, stored["mixture"]),
     )
 
 

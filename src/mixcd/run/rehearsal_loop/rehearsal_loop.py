@@ -7,11 +7,13 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixcd.ideas.batch_plan import BatchPlan
 from mixcd.ideas.lift import sum_draws
+from mixcd.ideas.packing import Mixture
 from mixcd.ideas.probe import Probe
-from mixcd.ideas.sampling_scheduler import FLOOR, Draw, draw, weigh_candidates
+from mixcd.ideas.sampling_scheduler import FLOOR, Draw, draw, line_up, weigh_candidates
 from mixcd.run.rehearsal_loop.loop_state import (
     LoopState,
     identify_estimator,
@@ -19,6 +21,7 @@ from mixcd.run.rehearsal_loop.loop_state import (
     require_resumable,
     write_state,
 )
+from mixcd.run.rehearsal_loop.packed_plan import PackedPlan
 from mixcd.run.rehearsal_loop.rehearsal_health import Seen, Vitals, add_step, empty_history, measure_vitals
 from mixcd.words.errors import PlanError, SettingError
 from mixcd.words.keyed_random import Stream, keyed_generator
@@ -38,6 +41,22 @@ from mixcd.words.vocabulary import (
 
 LEAST_LAG = 8
 """The default lag, in steps, unless the data loader reads further ahead."""
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A step that was planned.
+
+    Args:
+        block: Its rows, as `RehearsalLoop.block` returns them.
+        mixture: What all steps up to this one hold, where that is counted.
+        observed_count: The samples that it is observed with, new ones, too.
+    """
+
+    draw: Draw
+    block: NDArray[Any]
+    mixture: Mixture
+    observed_count: int
 
 
 @dataclass(frozen=True)
@@ -118,20 +137,21 @@ class RehearsalLoop:
         self.lag = choose_lag(self._wanted_lag, self.look_ahead)
         state = self.estimator.init()
         history = empty_history(self.partition.bin_count)
-        self.state = LoopState(0, state, {0: self.estimator.belief(state)}, history, history)
-        self._planned: dict[int, Draw] = {}
+        self.state = LoopState(0, state, {0: self.estimator.belief(state)}, history, history, Mixture())
+        self._planned: dict[int, _Planned] = {}
 
-    def shape(self, plan: BatchPlan, look_ahead: int) -> None:
+    def shape(self, plan: BatchPlan, look_ahead: int, packed: PackedPlan | None = None) -> None:
         """Fix the shape of the steps; nothing learnt is touched.
 
         Args:
             look_ahead: How many steps the data loader reads ahead.
+            packed: Fills the blocks of the plan, where rows are packed or the mix ratio counts tokens.
 
         Raises:
             SettingError: If the lag is shorter than that.
         """
         lag = choose_lag(self._wanted_lag, look_ahead)
-        self.plan, self.look_ahead = plan, look_ahead
+        self.plan, self.look_ahead, self.packed = plan, look_ahead, packed
         if self.steps_done == 0:
             self.lag = lag
 
@@ -140,14 +160,26 @@ class RehearsalLoop:
         """Completed optimizer steps."""
         return self.state.steps_done
 
-    def block(self, step: int) -> Ids:
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps after which every new row has been seen; about, where the mix ratio counts tokens."""
+        return (self.packed or self.plan).steps_per_epoch
+
+    @property
+    def observed_count(self) -> int:
+        """The samples that the step in progress is observed with: as many as rows, where these are not packed."""
+        planned = self._planned.get(self.steps_done)
+        return planned.observed_count if planned else self.plan.block_size
+
+    def block(self, step: int) -> NDArray[Any]:
         """Plan one step.
 
         Args:
             step: The optimizer step, from 0.
 
         Returns:
-            The row numbers of the step's block, as `BatchPlan.block` orders them.
+            The row numbers of the step's block, as `BatchPlan.block` orders them; where prior samples are packed, a
+            tuple of them for each pack.
 
         Raises:
             PlanError: If the step is done, or lies further ahead than the lag allows.
@@ -160,6 +192,11 @@ class RehearsalLoop:
                 "completes steps. Do not run through it outside `train()`."
             )
         belief = self.state.beliefs[basis]
+        planned = self._plan_rows(step, belief) if self.packed is None else self._pack(self.packed, step, belief)
+        self._planned[step] = planned
+        return planned.block
+
+    def _plan_rows(self, step: int, belief: Belief) -> _Planned:
         drawn = draw(
             partial(self.estimator.damage_probability, belief),
             self.plan.prior_count,
@@ -169,8 +206,28 @@ class RehearsalLoop:
             floor=self.floor,
             candidates=self.estimator.candidates(belief),
         )
-        self._planned[step] = drawn
-        return self.plan.block(step, drawn.sample_ids)
+        return _Planned(drawn, self.plan.block(step, drawn.sample_ids), self.state.mixture, self.plan.block_size)
+
+    def _pack(self, packed: PackedPlan, step: int, belief: Belief) -> _Planned:
+        """Plan a step that takes as many samples as it has room for; it follows on what those before it hold."""
+        arrivals = line_up(
+            partial(self.estimator.damage_probability, belief),
+            self.plan.prior_count,
+            packed.pace.draws_a_step,
+            seed=self.plan.seed,
+            step=step,
+            floor=self.floor,
+            candidates=self.estimator.candidates(belief),
+        )
+        filled, block, observed_count = packed.fill(step, self._mixture_before(step), arrivals)
+        return _Planned(arrivals.first(filled.drawn_count), block, filled.mixture, observed_count)
+
+    def _mixture_before(self, step: int) -> Mixture:
+        if step == self.steps_done:
+            return self.state.mixture
+        if step - 1 not in self._planned:
+            self.block(step - 1)
+        return self._planned[step - 1].mixture
 
     def adopt(self, learnt: Learnt) -> DamageCounts:
         """Complete the step that something was learnt from.
@@ -199,8 +256,8 @@ class RehearsalLoop:
             PlanError: If other samples were observed than were planned.
         """
         planned = self._planned.get(self.steps_done)
-        if planned is None or sorted(planned.sample_ids.tolist()) != sorted(observation.sample_ids.tolist()):
-            planned_count = planned.sample_ids.size if planned else 0
+        if planned is None or sorted(planned.draw.sample_ids.tolist()) != sorted(observation.sample_ids.tolist()):
+            planned_count = planned.draw.sample_ids.size if planned else 0
             raise PlanError(
                 f"Step {self.steps_done} planned {planned_count} prior samples and observed "
                 f"{observation.sample_ids.size}, or others. Every planned row must reach the model once. Check that "
@@ -212,13 +269,13 @@ class RehearsalLoop:
             estimator_state = self.estimator.update(estimator_state, learnt)
         belief = share_belief(self.estimator.belief(estimator_state))
         beliefs = {step: kept for step, kept in self.state.beliefs.items() if step >= done - self.lag}
-        seen = self._see(observation, _in_order_of(observation.sample_ids, planned))
+        seen = self._see(observation, _in_order_of(observation.sample_ids, planned.draw))
         history = add_step(self.state.history, seen, self.partition.bin_sizes)
         probed_history = self.state.probed
         if probed is not None:
             by_probe = self._see(probed, np.ones(probed.sample_ids.size))
             probed_history = add_step(probed_history, by_probe, self.partition.bin_sizes)
-        state = LoopState(done, estimator_state, {**beliefs, done: belief}, history, probed_history)
+        state = LoopState(done, estimator_state, {**beliefs, done: belief}, history, probed_history, planned.mixture)
         return Learnt(state, seen.counts)
 
     def vitals(self) -> Vitals:
@@ -227,7 +284,7 @@ class RehearsalLoop:
         candidates, weights = weigh_candidates(
             partial(self.estimator.damage_probability, belief),
             self.plan.prior_count,
-            self.plan.prior_row_count(self.steps_done),
+            self.packed.pace.draws_a_step if self.packed else self.plan.prior_row_count(self.steps_done),
             rng=keyed_generator(self.plan.seed, self.steps_done, Stream.DRAWS),
             floor=self.floor,
             candidates=self.estimator.candidates(belief),
@@ -270,6 +327,8 @@ class RehearsalLoop:
         return {
             "block size": plan.block_size,
             "mix ratio": plan.mix_ratio,
+            "mix unit": "rows" if plan.by_rows else "tokens",
+            "pack size": self.packed and self.packed.packing.capacity,
             "seed": plan.seed,
             "new sample count": plan.new_count,
             "prior sample count": plan.prior_count,

@@ -22,6 +22,8 @@ from mixcd.words.vocabulary import Belief, DamageCounts, Observation
 logger = logging.getLogger(__name__)
 
 _STEPS_BETWEEN_CHECKS = 10
+_PADDING = -2
+"""The id of rows that only fill up what a process gathers."""
 
 
 @dataclass(eq=False)
@@ -69,9 +71,7 @@ class StepLearner:
         Raises:
             PlanError: If other rows were observed than were planned.
         """
-        rows, planned = self.observer.take(), self.loop.plan.block_size
-        if processes_of(self.accelerator).count > 1:
-            rows = self.accelerator.gather(rows.to(self.accelerator.device))
+        rows, planned = self._gather(self.observer.take()), self.loop.observed_count
         if len(rows) != planned:
             raise PlanError(self.missing.format(planned=planned, seen=len(rows)))
         probed = self._observe_probe()
@@ -89,6 +89,18 @@ class StepLearner:
         if self.loop.steps_done % _STEPS_BETWEEN_CHECKS == 0 and processes_of(self.accelerator).rank == 0:
             self._check()
         return counts
+
+    def _gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Gather what all processes saw; as packed rows hold varying numbers of samples, padded on the way."""
+        if processes_of(self.accelerator).count == 1:
+            return rows
+        rows = rows.to(self.accelerator.device)
+        if self.loop.packed is None:
+            return self.accelerator.gather(rows)  # type: ignore[no-any-return]
+        gathered: torch.Tensor = self.accelerator.gather(
+            self.accelerator.pad_across_processes(rows, dim=0, pad_index=_PADDING)
+        )
+        return gathered[gathered[:, 0] != _PADDING]
 
     def _observe_probe(self) -> Observation | None:
         """Predict the probe's samples with the model as it is now, in the steps in which it is due."""

@@ -18,6 +18,7 @@ from mixcd.run.outcome.held_out import predict_held_out, warn_of_rehearsed
 from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
 from mixcd.run.rehearsal_loop.opening import RehearsalSettings
+from mixcd.run.rehearsal_loop.row_kind import MixUnit, require_mix_unit
 from mixcd.run.trainer.same_as_training import require_same_predictions
 from mixcd.run.trainer.sft_trainer import prepare_raw
 from mixcd.run.trainer.trainer_predictions import inference_of
@@ -37,6 +38,7 @@ def attach(
     prior_data: Any,
     *,
     mix_ratio: float,
+    mix_unit: MixUnit | None = None,
     partition: PartitionStrategy | str | Sequence[str] | None = None,
     estimator: Estimator = "auto",
     correctness: CorrectnessRule | str | None = None,
@@ -67,7 +69,9 @@ def attach(
             map-style dataset, or a dict of them, whose keys become the column `prior_set`. With `SFTTrainer` they may
             be raw: the trainer prepares them as it does its own. Of a `DatasetDict` with a split for training, splits
             for evaluation are left out, with a warning; pass `dict(prior_data)` to rehearse them, too.
-        mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
+        mix_ratio: β, the share of prior samples in what is trained on, inside (0, 1).
+        mix_unit: What it is a share of: "rows", in every batch; or "tokens" that are no padding, over the run, to
+            within the tokens of one row. By default tokens where new rows are packed, else rows.
         partition: How the prior data are cut into bins: a strategy, or its text, such as "column:topic"; several texts
             are combined. `ByPriorLoss(10)` by default, in which damage is then counted, whoever draws.
         estimator: "auto" for what measured best: "drift" in single-label classification; "counts" for other tasks, or
@@ -108,6 +112,7 @@ def attach(
             that is known.
     """
     require_mix_ratio(mix_ratio)
+    require_mix_unit(mix_unit)
     settings = RehearsalSettings(partition, estimator, floor, features, cache_columns, probe, lag)
     require_supported(trainer)
     warn_of_settings(trainer)
@@ -119,10 +124,10 @@ def attach(
     opening = settings.open(infer(prior), folder)
     seeds = (seed, trainer.args.data_seed, trainer.args.seed)
     first_seed = next(given for given in seeds if given is not None)
-    seam = TrainerSeam(trainer, prior, rule, mix_ratio, first_seed, lag, probe)
+    seam = TrainerSeam(trainer, prior, rule, mix_ratio, first_seed, lag, probe, mix_unit)
     held_out_data = collect_held_out(trainer, held_out, opening.strategy.column_names)
     predictions = opening.predict(LEAST_SHARE_RIGHT)
-    require_same_predictions(trainer, prior, predictions, rule)
+    require_same_predictions(trainer, prior, predictions, rule, packs=seam.row_kind.capacity is not None)
     held_out_predictions = predict_held_out(infer, held_out_data, folder)
     if trainer.is_world_process_zero():
         warn_of_rehearsed(predictions, held_out_predictions)

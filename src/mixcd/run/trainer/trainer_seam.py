@@ -18,10 +18,13 @@ from mixcd.matter.base_model.prior_predictions import PREPROCESSING_ROWS, PriorP
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.fine_tuned_model.mixed_batch import SAMPLE_IDS, MixedDataset, TaggingCollator
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.rehearsal_loop.packed_plan import RowTokens, make_packed_plan, measure_rows
 from mixcd.run.rehearsal_loop.plan_sampler import PlanSampler
 from mixcd.run.rehearsal_loop.rehearsal_loop import Learnt, RehearsalLoop, choose_lag
+from mixcd.run.rehearsal_loop.row_kind import MixUnit
 from mixcd.run.rehearsal_loop.shared_arrays import broadcast_arrays
 from mixcd.run.rehearsal_loop.step_learner import StepLearner
+from mixcd.run.trainer.trainer_packing import find_row_kind
 from mixcd.run.trainer.trainer_predictions import aligned_model, inference_of
 from mixcd.run.trainer.trainer_support import SHADOWED, collator_of
 from mixcd.words.errors import PlanError, ResumeError, UnsupportedTrainerError, shorten
@@ -52,6 +55,7 @@ class TrainerSeam:
     seed: int
     lag: int | None
     probe: Probe | None
+    mix_unit: MixUnit | None = None
 
     def __post_init__(self) -> None:
         self.batch_sample_ids = torch.zeros(0, dtype=torch.int64)
@@ -59,7 +63,9 @@ class TrainerSeam:
         """Whether this process was asked to stop after the step in progress, and whether the first one was."""
         self._learnt: tuple[Learnt, torch.Tensor] | None = None
         self._new_data: Any = self.trainer.train_dataset
-        self._mixed_data = MixedDataset(self._new_data, self.prior)
+        self.row_kind = find_row_kind(self.trainer, self.prior, collator_of(self.trainer, self._new_data))
+        """What the trainer's rows hold."""
+        self._mixed_data = MixedDataset(self._new_data, self.prior, self.row_kind.told_apart)
         self._make_loader = self.trainer.get_train_dataloader
         self._step = self.trainer.training_step
         choose_lag(self.lag, self._look_ahead())
@@ -79,9 +85,10 @@ class TrainerSeam:
             accelerator=self.trainer.accelerator,
             missing=_MISSING,
         )
+        self._tokens = self._measure_rows(predictions)
         self._sampler = PlanSampler(loop)
         self._callback = RehearsalCallback(self)
-        loop.shape(self._plan(), self._look_ahead())
+        self._shape()
         setattr(self.trainer, "get_train_dataloader", self.get_train_dataloader)  # noqa: B010
         setattr(self.trainer, "training_step", self.training_step)  # noqa: B010
         self.trainer.add_callback(self._callback)
@@ -99,8 +106,7 @@ class TrainerSeam:
                 "`trainer.train_dataset` was replaced after `attach`, which planned for the previous data set. "
                 "Rehearsal mixes into the data it was attached with. `detach()`, then attach again."
             )
-        plan = self._plan()
-        self.loop.shape(plan, self._look_ahead())
+        plan = self._shape()
         loader = self._make_mixed_loader()
         batches = self._require_plain_loader(loader, plan)
         if hasattr(loader, "set_sampler"):
@@ -136,7 +142,7 @@ class TrainerSeam:
         if steps_done:
             self.loop.restore(stored, steps_done)
             if not ignore_data_skip:
-                self._sampler.skipped_steps = steps_done % self.loop.plan.steps_per_epoch
+                self._sampler.skipped_steps = steps_done % self.loop.steps_per_epoch
 
     def commit(self) -> None:
         """Complete a step: what its last training step learnt counts from here on, or is learnt now after a probe."""
@@ -179,7 +185,21 @@ class TrainerSeam:
             micro_batch_size=trainer.get_total_train_batch_size(args) // micro_batch_count,
             micro_batch_count=micro_batch_count,
             seed=self.seed,
+            by_rows=not self.row_kind.counts_tokens(self.mix_unit),
         )
+
+    def _shape(self) -> BatchPlan:
+        plan = self._plan()
+        packed = None if self._tokens is None else make_packed_plan(plan, self.row_kind, self._tokens)
+        self.loop.shape(plan, self._look_ahead(), packed)
+        return plan
+
+    def _measure_rows(self, predictions: PriorPredictions) -> RowTokens | None:
+        """Return how long all rows are, where the plan depends on it."""
+        if not (self.row_kind.told_apart or self.row_kind.counts_tokens(self.mix_unit)):
+            return None
+        prior_tokens = predictions.token_count_of(self.prior)
+        return measure_rows(self.row_kind, self._new_data, prior_tokens, aligned_model(self.trainer), self.prior.name)
 
     def _look_ahead(self) -> int:
         args = self.trainer.args

@@ -16,11 +16,13 @@ from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.correctness.right_class import require_known_labels
 from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_padding
 from mixcd.matter.prior_and_new_data.label_names import count_classes, require_same_numbers
+from mixcd.matter.prior_and_new_data.packed_rows import SEQ_LENGTHS, unpack_rows
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_held_out
 from mixcd.run.outcome.held_out import name_held_out
 from mixcd.run.trainer.followed_trainers import require_followed
 from mixcd.run.trainer.sft_trainer import expect_fused_head, is_sft_trainer, prepare_raw, require_same_targets
+from mixcd.run.trainer.trainer_packing import require_whole_samples
 from mixcd.words.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ def require_supported(trainer: Trainer) -> None:
             the rows; says which.
     """
     require_followed(trainer)
+    require_whole_samples(trainer)
     shadowed = [name for name in SHADOWED if name in vars(trainer)]
     if shadowed:
         raise AlreadyAttachedError(
@@ -53,7 +56,6 @@ def require_supported(trainer: Trainer) -> None:
     for refused, setting, reason, cure in (
         (strategy != "random", f'train_sampling_strategy="{strategy}"', "orders the rows itself", 'Use "random"'),
         (dispatches, "`dispatch_batches` or `split_batches`", "splits batches after they are drawn", "Turn them off"),
-        (getattr(args, "packing", False), "`packing=True`", "mixes samples in one row", "Pass `packing=False`"),
         (
             joins and (not is_sft_trainer(trainer) or getattr(args, "pad_to_multiple_of", None)),
             "`padding_free=True`" + (" with `pad_to_multiple_of`" if is_sft_trainer(trainer) else ""),
@@ -188,7 +190,9 @@ def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, .
     """
     if held_out is not None:
         held_out = prepare_raw(trainer, choose_held_out(held_out, "held_out"), "held_out")
-    new = None if isinstance(trainer.eval_dataset, Mapping) else trainer.eval_dataset
+    new: Any = None if isinstance(trainer.eval_dataset, Mapping) else trainer.eval_dataset
+    if SEQ_LENGTHS in (getattr(new, "column_names", None) or ()):
+        new = unpack_rows(new)  # samples are judged one by one
     return name_held_out(held_out, new, "trainer.eval_dataset", column_names)
 
 
