@@ -350,12 +350,14 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
     loop = make_loop()
     train(loop, 10)
     stored = store(loop)
-    assert set(stored) == {"format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history", "probed"}
-    assert (stored["format"], stored["lag"], stored["steps_done"]) == (7, 8, 10)
+    assert set(stored) == {"format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history", "probed", "mixture"}
+    assert (stored["format"], stored["lag"], stored["steps_done"]) == (8, 8, 10)
     assert list(stored["beliefs"]) == [str(step) for step in range(2, 11)]
     assert stored["identity"] == {
         "block size": 8,
         "mix ratio": 0.3,
+        "mix unit": "rows",
+        "pack size": None,
         "seed": 5,
         "new sample count": 30,
         "prior sample count": 40,
@@ -480,7 +482,7 @@ def test_a_checkpoint_of_another_format_is_refused(version):
     original = make_loop()
     message = refusal_to_resume({**store(original), "format": version}, make_loop(), 0)
     assert message == (
-        f"The checkpoint's rehearsal state has format {version}, but this version of mixcd reads format 7. Resume with "
+        f"The checkpoint's rehearsal state has format {version}, but this version of mixcd reads format 8. Resume with "
         "the version of mixcd that wrote it, or start afresh."
     )
 

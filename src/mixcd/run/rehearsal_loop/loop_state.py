@@ -13,7 +13,7 @@ from mixcd.words.errors import ResumeError
 from mixcd.words.state_json import decode, encode
 from mixcd.words.vocabulary import Belief, CollateralDamageEstimator, Partition
 
-_FORMAT = 7
+_FORMAT = 8
 _MOST_VALUES = 1 << 20
 
 
