@@ -97,7 +97,7 @@ class Packing:
         for _ in range(self.block_size):
             behind = now.error(self.mix_ratio) < 0
             if behind if prior_row_count is None else len(packs.samples) < prior_row_count:
-                count, tokens = self._fill_one(packs, arriving, drawn)
+                count, tokens = self._fill_one(packs, arriving, drawn, bounded=prior_row_count is None)
                 drawn += count
                 now = replace(now, prior_tokens=now.prior_tokens + tokens, all_tokens=now.all_tokens + tokens)
             else:
@@ -106,20 +106,23 @@ class Packing:
                 now = replace(now, new_row_count=now.new_row_count + 1, all_tokens=now.all_tokens + tokens)
         return FilledStep([tuple(pack) for pack in packs.samples], taken, drawn, now)
 
-    def _fill_one(self, packs: "_Packs", arriving: Ids, drawn: int) -> tuple[int, int]:
-        """Open one more prior row, and place as many samples as fit, of no more tokens than it holds.
+    def _fill_one(self, packs: "_Packs", arriving: Ids, drawn: int, bounded: bool) -> tuple[int, int]:
+        """Open one more prior row, and place as many samples as fit in all that are open.
+
+        Args:
+            bounded: Whether they may have no more tokens than one row holds.
 
         Returns:
             How many samples were placed, and their tokens.
         """
-        first_tokens = int(self.prior_tokens[arriving[drawn % len(arriving)]])
-        capacity = first_tokens if self.capacity is None else self.capacity
-        packs.open(capacity)
-        count = placed = 0
+        first_id = int(arriving[drawn % len(arriving)])
+        placed, count = int(self.prior_tokens[first_id]), 1
+        capacity = placed if self.capacity is None else self.capacity
+        packs.open(first_id, capacity - placed)
         while True:
             sample_id = int(arriving[(drawn + count) % len(arriving)])
             tokens = int(self.prior_tokens[sample_id])
-            if placed + tokens > capacity or not packs.place(sample_id, tokens):
+            if (bounded and placed + tokens > capacity) or not packs.place(sample_id, tokens):
                 return count, placed
             count, placed = count + 1, placed + tokens
 
@@ -131,9 +134,10 @@ class _Packs:
         self.samples: list[list[int]] = []
         self._rooms: list[tuple[int, int]] = []  # of each row, by room
 
-    def open(self, capacity: int) -> None:
-        insort(self._rooms, (capacity, len(self.samples)))
-        self.samples.append([])
+    def open(self, sample_id: int, room: int) -> None:
+        """Open a row for a sample, with room left after it."""
+        insort(self._rooms, (room, len(self.samples)))
+        self.samples.append([sample_id])
 
     def place(self, sample_id: int, tokens: int) -> bool:
         """Place a sample in the row with the least room that is enough; say whether there is one."""

@@ -350,7 +350,9 @@ def test_the_state_holds_what_a_resumed_run_needs_and_nothing_else():
     loop = make_loop()
     train(loop, 10)
     stored = store(loop)
-    assert set(stored) == {"format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history", "probed", "mixture"}
+    assert set(stored) == {
+        *("format", "identity", "lag", "steps_done", "estimator_state", "beliefs", "history", "probed", "mixture"),
+    }
     assert (stored["format"], stored["lag"], stored["steps_done"]) == (8, 8, 10)
     assert list(stored["beliefs"]) == [str(step) for step in range(2, 11)]
     assert stored["identity"] == {

@@ -127,7 +127,7 @@ def attach(
     seam = TrainerSeam(trainer, prior, rule, mix_ratio, first_seed, lag, probe, mix_unit)
     held_out_data = collect_held_out(trainer, held_out, opening.strategy.column_names)
     predictions = opening.predict(LEAST_SHARE_RIGHT)
-    require_same_predictions(trainer, prior, predictions, rule, packs=seam.row_kind.capacity is not None)
+    require_same_predictions(trainer, prior, predictions, rule)
     held_out_predictions = predict_held_out(infer, held_out_data, folder)
     if trainer.is_world_process_zero():
         warn_of_rehearsed(predictions, held_out_predictions)

@@ -31,19 +31,15 @@ _TOLERANCE, _TOLERANCE_IN_16_BITS = 1e-3, 0.1
 
 
 def require_same_predictions(
-    trainer: Trainer, data: PriorDataset, predictions: PriorPredictions, rule: CorrectnessRule, *, packs: bool = False
+    trainer: Trainer, data: PriorDataset, predictions: PriorPredictions, rule: CorrectnessRule
 ) -> None:
     """Refuse base predictions that the trainer itself would not make: its own step predicts a few rows.
 
     The shortest rows and the longest are predicted alone, by `trainer.prediction_step` and as the prior pass does.
     Rows whose predictions depend on the padding beside them are warned of. Nothing of the trainer is changed.
 
-    Args:
-        packs: Whether prior samples are packed, so that batches join them.
-
     Raises:
-        UnsupportedTrainerError: If the trainer's step predicts differently from the prior pass; or samples that are
-            packed attend to each other.
+        UnsupportedTrainerError: If the trainer's step predicts differently from the prior pass.
         CacheError: If the cache holds other predictions than the model makes.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -60,13 +56,6 @@ def require_same_predictions(
         together = check.predict(ids)
         own = [check.predict_by_trainer(row) for row in data.rows(ids.tolist())]
     _require_own(check, ids, alone, [[loss for loss, _ in passes] for passes in own])
-    if packs and check.differ(alone, together).any():
-        raise UnsupportedTrainerError(
-            "The samples of a packed row attend to each other, so that what the model predicts for one depends on "
-            f"those before it: {check.say(ids, alone, together)} in a row with others. That is not damage. "
-            'Load the model with an attention that keeps them apart, such as `attn_implementation="sdpa"` or '
-            '"flash_attention_2", or pass `packing=False`.'
-        )
     if check.differ(alone, together).any():
         logger.warning(
             "What the model predicts for a row depends on the padding beside it: %s in a batch with longer rows. Such "
