@@ -304,7 +304,6 @@ def test_a_preparation_that_changed_names_the_public_ways_out(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"packing": True, "packing_strategy": "wrapped"}, "`packing=True`, which mixes samples in one row"),
         ({"padding_free": True, "max_length": None, "pad_to_multiple_of": 8}, "`padding_free=True` with `pad_to_mul"),
     ],
 )
