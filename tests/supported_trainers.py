@@ -10,6 +10,7 @@ from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import DataCollatorWithFlattening
 
 import mixcd
+from tiny_packed import make_packing_trainer, make_texts
 from tiny_sft import make_model as make_chat_model
 from tiny_sft import make_rows as make_chats
 from tiny_sft import make_sft_trainer
@@ -72,6 +73,13 @@ def _sft(kind="chat", **settings):
     return make_trainer, lambda: make_chats(100, "prior", kind=kind), rule
 
 
+def _packed(**settings):
+    def make_trainer(folder, changes):
+        return make_packing_trainer(folder, eval_dataset=make_texts(20, seed=4), **settings, **changes)
+
+    return make_trainer, lambda: make_texts(100, seed=1), None
+
+
 TRAINERS = {
     **{f"{FAMILIES[name].trainer_class.__name__}, {name}": lambda name=name: _family(name) for name in FAMILIES},
     "Trainer, classification, LoRA": lambda: _family("classification", LORA),
@@ -87,6 +95,8 @@ TRAINERS = {
     "SFTTrainer, prompts and completions": lambda: _sft("completion"),
     "SFTTrainer, text": lambda: _sft("text"),
     "SFTTrainer, padding-free": lambda: _sft(assistant_only_loss=True, padding_free=True, max_length=None),
+    "SFTTrainer, packing": _packed,
+    "SFTTrainer, wrapped packing": lambda: _packed(packing_strategy="wrapped"),
     "SFTTrainer, gradient checkpointing": lambda: _sft(assistant_only_loss=True, gradient_checkpointing=True),
 }
 

@@ -80,6 +80,11 @@ class Packing:
     prior_tokens: Ids
     capacity: int | None
 
+    @property
+    def longest_row(self) -> int:
+        """The tokens of the longest row, new or prior: the mix ratio is exact to within so many."""
+        return int(max(self.new_tokens.max(), self.capacity or self.prior_tokens.max()))
+
     def fill(self, before: Mixture, new_rows: Ids, arriving: Ids, prior_row_count: int | None = None) -> FilledStep:
         """Choose the rows of the step that follows.
 

@@ -12,6 +12,7 @@ from mixcd.edge.config.toml_file import Section, read_section
 from mixcd.ideas.collateral_damage_estimator import AUTO, ESTIMATORS
 from mixcd.ideas.partition_strategy import parse_partition, partition_examples
 from mixcd.ideas.probe import Probe
+from mixcd.run.rehearsal_loop.row_kind import MixUnit
 from mixcd.words.errors import nearest_name
 from mixcd.words.vocabulary import EstimatorSettings, PartitionStrategy
 
@@ -58,7 +59,11 @@ class ProbeConfig(Section):
 class RehearsalConfig(Section):
     """How prior samples are rehearsed."""
 
-    mix_ratio: float = Field(gt=0, lt=1, description="Share of prior samples in every batch, β.")
+    mix_ratio: float = Field(gt=0, lt=1, description="Share of prior samples in what is trained on, β.")
+    mix_unit: MixUnit | None = Field(
+        None,
+        description="What it is a share of: rows, or tokens; tokens by default where new rows are packed, else rows.",
+    )
     partition: list[str] | None = Field(
         None,
         min_length=1,

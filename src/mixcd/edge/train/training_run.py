@@ -252,6 +252,7 @@ def attach_rehearsal(config: Config, setup: RunSetup) -> Rehearsal:
         setup.trainer,
         setup.prior,
         mix_ratio=wanted.mix_ratio,
+        mix_unit=wanted.mix_unit,
         partition=config.partition if wanted.partition else None,
         estimator=config.estimator,
         correctness=setup.correctness,

@@ -31,8 +31,10 @@ class _Run:
     """What one training showed.
 
     Args:
-        blocks: The row numbers of each step.
+        blocks: The row numbers of each step; those of a pack's samples one by one.
         observed: The rehearsed samples that each step observed.
+        mix_error: By how many tokens the prior data are ahead of their share, and the tokens of the longest row; None
+            where the mix ratio counts rows.
         counts: Observed and damaged samples of each bin.
         forward_count: Forward passes with gradients.
         seen_count: Those that were observed.
@@ -45,6 +47,7 @@ class _Run:
     forward_count: int
     seen_count: int
     new_count: int
+    mix_error: tuple[float, int] | None
 
 
 def check_trainer(
@@ -127,7 +130,15 @@ def _train(
         forwards.count,
         rehearsal.forward_count,
         new_count,
+        _measure_mix(rehearsal),
     )
+
+
+def _measure_mix(rehearsal: Rehearsal) -> tuple[float, int] | None:
+    loop = rehearsal._loop
+    if loop.packed is None or loop.plan.by_rows:
+        return None
+    return loop.state.mixture.error(MIX_RATIO), loop.packed.packing.longest_row
 
 
 def _attach(trainer: Trainer, prior_data: Any, correctness: Rule, held_out: Any = None) -> Rehearsal:
@@ -144,7 +155,7 @@ def _record(rehearsal: Rehearsal) -> tuple[dict[int, list[int]], list[list[int]]
     def block(step: int) -> Any:
         planned = plan(step)
         if step < STEPS:
-            blocks[step] = planned.tolist()
+            blocks[step] = [one for row in planned.tolist() for one in (row if isinstance(row, tuple) else (row,))]
         return planned
 
     def record(observation: Any, *rest: Any) -> Any:
@@ -169,6 +180,12 @@ def _find_extra_forwards(run: _Run) -> str:
 
 
 def _find_other_mix(run: _Run) -> str:
+    if run.mix_error is not None:
+        error, longest = run.mix_error
+        ahead = (
+            f"the prior data are {error:.0f} tokens ahead of their share, more than the {longest} of the longest row"
+        )
+        return ahead if abs(error) > longest else ""
     shares = [sum(number >= run.new_count for number in block) for block in run.blocks.values()]
     rows = sum(len(block) for block in run.blocks.values())
     if abs(sum(shares) - MIX_RATIO * rows) > 1 or max(shares) - min(shares) > 1:

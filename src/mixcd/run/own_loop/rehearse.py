@@ -26,7 +26,9 @@ from mixcd.run.outcome.held_out import name_held_out, predict_held_out, warn_of_
 from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
 from mixcd.run.rehearsal_loop.opening import RehearsalSettings
+from mixcd.run.rehearsal_loop.packed_plan import make_packed_plan, measure_rows
 from mixcd.run.rehearsal_loop.plan_sampler import EpochSampler
+from mixcd.run.rehearsal_loop.row_kind import MixUnit, look_at_rows, require_mix_unit
 from mixcd.run.rehearsal_loop.shared_arrays import broadcast_arrays, processes_of
 from mixcd.run.rehearsal_loop.step_learner import StepLearner
 from mixcd.words.errors import PlanError, SettingError
@@ -45,6 +47,7 @@ def rehearse(
     cache_dir: str | Path,
     *,
     mix_ratio: float,
+    mix_unit: MixUnit | None = None,
     batch_size: int,
     collate_fn: Collate,
     accumulation_steps: int = 1,
@@ -75,7 +78,8 @@ def rehearse(
         prior_data: The prior task's, prepared alike; or a dict of data sets. Of a `DatasetDict` with a split for
             training, splits for evaluation are left out.
         cache_dir: The prediction cache.
-        mix_ratio: β, the share of prior samples in every batch, inside (0, 1).
+        mix_ratio: β, the share of prior samples in what is trained on, inside (0, 1).
+        mix_unit: What it is a share of: "rows" or "tokens", as in `attach`.
         batch_size: Rows in one forward pass on one process.
         collate_fn: Makes a batch, with the labels in it, of a list of rows.
         accumulation_steps: Batches that one optimizer step learns from, on one process.
@@ -99,6 +103,7 @@ def rehearse(
     Raises:
         RehearsalError: As in `attach`.
     """
+    require_mix_unit(mix_unit)
     settings = RehearsalSettings(partition, estimator, floor, features, cache_columns, probe, lag)
     folder = Path(cache_dir)
     model = _unwrap(model)
@@ -111,7 +116,9 @@ def rehearse(
     require_same_numbers(model, new, prior)
     require_cache_off(model, prior, collate_fn)
     processes = processes_of(accelerator)
-    plan = BatchPlan(len(new), len(prior), mix_ratio, batch_size, accumulation_steps * processes.count, seed)
+    kind = look_at_rows(new_data, prior, collate_fn)
+    by_rows = not kind.counts_tokens(mix_unit)
+    plan = BatchPlan(len(new), len(prior), mix_ratio, batch_size, accumulation_steps * processes.count, seed, by_rows)
 
     def infer(data: PriorDataset) -> Inference:
         autocast = nullcontext if accelerator is None else accelerator.autocast
@@ -124,9 +131,14 @@ def rehearse(
     if processes.rank == 0:
         warn_of_rehearsed(predictions, held_out_predictions)
     loop = opening.make_loop(predictions)
-    loop.shape(plan, look_ahead=1)
+    packed = None
+    if kind.depends_on_tokens(mix_unit):
+        packed = make_packed_plan(plan, kind, measure_rows(kind, new_data, new.name, prior, predictions, model))
+    loop.shape(plan, 1, packed)
     opened = Opened(opening.strategy, prior, rule, infer, predictions, held_out_predictions, loop)
-    return HandRehearsal(opened, MixedDataset(new_data, prior), TaggingCollator(collate_fn), probe, accelerator)
+    return HandRehearsal(
+        opened, MixedDataset(new_data, prior, kind.told_apart), TaggingCollator(collate_fn), probe, accelerator
+    )
 
 
 class HandRehearsal(RehearsalHandle):
@@ -173,7 +185,7 @@ class HandRehearsal(RehearsalHandle):
         plan = self._loop.plan
         batches_ahead = 1 + num_workers * (prefetch_factor or 2)
         steps_ahead = -(-batches_ahead * processes_of(self._learner.accelerator).count // plan.micro_batch_count)
-        self._loop.shape(plan, steps_ahead)
+        self._loop.shape(plan, steps_ahead, self._loop.packed)
         return DataLoader(
             self.data,
             batch_size=plan.micro_batch_size,

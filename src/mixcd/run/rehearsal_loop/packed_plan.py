@@ -11,8 +11,10 @@ from torch.nn import Module
 from mixcd.ideas.batch_plan import BatchPlan
 from mixcd.ideas.packing import FilledStep, Mixture, Pace, Packing, measure_pace
 from mixcd.ideas.sampling_scheduler import Arrivals
+from mixcd.matter.base_model.prior_predictions import PriorPredictions
 from mixcd.matter.model_shape.model_limits import require_fitting
 from mixcd.matter.prior_and_new_data.packed_rows import count_tokens, measure_samples
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.rehearsal_loop.row_kind import RowKind
 from mixcd.words.errors import DataError, shorten
 from mixcd.words.vocabulary import Ids
@@ -33,27 +35,29 @@ class RowTokens:
     prior: Ids
 
 
-def measure_rows(kind: RowKind, new_data: Any, prior_tokens: Ids, model: Module, prior_name: str) -> RowTokens:
-    """Measure all rows once, and refuse those that are too long.
+def measure_rows(
+    kind: RowKind, new_data: Any, new_name: str, prior: PriorDataset, predictions: PriorPredictions, model: Module
+) -> RowTokens:
+    """Measure all rows once, and refuse those that are too long; prior samples were measured by the prior pass.
 
     Args:
-        prior_tokens: Tokens of each prior sample, as they are cached, shape (prior,).
+        new_name: What messages call the new data.
 
     Raises:
         DataError: If a new row has a sample longer than the model's positions, or a prior sample fits in no pack.
     """
-    new_tokens = count_tokens(new_data)
+    new_tokens, prior_tokens = count_tokens(new_data), predictions.token_count_of(prior)
     samples, longest = measure_samples(new_data) if kind.told_apart else (np.ones_like(new_tokens), new_tokens)
     if kind.packed:
-        require_fitting(model, longest.tolist(), np.arange(len(longest)), "trainer.train_dataset")
+        require_fitting(model, longest.tolist(), np.arange(len(longest)), new_name)
     too_long = np.flatnonzero(prior_tokens > (kind.capacity or np.inf))
     if too_long.size:
         raise DataError(
-            f"`{prior_name}` has {too_long.size} samples longer than a packed row of {kind.capacity} tokens, up to "
+            f"`{prior.name}` has {too_long.size} samples longer than a packed row of {kind.capacity} tokens, up to "
             f"{prior_tokens.max()} tokens: {shorten(too_long)}. Prior samples are packed whole. Truncate them, or "
             "raise `max_length`, which new rows are packed to."
         )
-    return RowTokens(new_tokens, samples, prior_tokens.clip(1).astype(np.int64))
+    return RowTokens(new_tokens, samples, prior_tokens.clip(1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,10 @@ class RowKind:
     told_apart: bool = False
     capacity: int | None = None
 
+    def depends_on_tokens(self, mix_unit: MixUnit | None) -> bool:
+        """Whether a plan must know how long rows are: to mix or pack by it, or to know how many samples to expect."""
+        return self.told_apart or self.counts_tokens(mix_unit)
+
     def counts_tokens(self, mix_unit: MixUnit | None) -> bool:
         """Whether the mix ratio is a share of the tokens: where that is asked for, or rows are packed."""
         return self.packed if mix_unit is None else mix_unit == "tokens"

@@ -196,10 +196,10 @@ class TrainerSeam:
 
     def _measure_rows(self, predictions: PriorPredictions) -> RowTokens | None:
         """Return how long all rows are, where the plan depends on it."""
-        if not (self.row_kind.told_apart or self.row_kind.counts_tokens(self.mix_unit)):
+        kind, model = self.row_kind, aligned_model(self.trainer)
+        if not kind.depends_on_tokens(self.mix_unit):
             return None
-        prior_tokens = predictions.token_count_of(self.prior)
-        return measure_rows(self.row_kind, self._new_data, prior_tokens, aligned_model(self.trainer), self.prior.name)
+        return measure_rows(kind, self._new_data, "trainer.train_dataset", self.prior, predictions, model)
 
     def _look_ahead(self) -> int:
         args = self.trainer.args

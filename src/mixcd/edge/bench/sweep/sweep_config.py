@@ -16,6 +16,7 @@ from mixcd.edge.train.arguments import check_arguments
 from mixcd.ideas.collateral_damage_estimator import AUTO
 from mixcd.ideas.partition_strategy import parse_partition, partition_examples
 from mixcd.run.rehearsal_loop.estimator_choice import FEATURES
+from mixcd.run.rehearsal_loop.row_kind import MixUnit
 from mixcd.words.errors import SettingError, end_sentence, nearest_name, shorten
 
 SWEEP_FORMAT = 1
@@ -61,6 +62,7 @@ class MethodConfig(Section):
     estimator: str | None = Field(None, description=f"Who says what to rehearse: {', '.join((AUTO, *ESTIMATORS))}.")
     settings: dict[str, Any] = Field({}, description="Changes to the estimator's settings.")
     partition: list[str] | None = Field(None, min_length=1, description=f"The bins: {partition_examples()}.")
+    mix_unit: MixUnit | None = Field(None, description="What the mix ratio is a share of: rows, or tokens.")
     floor: float | None = Field(None, ge=0, le=1, description="Share of the draws that ignores the belief.")
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
     features: int | None = Field(None, ge=1, description="Features a sample to cache.")

@@ -9,6 +9,7 @@ from mixcd.edge.config.named_settings import make_settings
 from mixcd.ideas.collateral_damage_estimator import AUTO
 from mixcd.ideas.collateral_damage_estimator import ESTIMATORS as PRODUCT_ESTIMATORS
 from mixcd.ideas.partition_strategy import ByColumn, ByPriorLoss
+from mixcd.run.rehearsal_loop.row_kind import MixUnit
 from mixcd.words.vocabulary import EstimatorSettings, PartitionStrategy
 
 
@@ -20,6 +21,7 @@ class Method:
         estimator: Who says what to rehearse: a name of `attach`, or one of the rivals; None for no rehearsal.
         settings: Changes to the estimator's own settings, for those that have some.
         partition: The bins; None for the default, which leaves "auto" its choice.
+        mix_unit: What the mix ratio is a share of; None for the default.
         floor: ε of the draws; None for the estimator's own.
         lag: In steps; None for the default.
         features: Features a sample to cache; None for the default.
@@ -34,6 +36,7 @@ class Method:
     estimator: str | None = "uniform"
     settings: Mapping[str, Any] = field(default_factory=dict)
     partition: PartitionStrategy | None = None
+    mix_unit: MixUnit | None = None
     floor: float | None = None
     lag: int | None = None
     features: int | None = None

@@ -209,6 +209,7 @@ def _attach(trainer: Trainer, task: SweepTask, spec: RunSpec, probe: Probe | Non
         trainer,
         task.prior,
         mix_ratio=spec.mix_ratio,
+        mix_unit=method.mix_unit,
         partition=method.partition,
         estimator=choose_estimator(method),
         correctness=task.correctness,
