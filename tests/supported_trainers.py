@@ -10,6 +10,7 @@ from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import DataCollatorWithFlattening
 
 import mixcd
+from kernel_losses import HIDDEN
 from tiny_packed import make_packing_trainer, make_texts
 from tiny_sft import make_model as make_chat_model
 from tiny_sft import make_rows as make_chats
@@ -28,12 +29,14 @@ def _train_base(name):
         return FAMILIES[name].train_base(Path(folder))
 
 
-def _family(name, adapter=None, **settings):
+def _family(name, adapter=None, hidden=None, **settings):
+    """A family's trainer; `hidden` names a model in its place that shows no logits in training."""
     family = FAMILIES[name]
 
     def make_trainer(folder, changes):
         weights = _train_base(name)
         model = family.make_model()
+        model = model if hidden is None else HIDDEN[hidden](model.config)
         model.load_state_dict(weights)
         torch.manual_seed(0)  # an adapter's weights are random
         if adapter is not None:
@@ -42,6 +45,10 @@ def _family(name, adapter=None, **settings):
         return family.make_trainer(model, data, folder, eval_dataset=held_out, **settings, **changes)
 
     return make_trainer, lambda: family.make_rows(100, 3, "prior"), family.correctness
+
+
+def _hidden(name, adapter=None, **settings):
+    return _family("causal language model", adapter, name, **settings)
 
 
 def _joined():
@@ -90,6 +97,13 @@ TRAINERS = {
     "Trainer, classification, prefix tuning": lambda: _family("classification", PREFIX),
     "Trainer, classification, label smoothing": lambda: _family("classification", label_smoothing_factor=0.1),
     "Trainer, causal language model, joined rows": _joined,
+    "Trainer, causal language model, loss without logits": lambda: _hidden("no logits"),
+    "Trainer, causal language model, loss without logits, LoRA": lambda: _hidden("no logits", LORA),
+    "Trainer, causal language model, loss without logits, gradient checkpointing": lambda: _hidden(
+        "no logits", gradient_checkpointing=True
+    ),
+    "Trainer, causal language model, empty logits": lambda: _hidden("empty logits"),
+    "Trainer, causal language model, `logits_to_keep`": lambda: _hidden("the last logits"),
     "SFTTrainer, conversations, assistant-only loss": lambda: _sft(assistant_only_loss=True),
     "SFTTrainer, conversations, LoRA": lambda: _sft(assistant_only_loss=True, lora=True),
     "SFTTrainer, prompts and completions": lambda: _sft("completion"),

@@ -140,7 +140,7 @@ class TokenRule(CorrectnessRule):
         if is_top is not None and scores is not None and target is not None:
             return is_top.bool(), -scores.float(), target
         logits, labels = self._align(output, targets)
-        return *_score_tokens(logits, labels), labels != IGNORED
+        return *score_tokens(logits, labels), labels != IGNORED
 
     def _align(self, output: Any, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits and the labels that they predict, shapes (rows, tokens, vocabulary), (rows, tokens)."""
@@ -154,7 +154,7 @@ class TokenRule(CorrectnessRule):
         return (logits[:, :-1], labels[:, 1:]) if self.is_shifted else (logits, labels)
 
 
-def _score_tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def score_tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return where the most likely token is the label, and the cross-entropy; shape (rows, tokens), 0 without a target.
 
     A processor only looks at the targets, of which prompts have none; elsewhere, to choose would wait for the device.

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from mixcd.matter.base_model.inference import CompareTokens
 from mixcd.matter.base_model.token_bits import split_tokens
-from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.correctness import CorrectnessRule, TokenRule
 from mixcd.matter.correctness.reading import Targets, require_all_samples
+from mixcd.matter.fine_tuned_model.head_reader import HeadReader, read_pass
 from mixcd.matter.model_shape.joined_rows import mark_own
 from mixcd.words.errors import PlanError
 from mixcd.words.vocabulary import Floats, Observation, TokenChange
@@ -47,6 +48,12 @@ class PredictionObserver:
         self._compare = compare
         self._seen: list[list[_Pass]] = []
         self._warned = False
+        self._head: HeadReader | None = None
+
+    @property
+    def reads_head(self) -> bool:
+        """Whether a pass was read off the input of the model's head, for it showed no logits."""
+        return self._head is not None and self._head.score_count > 0
 
     @contextmanager
     def watch(self, model: torch.nn.Module, sample_ids: torch.Tensor, batch: Mapping[str, Any]) -> Iterator[None]:
@@ -63,6 +70,7 @@ class PredictionObserver:
         """
         targets = self._rule.find_targets(mark_own(batch, len(sample_ids)), "trainer.train_dataset")
         passes: list[_Pass] = []
+        head = self._watch_head(model)
 
         def read(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
             if not torch.is_grad_enabled():
@@ -73,7 +81,8 @@ class PredictionObserver:
 
         hook = model.register_forward_hook(read)
         try:
-            yield
+            with nullcontext() if head is None else head.watch():
+                yield
         finally:
             hook.remove()
             if passes:
@@ -145,11 +154,17 @@ class PredictionObserver:
             )
         return next((one for one in trained if isinstance(one.rows, _Seen)), trained[0])
 
+    def _watch_head(self, model: torch.nn.Module) -> HeadReader | None:
+        """Return what reads the head of a model, the same for the same model: what is compiled keeps its first hook."""
+        if isinstance(self._rule, TokenRule) and (self._head is None or self._head.model is not model):
+            self._head = HeadReader(model)
+        return self._head
+
     @torch.no_grad()
     def _read(self, sample_ids: torch.Tensor, targets: Targets, output: Any) -> "_Seen | Exception":
         """Return what a pass shows; where that fails, why: it matters only if the pass is the one that trains."""
         try:
-            reading = self._rule.read(output, targets)
+            reading = read_pass(self._rule, output, targets, self._head, sample_ids != NEW_SAMPLE)
             require_all_samples(len(reading.loss), len(sample_ids))
         except Exception as error:  # raised by `require_rows`; a rule may stumble over a pass of other rows
             return error.with_traceback(None)  # which holds the output

@@ -12,6 +12,7 @@ from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prior_predictions import PriorPredictions
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import judge_by_loss
+from mixcd.matter.fine_tuned_model.head_reader import require_true_head
 from mixcd.matter.fine_tuned_model.prediction_observer import PredictionObserver
 from mixcd.run.rehearsal_loop.rehearsal_health import find_failure_signs
 from mixcd.run.rehearsal_loop.rehearsal_loop import Learnt, RehearsalLoop
@@ -57,6 +58,7 @@ class StepLearner:
         """Forget what training showed so far; the loop is left as it is."""
         self.observer = PredictionObserver(self.rule, self.loop.estimator.reads_logits, self._compare)
         self.probe_forward_count = 0
+        self._is_head_checked = False
         self._warned: set[str] = set()
 
     def learn(self, share_belief: Callable[[Belief], Belief]) -> tuple[Learnt, torch.Tensor]:
@@ -71,7 +73,9 @@ class StepLearner:
         Raises:
             PlanError: If other rows were observed than were planned.
         """
-        rows, planned = self._gather(self.observer.take()), self.loop.observed_count
+        taken = self.observer.take()
+        self._check_head()
+        rows, planned = self._gather(taken), self.loop.observed_count
         if len(rows) != planned:
             raise PlanError(self.missing.format(planned=planned, seen=len(rows)))
         probed = self._observe_probe()
@@ -111,6 +115,12 @@ class StepLearner:
         observation, forward_count = self.infer_prior().observe(ids, self._compare, self.loop.estimator.reads_logits)
         self.probe_forward_count += forward_count
         return judge_by_loss(self.rule, observation, self._base_loss)
+
+    def _check_head(self) -> None:
+        """Before anything is learnt from the input of the model's head, check how it was read."""
+        if self.observer.reads_head and not self._is_head_checked:
+            require_true_head(self.infer_prior())
+            self._is_head_checked = True
 
     def _check(self) -> None:
         """Keep the vitals, and warn of each failure sign once."""

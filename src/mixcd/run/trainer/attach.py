@@ -12,6 +12,7 @@ from mixcd.ideas.batch_plan import require_mix_ratio
 from mixcd.ideas.probe import Probe
 from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT
 from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.fine_tuned_model.head_reader import require_true_head
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
 from mixcd.run.outcome.held_out import predict_held_out, warn_of_rehearsed
@@ -25,6 +26,7 @@ from mixcd.run.trainer.trainer_predictions import inference_of
 from mixcd.run.trainer.trainer_seam import TrainerSeam
 from mixcd.run.trainer.trainer_support import (
     collect_held_out,
+    hides_logits,
     require_alike,
     require_supported,
     warn_of_generation,
@@ -121,6 +123,8 @@ def attach(
     warn_of_generation(trainer, rule)
     folder = Path(cache_dir) if cache_dir is not None else Path(str(trainer.args.output_dir)) / "_mixcd_cache"
     infer = partial(inference_of, trainer, rule=rule)
+    if hides_logits(trainer, rule):
+        require_true_head(infer(prior))
     opening = settings.open(infer(prior), folder)
     seeds = (seed, trainer.args.data_seed, trainer.args.seed)
     first_seed = next(given for given in seeds if given is not None)

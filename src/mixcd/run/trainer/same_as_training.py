@@ -16,6 +16,7 @@ from mixcd.matter.base_model.batched_inference import collate, evaluating
 from mixcd.matter.base_model.model_fingerprint import describe_settings
 from mixcd.matter.base_model.prior_predictions import PriorPredictions
 from mixcd.matter.correctness import CorrectnessRule
+from mixcd.matter.fine_tuned_model.head_reader import HeadReader, read_pass
 from mixcd.matter.model_shape.joined_rows import mark_own
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.trainer.trainer_predictions import aligned_model, inference_of
@@ -95,13 +96,15 @@ class OwnStep:
         seen: list[tuple[float, bool]] = []
 
         def read(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-            reading = self.rule.read(output, targets)
+            reading = read_pass(self.rule, output, targets, head)
             seen.append((float(reading.loss[0]), bool(reading.correct[0])))
 
+        head = HeadReader(self.model)
         hook = self.model.register_forward_hook(read)
         try:
             only_loss = not getattr(self.trainer.args, "use_liger_kernel", False)  # which then builds no logits
-            self.trainer.prediction_step(self.model, batch, prediction_loss_only=only_loss)
+            with head.watch():
+                self.trainer.prediction_step(self.model, batch, prediction_loss_only=only_loss)
         except Exception as error:  # a loss of the user's own may need what there is in training only
             logger.warning("`prediction_step` of `%s` fails before training: %r.", type(self.trainer).__name__, error)
             return []

@@ -130,8 +130,7 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
             other, have labels outside the model's classes, or number label names in another order; or if the
             tokenizer cannot pad.
         SettingError: If the rule is none, or contradicts the model, or a regression was given none.
-        UnsupportedTrainerError: If the labels fit no task that is known, the collator masks at random, or the loss is
-            computed in a kernel that shows no predictions.
+        UnsupportedTrainerError: If the labels fit no task that is known, or the collator masks at random.
     """
     if trainer.train_dataset is None:
         raise DataError(
@@ -143,7 +142,6 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
     require_padding(trainer.data_collator)
     require_fixed_masks(trainer.data_collator)
     rule = expect_fused_head(trainer, choose_common_rule(correctness, model, *batches))
-    _require_visible_tokens(trainer, rule)
     if not is_sft_trainer(trainer):  # which trains without a cache whatever the model is set to
         require_cache_off(model, prior, collator_of(trainer, prior))
     require_same_numbers(model, new, prior)
@@ -159,15 +157,10 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
     return rule
 
 
-def _require_visible_tokens(trainer: Trainer, rule: CorrectnessRule) -> None:
-    """Refuse Liger's fused loss before the prior pass: in training it shows no predictions of tokens."""
+def hides_logits(trainer: Trainer, rule: CorrectnessRule) -> bool:
+    """Whether a trainer is known to train without logits of tokens: by Liger's fused loss."""
     fused = (getattr(trainer.args, "liger_kernel_config", None) or {}).get("fused_linear_cross_entropy", True)
-    if isinstance(rule, TokenRule) and getattr(trainer.args, "use_liger_kernel", False) and fused:
-        raise UnsupportedTrainerError(
-            "`args.use_liger_kernel` computes the loss inside a kernel that shows no predictions of tokens, and "
-            'rehearsal reads those off the training step. Set `liger_kernel_config={"fused_linear_cross_entropy": '
-            "False}`, which keeps the other kernels, or leave it out."
-        )
+    return isinstance(rule, TokenRule) and not rule.is_fused and trainer.args.use_liger_kernel and fused
 
 
 def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | str | None = None) -> CorrectnessRule:
