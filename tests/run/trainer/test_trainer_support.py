@@ -2,13 +2,16 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from torch.utils.data import DataLoader, RandomSampler, WeightedRandomSampler
 from transformers import Trainer
 
 import mixcd
+from kernel_losses import HiddenLoss
 from mixcd.words.errors import UnsupportedTrainerError
 from tiny import collate, make_rows, make_trainer
+from tiny_tasks import FAMILIES
 
 
 def refuse(trainer, prior_data, message):
@@ -107,3 +110,59 @@ def test_noise_on_embeddings_is_warned_of(base_model, new_data, prior_data, tmp_
     trainer = make_trainer(base_model, new_data, tmp_path, neftune_noise_alpha=5.0)
     mixcd.attach(trainer, prior_data, mix_ratio=0.25)
     assert "`neftune_noise_alpha` adds noise to embeddings in training" in caplog.text
+
+
+# --- losses that show no logits -------------------------------------------------------------------------------------
+
+
+class ScaledLogits(HiddenLoss):
+    """Does to its logits what its config does not say."""
+
+    def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
+        output = super().forward(input_ids, attention_mask, labels, **kwargs)
+        if output.logits is not None:
+            output["logits"] = output.logits * 1.2
+        return output
+
+
+def make_hiding(kind, folder, **settings):
+    family = FAMILIES["causal language model"]
+    model = kind(family.make_model().config)
+    return family.make_trainer(model, family.make_rows(30, 2, "new"), folder, max_steps=3, **settings)
+
+
+SCALED = "`ScaledLogits` shows no logits.*are not the model's own logits"
+PRIOR = FAMILIES["causal language model"].make_rows(60, 3, "prior")
+
+
+def test_a_head_that_cannot_be_read_is_refused_before_the_prior_pass_where_liger_is_asked_for(tmp_path):
+    trainer = make_hiding(ScaledLogits, tmp_path)
+    trainer.args.use_liger_kernel = True  # the package, which the trainer would want, is for GPUs
+    refuse(
+        trainer, PRIOR, r"`ScaledLogits` shows no logits.*are not the model's own logits.*fused_linear_cross_entropy"
+    )
+    assert not list(tmp_path.iterdir())
+    trainer.args.liger_kernel_config = {"fused_linear_cross_entropy": False}
+    mixcd.attach(trainer, PRIOR, mix_ratio=0.25)
+
+
+def test_a_head_that_cannot_be_read_is_refused_before_anything_is_learnt_from_it(tmp_path):
+    trainer = make_hiding(ScaledLogits, tmp_path)
+    rehearsal = mixcd.attach(trainer, PRIOR, mix_ratio=0.25)
+    with pytest.raises(UnsupportedTrainerError, match=SCALED):
+        trainer.train()
+    assert rehearsal.last_step is None
+
+
+def test_a_head_is_read_without_another_forward_pass_but_one_of_one_row(tmp_path):
+    trainer = make_hiding(HiddenLoss, tmp_path, gradient_accumulation_steps=2)
+    rehearsal = mixcd.attach(trainer, PRIOR, mix_ratio=0.25)
+    passes = []
+    trainer.model.register_forward_hook(
+        lambda module, inputs, batch, output: passes.append((module.training, len(batch["input_ids"]))),
+        with_kwargs=True,
+    )
+    trainer.train()
+    assert passes == [(True, 8), (True, 8), (False, 1)] + 4 * [(True, 8)]
+    assert np.isfinite(rehearsal.last_step.prior_loss)
+    assert np.isnan(rehearsal.last_step.new_loss)

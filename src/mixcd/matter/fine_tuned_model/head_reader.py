@@ -17,8 +17,8 @@ from mixcd.words.errors import UnsupportedTrainerError
 
 _LOGITS_AT_ONCE, _LOGITS_AT_ONCE_ON_GPU = 1 << 20, 1 << 24
 """Logits that are made together: those of all targets would take the memory that the kernel saves."""
-_FACTORS = ("logit_scale", "lm_head_multiplier")
-"""How configs call what a model multiplies its logits by, such as those of Cohere and Falcon-H1."""
+_SCALINGS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+"""What a config says of logits: they are multiplied (Cohere), divided (Granite), kept within bounds (Gemma)."""
 _TOLERANCE, _TOLERANCE_IN_16_BITS = 1e-3, 0.05
 """How far logits may lie from the model's own, as a share of the largest."""
 
@@ -94,10 +94,8 @@ class HeadReader:
         device, precision, is_on = self._autocast
         with evaluating(head), torch.autocast(device, precision, enabled=is_on):
             logits: torch.Tensor = head(states)
-        for name in _FACTORS:
-            logits = logits * (getattr(config, name, None) or 1)
-        logits = logits / (getattr(config, "logits_scaling", None) or 1)
-        cap = getattr(config, "final_logit_softcapping", None)
+        factor, divisor, cap = (getattr(config, name, None) for name in _SCALINGS)
+        logits = logits * (factor or 1) / (divisor or 1)
         return torch.tanh(logits / cap) * cap if cap else logits
 
     def require_own_logits(self, output: Any) -> None:
