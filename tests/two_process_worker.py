@@ -8,10 +8,13 @@ from pathlib import Path
 import torch
 
 import mixcd
+from kernel_losses import HiddenLoss
 from mixcd.matter.base_model.model_fingerprint import fingerprint_weights
 from tiny import StopAt, make_model, make_rows, make_trainer, record_blocks
+from tiny_tasks import FAMILIES
 
 STEPS = 12
+CAUSAL = FAMILIES["causal language model"]
 
 
 def count_gathered_tables(accelerator):
@@ -34,11 +37,17 @@ def main():
     parser.add_argument("--stop", type=int, help="ask one process to stop while this step is planned")
     parser.add_argument("--estimator", default="auto")
     parser.add_argument("--probe", help="what a probe of some samples is for")
+    parser.add_argument("--hidden", action="store_true", help="train a language model whose loss shows no logits")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    trainer = make_trainer(
-        make_model(dropout=0.0),
-        make_rows(120, seed=2, task="new"),
+    make_data, build, model = make_rows, make_trainer, make_model(dropout=0.0)
+    if args.hidden:
+        make_data, build, model = CAUSAL.make_rows, CAUSAL.make_trainer, HiddenLoss(CAUSAL.make_model().config)
+        torch.manual_seed(0)
+        model.init_weights()
+    trainer = build(
+        model,
+        make_data(120, seed=2, task="new"),
         args.folder,
         max_steps=STEPS,
         gradient_accumulation_steps=args.accumulation,
@@ -49,7 +58,7 @@ def main():
     )
     rehearsal = mixcd.attach(
         trainer,
-        make_rows(2500, seed=1, task="prior"),
+        make_data(2500, seed=1, task="prior"),
         mix_ratio=0.25,
         partition=mixcd.ByPriorLoss(5),
         estimator=args.estimator,

@@ -1,5 +1,6 @@
 """Two gloo processes on the real Trainer draw as one process with accumulation does."""
 
+import numpy as np
 import pytest
 
 from processes import launch
@@ -38,6 +39,17 @@ def test_two_processes_forecast_drift_as_one_with_accumulation(tmp_path):
     for name in ("features.safetensors", "logits.safetensors", "basis.safetensors"):
         one, two = ((tmp_path / run / "_mixcd_cache" / name).read_bytes() for run in ("one", "two"))
         assert one == two, name
+
+
+@pytest.mark.slow
+def test_two_processes_read_heads_as_one_with_accumulation(tmp_path):
+    (alone,) = launch(1, tmp_path / "one", "--accumulation=2", "--hidden")
+    first, second = launch(2, tmp_path / "two", "--accumulation=1", "--hidden")
+    assert first["blocks"] == second["blocks"] == alone["blocks"]
+    assert first["beliefs"] == second["beliefs"]
+    assert first["observed_count"] == second["observed_count"] == alone["observed_count"]
+    np.testing.assert_allclose(first["beliefs"]["12"], alone["beliefs"]["12"], rtol=0, atol=1e-9)
+    assert sum(first["observed_count"]) == 12 * 2
 
 
 @pytest.mark.slow
