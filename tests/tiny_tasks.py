@@ -17,6 +17,8 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     Seq2SeqTrainer,
@@ -41,6 +43,8 @@ SMALL = {
     "vocab_size": WORDS,
     "max_position_embeddings": 16,
 }
+IMAGE_TOKEN, PATCHES = WORDS - 1, 4
+"""The token in the place of a part of an image, and the parts of one."""
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -189,8 +193,30 @@ def image_row(rng, task):
     return {"pixel_values": image.tolist(), "labels": label}
 
 
+def seen_row(rng, task):
+    """An image, a prompt, and two tokens that say how bright the image is."""
+    brightness = int(rng.integers(0, 3))
+    said = (brightness + shift_of(rng, task)) % 3 + np.array([3, 6])
+    prompt = [IMAGE_TOKEN] * PATCHES + rng.integers(10, 30, rng.integers(1, 4)).tolist()
+    image = rng.normal(brightness - 1.0, 0.3, (3, 8, 8))
+    labels = [-100] * len(prompt) + said.tolist()
+    return with_mask(np.append(prompt, said), pixel_values=[image.tolist()], labels=labels)
+
+
 def bert(kind, **more):
     return kind(BertConfig(**SMALL, **STILL, **more))
+
+
+def make_idefics():
+    sight = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    return Idefics3ForConditionalGeneration(
+        Idefics3Config(
+            vision_config={**sight, "image_size": 8, "patch_size": 4},
+            text_config=LlamaConfig(**SMALL, num_key_value_heads=2),
+            image_token_id=IMAGE_TOKEN,
+            scale_factor=1,
+        )
+    )
 
 
 FAMILIES = {
@@ -257,4 +283,5 @@ FAMILIES = {
         image_row,
         RightClass(),
     ),
+    "images and text": Family(make_idefics, seen_row, RightTokens(is_shifted=True)),
 }

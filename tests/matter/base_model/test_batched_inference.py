@@ -1,6 +1,7 @@
 """Batched inference holds few rows, and of a batch its results only, out of the way of the next one's logits."""
 
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from transformers.modeling_outputs import CausalLMOutput, ImageClassifierOutput
 
-from mixcd.matter.base_model.batched_inference import GROUP_ROWS, GROUP_TOKENS, read_groups
+from mixcd.matter.base_model.batched_inference import GROUP_ROWS, GROUP_TOKENS, count_bytes, read_groups
 from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prior_predictions import predict_prior
 from mixcd.matter.correctness.right_tokens import RightTokens
@@ -150,3 +152,79 @@ def test_a_lack_of_memory_is_not_blamed_on_the_rows():
 
 def collate_all(rows):
     return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+
+
+# --- rows with images -----------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Rows of a prompt and an image, of which it is counted how many are alive."""
+
+    def __init__(self, count, image_bytes):
+        self.count, self.image_bytes, self.alive, self.most_alive = count, image_bytes, 0, 0
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, number):
+        image = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (1, self.image_bytes), (0, 0))  # takes no memory
+        self.alive += 1
+        self.most_alive = max(self.most_alive, self.alive)
+        weakref.finalize(image, self.forget)
+        return {"input_ids": [1] * (1 + number % 3), "pixel_values": image}
+
+    def forget(self):
+        self.alive -= 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_rows_with_images_are_read_until_their_bytes_are_many(at_once):
+    data = Counted(1500, 2**20)
+    found = []
+    for ids, rows in read_groups(PriorDataset(data), np.arange(1500), 16, at_once=at_once):
+        assert len(rows) == min(2**8, 1500 - ids[0])
+        found += ids.tolist()
+        del rows
+    assert found == list(range(1500))
+    assert data.most_alive <= 2**8 + 16 + 1  # the group before is forgotten when the next one has begun
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_rows_of_text_are_grouped_by_rows_and_tokens_alone(kind, at_once, monkeypatch):
+    lengths = [1, 100, GROUP_TOKENS // 2, 3, GROUP_TOKENS, 7]
+    data = PriorDataset([{"input_ids": kind([1] * length), "text": "word"} for length in lengths])
+
+    def group():
+        return [ids.tolist() for ids, _ in read_groups(data, np.arange(6), 1, at_once=at_once)]
+
+    wanted = group()
+    monkeypatch.setattr("mixcd.matter.base_model.batched_inference.GROUP_BYTES", 1)
+    assert group() == wanted
+    assert len(wanted) == (1 if at_once else 2)
+
+
+PICTURE = Image.new("RGB", (10, 20))
+
+
+@pytest.mark.parametrize(
+    ("value", "byte_count"),
+    [
+        ([1, 2, 3], 0),
+        ("a text", 0),
+        (None, 0),
+        (np.zeros(8), 0),
+        (torch.zeros(3, 4, 5), 240),
+        (np.zeros((3, 4), np.uint8), 12),
+        ([[[0.5] * 4] * 3] * 2, 32 * 24),
+        ([np.zeros((3, 4), np.uint8)] * 2, 24),
+        (PICTURE, 600),
+        ([PICTURE, PICTURE], 1200),
+        ([{"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "?"}]}], 600),
+        ({"bytes": b"1234", "path": None}, 4),
+        ([], 0),
+        ([[]], 0),
+    ],
+)
+def test_the_bytes_of_a_row_are_those_of_its_images(value, byte_count):
+    assert count_bytes({"input_ids": [1] * 1000, "labels": [1] * 1000, "images": value}) == byte_count

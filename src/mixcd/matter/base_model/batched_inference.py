@@ -20,25 +20,36 @@ from mixcd.words.vocabulary import Ids
 
 GROUP_ROWS, GROUP_TOKENS = 4096, 2**20
 """The most rows, and the tokens after which no more are read, that are sorted by length together."""
+GROUP_BYTES = 2**28
+"""The bytes of images after which no more rows are read, whatever they are sorted with."""
+_BYTES_A_NUMBER = 32
+"""What a float takes in a list of Python's."""
 
 Collate = Callable[[list[Any]], Mapping[str, Any]]
 
 
-def read_groups(data: PriorDataset, sample_ids: Ids, batch_size: int) -> Iterator[tuple[Ids, list[Any]]]:
+def read_groups(
+    data: PriorDataset, sample_ids: Ids, batch_size: int, *, at_once: bool = False
+) -> Iterator[tuple[Ids, list[Any]]]:
     """Read samples in groups that fit in memory, as many as sorting by length gains from: yield their ids and rows.
 
     Rows without tokens, such as images, are not worth sorting: one batch each.
+
+    Args:
+        at_once: Whether only images make a group end, and all other rows are sorted together.
     """
     rows: list[Any] = []
-    first = token_count = 0
+    first = token_count = byte_count = 0
     for start in range(0, len(sample_ids), batch_size):
         found = data.rows(sample_ids[start : start + batch_size].tolist())
         rows += found
         token_count += sum(map(count_padded, found))
+        byte_count += sum(map(count_bytes, found))
         is_full = len(rows) + batch_size > GROUP_ROWS or token_count >= GROUP_TOKENS or not _has_tokens(rows[0])
-        if is_full or start + batch_size >= len(sample_ids):
+        ends = byte_count >= GROUP_BYTES or (is_full and not at_once)
+        if ends or start + batch_size >= len(sample_ids):
             yield sample_ids[first : first + len(rows)], rows
-            first, token_count, rows = first + len(rows), 0, []
+            first, token_count, byte_count, rows = first + len(rows), 0, 0, []
 
 
 def put_results(
@@ -214,3 +225,28 @@ def count_padded(row: Any) -> int:
     if not isinstance(target, Sized) or getattr(target, "ndim", 1) == 0:  # a tensor of one label is Sized, too
         return count
     return count + len(target)
+
+
+def count_bytes(value: Any) -> int:
+    """Return about how many bytes the images of a row take: all but numbers, texts and flat lists, such as of tokens.
+
+    Nested lists of numbers are taken for even ones.
+
+    Example:
+        >>> row = {"input_ids": np.ones(9), "pixel_values": np.ones((3, 8, 8), np.float32), "image": b"GIF"}
+        >>> count_bytes(row), count_bytes([[0.5, 0.5]] * 3)
+        (771, 192)
+    """
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.nbytes if value.ndim > 1 else 0
+    if isinstance(value, Mapping):
+        return sum(map(count_bytes, value.values()))
+    if isinstance(value, list | tuple) and value:
+        if isinstance(value[0], list | tuple):
+            return len(value) * (count_bytes(value[0]) or _BYTES_A_NUMBER * len(value[0]))
+        return 0 if isinstance(value[0], int | float | str) else sum(map(count_bytes, value))
+    if hasattr(value, "getbands"):  # of Pillow, which need not be installed, and may not have decoded it yet
+        return int(value.width * value.height * len(value.getbands()))
+    return 0

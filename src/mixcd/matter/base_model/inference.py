@@ -1,6 +1,6 @@
 """`Inference`: a model's predictions on some of its data, as every pass makes them that trains nothing."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,7 +90,7 @@ class Inference:
         """Predict some samples without gradients; the model's training mode is put back.
 
         Args:
-            at_once: Whether all are sorted by length together, not in groups that fit in memory.
+            at_once: Whether all are sorted by length together, not in groups that fit in memory, but for images.
             advance: Called with the number of samples done after each batch.
             look: Called with the ids, the rows and the results of each group.
             with_head_input: Whether the input of the model's head is wanted, too, and class logits where there are any.
@@ -101,7 +101,7 @@ class Inference:
         arrays: dict[str, NDArray[Any]] = {}
         first = forward_count = 0
         with evaluating(self.model), self.autocast():
-            for ids, rows in self._read(sample_ids, at_once):
+            for ids, rows in read_groups(self.data, sample_ids, self.batch_size, at_once=at_once):
                 found, count = self.predict_rows(ids, rows, advance, with_head_input)
                 look(ids, rows, found)
                 put_results(arrays, slice(first, first + len(ids)), found, len(sample_ids))
@@ -152,11 +152,6 @@ class Inference:
         tokens = compare(sample_ids, found["right_tokens"].tolist()) if compare else None
         loss = found["loss"].astype(np.float64)
         return Observation(sample_ids, found["correct"], loss, logits, tokens), forward_count
-
-    def _read(self, sample_ids: Ids, at_once: bool) -> Iterable[tuple[Ids, list[Any]]]:
-        if at_once:
-            return [(sample_ids, self.data.rows(sample_ids.tolist()))]
-        return read_groups(self.data, sample_ids, self.batch_size)
 
 
 Infer = Callable[[PriorDataset], Inference]

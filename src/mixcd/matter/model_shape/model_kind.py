@@ -1,11 +1,15 @@
 """What a model of transformers is for, by the names of its class and of those it is made from."""
 
+from typing import Any
+
 import torch
 
 from mixcd.matter.model_shape.fresh_adapter import bare_model
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead")
 """How transformers' causal language models are called; a `…WithLMHeadModel` predicts masked tokens."""
+_SEEING = ("ForConditionalGeneration", "ForVisionText2Text")
+"""How transformers' models of images and text are called; of those with a decoder alone, which shift their labels."""
 _UNSHIFTED = {
     "BartForCausalLM",
     "BigBirdPegasusForCausalLM",
@@ -29,10 +33,10 @@ def find_shift(model: torch.nn.Module) -> bool | None:
     """Say whether position t of a model is trained to predict label t + 1, and not label t.
 
     Returns:
-        True for causal language models; False for encoder-decoders, token classification, masked language models and
-        the few causal ones that do not shift their labels; None where it is not known.
+        True for causal language models, those that see images, too; False for encoder-decoders, token classification,
+        masked language models and the few causal ones that do not shift their labels; None where it is not known.
     """
-    if is_causal(model):
+    if is_causal(model) or is_vision_language(model):
         return True
     is_paired: bool = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     if is_paired or is_token_classifier(model) or is_masked(model) or _UNSHIFTED & _names_of(model):
@@ -46,6 +50,14 @@ def is_causal(model: torch.nn.Module) -> bool:
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) or _UNSHIFTED & names:
         return False
     return any(name.endswith(_CAUSAL) and not name.endswith("WithLMHeadModel") for name in names)
+
+
+def is_vision_language(model: torch.nn.Module) -> bool:
+    """Whether a model is a causal language model that sees images, too, such as LLaVA or Qwen2-VL."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "vision_config") or not any(name.endswith(_SEEING) for name in _names_of(model)):
+        return False
+    return not (config.is_encoder_decoder or config.get_text_config().is_encoder_decoder)
 
 
 def is_classifier(model: torch.nn.Module) -> bool:
