@@ -21,6 +21,7 @@ class Stream(IntEnum):
     FIRST_ROWS = 7
     SECOND_READINGS = 8
     PACES = 9
+    RESAMPLES = 10
 
 
 def keyed_generator(seed: int, number: int, stream: Stream) -> np.random.Generator:

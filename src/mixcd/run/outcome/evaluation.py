@@ -1,14 +1,16 @@
 """Evaluation: what fine-tuning kept and lost on held-out data, sample by sample."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
+import numpy as np
 from scipy.stats import binomtest
 
-from mixcd.words.vocabulary import Flags, Partition
+from mixcd.run.outcome.cluster_statistics import LEAST_SAMPLES as LEAST_SAMPLES
+from mixcd.run.outcome.token_totals import TokenTotals, total_tokens
+from mixcd.words.vocabulary import Flags, Partition, TokenChange
 
-LEAST_SAMPLES = 30
-"""Fewer samples are too few for an interval that says anything."""
 MOST_ROWS = 1000
 """Damaged samples that a page lists."""
 
@@ -22,12 +24,22 @@ class TaskChange:
         right_before: Samples the base model got right.
         damaged_count: Right before, wrong after: collateral damage.
         gained_count: Wrong before, right after.
+        tokens: The same by target token; None where there are none.
     """
 
     sample_count: int
     right_before: int
     damaged_count: int
     gained_count: int
+    tokens: TokenTotals | None = None
+
+    @property
+    def lead(self) -> "TaskChange | TokenTotals":
+        """The figures that come first: those by token where damage is counted so, else these by sample.
+
+        Both have `score_before`, `score_after`, `net_change`, `damaged_count`, `damaged_share` and `damaged_interval`.
+        """
+        return self.tokens if self.tokens is not None and self.tokens.is_graded else self
 
     @property
     def score_before(self) -> float:
@@ -62,9 +74,14 @@ class TaskChange:
         return float(binomtest(self.damaged_count, flips, 0.5).pvalue) if flips else 1.0
 
     def __str__(self) -> str:
+        parts = (self.tokens, self._tell_samples()) if self.lead is self.tokens else (self._tell_samples(), self.tokens)
+        return "; ".join(str(part) for part in parts if part is not None)
+
+    def _tell_samples(self) -> str:
         low, high = self.damaged_interval
+        told = "every target token right: " if self.lead is self.tokens else ""
         return (
-            f"score {self.score_before:.3f} → {self.score_after:.3f}, damaged {self.damaged_share:.1%} "
+            f"{told}score {self.score_before:.3f} → {self.score_after:.3f}, damaged {self.damaged_share:.1%} "
             f"({low:.1%} to {high:.1%}): {self.damaged_count} right→wrong, {self.gained_count} wrong→right, "
             f"net {self.net_change:+.1%} (McNemar p = {self.mcnemar_p:.2g}), {self.sample_count} held-out samples"
         )
@@ -120,12 +137,16 @@ class Evaluation:
         return f"prior task: {self.prior}{noise}{sets}{new}"
 
 
-def compare_correctness(before: Flags, after: Flags) -> TaskChange:
+def compare_correctness(
+    before: Flags, after: Flags, tokens: TokenChange | None = None, *, is_graded: bool = False
+) -> TaskChange:
     """Count the flips between two models on the same samples.
 
     Args:
         before: Whether the base model got each sample right, shape (samples,).
         after: The same for the fine-tuned model.
+        tokens: What became of their target tokens; None where there are none.
+        is_graded: Whether damage is counted by token.
 
     Returns:
         The counts, from which scores, intervals and tests follow.
@@ -141,11 +162,22 @@ def compare_correctness(before: Flags, after: Flags) -> TaskChange:
         right_before=int(before.sum()),
         damaged_count=int((before & ~after).sum()),
         gained_count=int((~before & after).sum()),
+        tokens=None if tokens is None else total_tokens(tokens, is_graded=is_graded),
     )
 
 
-def compare_bins(partition: Partition, before: Flags, after: Flags) -> list[TaskChange]:
+def compare_bins(
+    partition: Partition, before: Flags, after: Flags, tokens: TokenChange | None = None, *, is_graded: bool = False
+) -> list[TaskChange]:
     """Count the flips in each bin, empty ones too, as `compare_correctness` does in all samples."""
     kinds = (slice(None), before, before & ~after, ~before & after)
     counts = (partition.count(kind).tolist() for kind in kinds)
-    return [TaskChange(*numbers) for numbers in zip(*counts, strict=True)]
+    changes = [TaskChange(*numbers) for numbers in zip(*counts, strict=True)]
+    if tokens is None:
+        return changes
+    order = np.argsort(partition.bin_ids, kind="stable")
+    edges = np.searchsorted(partition.bin_ids[order], range(partition.bin_count + 1))
+    parts = (tokens[order[first:last]] for first, last in pairwise(edges))
+    return [
+        replace(one, tokens=total_tokens(part, is_graded=is_graded)) for one, part in zip(changes, parts, strict=True)
+    ]

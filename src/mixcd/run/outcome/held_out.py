@@ -19,7 +19,7 @@ from mixcd.matter.correctness.reading import apply_tolerance
 from mixcd.matter.prior_and_new_data.prior_dataset import SOURCE_COLUMN, PriorDataset
 from mixcd.run.outcome.evaluation import DamagedSample, Evaluation, TaskChange, compare_bins, compare_correctness
 from mixcd.words.errors import UnsupportedTrainerError
-from mixcd.words.vocabulary import Flags, Partition, PartitionStrategy
+from mixcd.words.vocabulary import Flags, Partition, PartitionStrategy, TokenChange
 
 logger = logging.getLogger(__name__)
 
@@ -83,15 +83,18 @@ def evaluate_held_out(infer: Infer, held_out: Mapping[str, HeldOut], strategy: P
     prior = held_out["prior"]
     now = infer(prior.data)
     _require_same_settings(now, prior.before)
-    changes, after = {}, {}
+    changes, after, tokens, is_graded = {}, {}, {}, now.rule.is_graded
     for task, one in held_out.items():
         found = infer(one.data).predict_all()
         found["correct"] = apply_tolerance(now.rule, found["correct"], found["loss"], one.before.loss)
-        changes[task], after[task] = compare_correctness(one.before.correct, found["correct"]), found
+        tokens[task] = _compare_tokens(one, found)
+        changes[task] = compare_correctness(one.before.correct, found["correct"], tokens[task], is_graded=is_graded)
+        after[task] = found
     bin_names = _name_bins(strategy, prior.data, prior.before)
     damaged = _list_damaged(prior, after["prior"], bin_names, now.tokenizer)
-    sets = _compare_sets(prior, after["prior"]["correct"])
-    bins = _compare_bins(prior, after["prior"]["correct"], bin_names)
+    flips = _Flips(prior.before.correct, after["prior"]["correct"], tokens["prior"], is_graded)
+    sets = _compare_sets(prior.data, flips)
+    bins = _compare_bins(flips, bin_names)
     return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins, prior.before.false_damage_rate)
 
 
@@ -107,24 +110,40 @@ def _require_same_settings(now: Inference, before: PriorPredictions) -> None:
         )
 
 
-def _compare_sets(held_out: HeldOut, after: Flags) -> dict[str, TaskChange]:
+@dataclass(frozen=True)
+class _Flips:
+    """What was right before and after, shape (samples,), and what became of target tokens, where there are any."""
+
+    before: Flags
+    after: Flags
+    tokens: TokenChange | None
+    is_graded: bool
+
+
+def _compare_tokens(held_out: HeldOut, after: Mapping[str, NDArray[Any]]) -> TokenChange | None:
+    if held_out.before.right_tokens is None or "right_tokens" not in after:
+        return None
+    return held_out.before.compare_tokens(np.arange(len(held_out.data)), after["right_tokens"].tolist())
+
+
+def _compare_sets(data: PriorDataset, flips: _Flips) -> dict[str, TaskChange]:
     """The change of each prior data set, when several were given by name."""
-    if not held_out.data.set_names:
+    if not data.set_names:
         return {}
-    sources = held_out.data.column(SOURCE_COLUMN)
-    return {
-        name: compare_correctness(held_out.before.correct[sources == name], after[sources == name])
-        for name in held_out.data.set_names
-    }
+    numbers = {name: number for number, name in enumerate(data.set_names)}
+    bin_ids = np.array([numbers[name] for name in data.column(SOURCE_COLUMN)])
+    return _compare_parts(Partition(bin_ids, tuple(data.set_names)), flips)
 
 
-def _compare_bins(held_out: HeldOut, after: Flags, bin_names: Sequence[str]) -> dict[str, TaskChange]:
+def _compare_bins(flips: _Flips, bin_names: Sequence[str]) -> dict[str, TaskChange]:
     """The change of each bin, in the order of their names; none where samples have no bins."""
     names, numbers = np.unique(np.array(bin_names), return_inverse=True)
-    if "" in names:
-        return {}
-    changes = compare_bins(Partition(numbers, tuple(names)), held_out.before.correct, after)
-    return dict(zip(names.tolist(), changes, strict=True))
+    return {} if "" in names else _compare_parts(Partition(numbers, tuple(names.tolist())), flips)
+
+
+def _compare_parts(partition: Partition, flips: _Flips) -> dict[str, TaskChange]:
+    changes = compare_bins(partition, flips.before, flips.after, flips.tokens, is_graded=flips.is_graded)
+    return dict(zip(partition.bin_names, changes, strict=True))
 
 
 def _list_damaged(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from mixcd.matter.base_model.prediction_cache import cached_count, list_parts, read_manifest
 from mixcd.run.outcome.evaluation import Evaluation, TaskChange
 from mixcd.run.outcome.step_record import read_steps, write_steps
+from mixcd.run.outcome.token_totals import TokenTotals
 from mixcd.words.errors import RunFolderError, shorten
 from mixcd.words.files import LOCK, UNFINISHED, replace_file
 
@@ -187,15 +188,17 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
 
 
 def change_from_json(values: Mapping[str, Any]) -> TaskChange:
-    """Return one task's change from the JSON values of an evaluation."""
-    return TaskChange(**{name: int(values[name]) for name in TaskChange.__dataclass_fields__})
+    """Return one task's change from the JSON values of an evaluation; older ones have no figures by token."""
+    counts = {name: int(values[name]) for name in ("sample_count", "right_before", "damaged_count", "gained_count")}
+    tokens = values.get("tokens")
+    return TaskChange(**counts, tokens=None if tokens is None else _tokens_from_json(tokens))
 
 
 def change_to_json(change: TaskChange) -> dict[str, Any]:
-    """Return one task's change as JSON values."""
+    """Return one task's change as JSON values; `tokens` is there where target tokens are known."""
     low, high = change.damaged_interval
-    return {
-        **vars(change),
+    values = {
+        **{name: value for name, value in vars(change).items() if name != "tokens"},
         "score_before": change.score_before,
         "score_after": change.score_after,
         "net_change": change.net_change,
@@ -204,6 +207,17 @@ def change_to_json(change: TaskChange) -> dict[str, Any]:
         "damaged_share_high": high,
         "mcnemar_p": change.mcnemar_p,
     }
+    return values if change.tokens is None else {**values, "tokens": _tokens_to_json(change.tokens)}
+
+
+def _tokens_to_json(tokens: TokenTotals) -> dict[str, Any]:
+    derived = ("score_before", "score_after", "net_change", "lost_share")
+    return {**vars(tokens), **{name: getattr(tokens, name) for name in derived}}
+
+
+def _tokens_from_json(values: Mapping[str, Any]) -> TokenTotals:
+    found = {name: values[name] for name in TokenTotals.__dataclass_fields__}
+    return TokenTotals(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
 
 def _count_parts(cache: Path) -> str:
