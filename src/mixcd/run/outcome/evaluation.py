@@ -42,6 +42,14 @@ class TaskChange:
         return self.tokens if self.tokens is not None and self.tokens.is_graded else self
 
     @property
+    def hardness(self) -> tuple[float, float]:
+        """Sort by this to have the hardest hit first: by the lower bound of the damaged share, 0 where it has none."""
+        if self.lead is self:
+            return -self.damaged_interval[0], 0.0
+        interval = self.lead.damaged_interval
+        return -interval[0] if interval else 0.0, -self.lead.damaged_share
+
+    @property
     def score_before(self) -> float:
         """The base model's accuracy."""
         return self.right_before / self.sample_count

@@ -216,8 +216,9 @@ def _tokens_to_json(tokens: TokenTotals) -> dict[str, Any]:
 
 
 def _tokens_from_json(values: Mapping[str, Any]) -> TokenTotals:
-    found = {name: values[name] for name in TokenTotals.__dataclass_fields__}
-    return TokenTotals(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    found: dict[str, Any] = {name: values[name] for name in TokenTotals.__dataclass_fields__}
+    intervals = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+    return TokenTotals(**(found | intervals))
 
 
 def _count_parts(cache: Path) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from scipy.stats import binomtest
 
 from mixcd.run.outcome.evaluation import LEAST_SAMPLES, TaskChange
+from mixcd.run.outcome.token_totals import TokenTotals
 from mixcd.run.report.page import Section, Share, Table
 
 SCORES_READING = (
@@ -14,9 +15,64 @@ SCORES_READING = (
     "damaged share says."
 )
 
+TOKENS_READING = (
+    "By token: token accuracy is the share of the target tokens that a model gets right, each given all true tokens "
+    "before it. The damage of a sample is, of its tokens that were right before, the share that is wrong now; the mean "
+    "over the samples is shown. Lost tokens went from right to wrong, gained ones from wrong to right. The intervals "
+    "are 95 % cluster bootstrap intervals, in which samples are drawn anew with all their tokens; there are none where "
+    "samples are too few. The sign-flip test's p says whether the samples' losses and gains of tokens balance."
+)
+WHOLE_READING = "By sample: a whole sample is right when every target token is. "
+
 
 def tell_scores(changes: Mapping[str, TaskChange]) -> Section:
-    """Show scores before and after, and flips, data set by data set."""
+    """Show scores before and after, and flips, data set by data set; by sample, and where tokens are known by token."""
+    tokens = {name: one.tokens for name, one in changes.items() if one.tokens is not None}
+    is_graded = any(one.is_graded for one in tokens.values())
+    if not tokens:
+        return Section("Scores and flips", SCORES_READING, tables=_list_scores(changes))
+    parts = [(TOKENS_READING, _list_token_scores(tokens)), (SCORES_READING, _list_scores(changes, "Whole samples: "))]
+    if is_graded:
+        parts[1] = (WHOLE_READING + SCORES_READING, parts[1][1])
+    else:
+        parts = parts[::-1]
+    readings, tables = zip(*parts, strict=True)
+    return Section("Scores and flips", " ".join(readings), tables=[table for part in tables for table in part])
+
+
+def _list_token_scores(changes: Mapping[str, TokenTotals]) -> list[Table]:
+    scores = [
+        [
+            name,
+            f"{one.target_count:,}",
+            f"{one.score_before:.3f}",
+            f"{one.score_after:.3f}",
+            f"{100 * one.net_change:+.1f}{_bounds(one.net_interval, 100, '+.1f')}",
+        ]
+        for name, one in changes.items()
+    ]
+    flips: list[list[str | Share]] = [
+        [
+            name,
+            _damaged_share(one),
+            f"{one.lost_count:,}",
+            f"{one.gained_count:,}",
+            f"{100 * one.lost_share:.1f} %{_bounds(one.lost_interval, 100, '.1f')}",
+            f"{one.sign_flip_p:.2g}",
+        ]
+        for name, one in changes.items()
+    ]
+    return [
+        Table("Token accuracy", ["data", "target tokens", "before", "after", "change, points"], scores),
+        Table(
+            "Damage by token",
+            ["data", "mean damage", "right → wrong", "wrong → right", "lost share of all", "sign-flip p"],
+            flips,
+        ),
+    ]
+
+
+def _list_scores(changes: Mapping[str, TaskChange], prefix: str = "") -> list[Table]:
     scores = [
         [
             name,
@@ -31,18 +87,15 @@ def tell_scores(changes: Mapping[str, TaskChange]) -> Section:
         [name, f"{one.damaged_count:,}", _damaged_share(one), f"{one.gained_count:,}", f"{one.mcnemar_p:.2g}"]
         for name, one in changes.items()
     ]
-    return Section(
-        "Scores and flips",
-        SCORES_READING,
-        tables=[
-            Table("Scores", ["data", "samples", "before", "after", "change, points"], scores),
-            Table("Flips", ["data", "right → wrong", "damaged share", "wrong → right", "McNemar p"], flips),
-        ],
-    )
+    names = [f"{prefix}scores", f"{prefix}flips"] if prefix else ["Scores", "Flips"]
+    return [
+        Table(names[0], ["data", "samples", "before", "after", "change, points"], scores),
+        Table(names[1], ["data", "right → wrong", "damaged share", "wrong → right", "McNemar p"], flips),
+    ]
 
 
 def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool = False) -> Table:
-    """List the bins of a partition with their sizes and damaged shares.
+    """List the bins of a partition with their sizes and damaged shares; by token where damage is counted so.
 
     Args:
         bins: The change of each bin, by name, in the order to show.
@@ -50,12 +103,15 @@ def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool =
     Returns:
         The table; all bars have one scale.
     """
-    scale = max((_interval(one) or (0.0, one.damaged_share))[1] for one in bins.values()) if bins else 1.0
+    leads = {name: one.lead for name, one in bins.items()}
+    is_graded = any(lead is bins[name].tokens for name, lead in leads.items())
+    scale = max((_interval(one) or (0.0, one.damaged_share))[1] for one in leads.values()) if bins else 1.0
     rows: list[list[str | Share]] = [
         [name, f"{one.sample_count:,}", _damaged_share(one, scale), f"{one.score_before:.3f} → {one.score_after:.3f}"]
-        for name, one in bins.items()
+        for name, one in leads.items()
     ]
-    return Table(caption, ["bin", "samples", "damaged share", "score"], rows, is_folded=is_folded)
+    headings = ["mean damage", "token accuracy"] if is_graded else ["damaged share", "score"]
+    return Table(caption, ["bin", "samples", *headings], rows, is_folded=is_folded)
 
 
 def list_damaged(headings: Sequence[str], rows: Sequence[Sequence[str]], damaged_count: int, order: str) -> Section:
@@ -81,9 +137,13 @@ def _score(right_count: int, change: TaskChange) -> str:
     return f"{right_count / change.sample_count:.3f}{bounds}"
 
 
-def _interval(change: TaskChange) -> tuple[float, float] | None:
+def _bounds(interval: tuple[float, float] | None, scale: float, form: str) -> str:
+    return "" if interval is None else f" ({scale * interval[0]:{form}} to {scale * interval[1]:{form}})"
+
+
+def _interval(change: TaskChange | TokenTotals) -> tuple[float, float] | None:
     return change.damaged_interval if change.sample_count >= LEAST_SAMPLES else None
 
 
-def _damaged_share(change: TaskChange, scale: float = 1.0) -> Share:
+def _damaged_share(change: TaskChange | TokenTotals, scale: float = 1.0) -> Share:
     return Share(change.damaged_share, _interval(change), scale)

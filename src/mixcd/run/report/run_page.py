@@ -18,6 +18,11 @@ _BINS_READING = (
     "The run's partition, made anew of the held-out prior samples. The bar is the damaged share, the line on it its "
     "95 % Wilson interval; bins of fewer than 30 samples have none. Hardest hit first, by the lower bound."
 )
+_GRADED_BINS_READING = (
+    "The run's partition, made anew of the held-out prior samples. The bar is the samples' mean damage by token, the "
+    "line on it its 95 % cluster bootstrap interval; bins of fewer than 30 samples have none. Hardest hit first, by "
+    "the lower bound."
+)
 _STEPS_READING = (
     "Seen in the training forward passes, without a pass more, over the last 50 to 100 steps. The damage rate is an "
     "estimate for the whole prior data; the yield is the damaged share of what was rehearsed. Yield above the damage "
@@ -52,9 +57,19 @@ def judge_run(scores: Mapping[str, TaskChange]) -> str:
     """
     if not scores:
         return "Damage was not measured: no prior data are held out."
-    prior, new = next(iter(scores.values())), scores.get(NEW)
-    low, high = prior.damaged_interval
-    told = f"new score {new.score_before:.3f} → {new.score_after:.3f}" if new else ""
+    whole, whole_new = next(iter(scores.values())), scores.get(NEW)
+    prior, new = whole.lead, whole_new.lead if whole_new else None
+    score = "token accuracy" if prior is whole.tokens else "score"
+    told = f"new {score} {new.score_before:.3f} → {new.score_after:.3f}" if new else ""
+    if prior is whole.tokens:
+        bounds = prior.damaged_interval
+        told_bounds = f" ({100 * bounds[0]:.1f}–{100 * bounds[1]:.1f})" if bounds else ""
+        return (
+            f"Damaged: of the target tokens that a held-out prior sample had right, {100 * prior.damaged_share:.1f} %"
+            f"{told_bounds} went wrong, on average; prior {score} {prior.score_before:.3f} → {prior.score_after:.3f}"
+            f"{', ' + told if told else ''}."
+        )
+    low, high = whole.damaged_interval
     return (
         f"Damaged: {100 * prior.damaged_share:.1f} % ({100 * low:.1f}–{100 * high:.1f}) of the held-out prior samples "
         f"went from right to wrong; prior score {prior.score_before:.3f} → {prior.score_after:.3f}"
@@ -63,11 +78,13 @@ def judge_run(scores: Mapping[str, TaskChange]) -> str:
 
 
 def _tell_bins(bins: Mapping[str, TaskChange]) -> Section:
-    ranked = sorted(bins.items(), key=lambda one: (-one[1].damaged_interval[0], one[0]))
+    ranked = sorted(bins.items(), key=lambda one: (*one[1].hardness, one[0]))
     left_out = len(ranked) - MOST_BINS
     remarks = [f"{left_out:,} bins more are in `evaluation.json`."] if left_out > 0 else []
     table = list_bins("Held-out prior samples by bin", dict(ranked[:MOST_BINS]))
-    return Section("Damage by bin", _BINS_READING, tables=[table], remarks=remarks)
+    is_graded = any(one.lead is one.tokens for one in bins.values())
+    reading = _GRADED_BINS_READING if is_graded else _BINS_READING
+    return Section("Damage by bin", reading, tables=[table], remarks=remarks)
 
 
 def _draw_steps(steps: Sequence[Mapping[str, float]]) -> list[Picture]:
