@@ -185,18 +185,21 @@ def spread_of_damage(counts: DamageCounts, squares: Floats | None = None) -> Flo
     return np.where(squares == damaged, whole, np.maximum(mean_square - rate**2, 0.0))  # Σ d² = Σ d if each is 0 or 1
 
 
-def estimate_lift(counts: DamageCounts, bin_sizes: Ids) -> Lift:
+def estimate_lift(counts: DamageCounts, bin_sizes: Ids, squares: Floats | None = None) -> Lift:
     """Estimate what drawing in proportion to the damage rates of these bins gains over uniform draws.
 
     For counts of a model that did not change meanwhile, as in `sum_window`; in training, add that up over windows.
     NaN with an infinite interval while too little damage was observed.
+
+    Args:
+        squares: As in `sum_window`, where damage is graded.
 
     Example:
         >>> counts = DamageCounts(np.array([1000.0, 1000.0]), np.array([300.0, 100.0]))
         >>> round(estimate_lift(counts, np.array([50, 50])).value, 2)
         1.25
     """
-    return sum_window(counts, bin_sizes).to_lift()
+    return sum_window(counts, bin_sizes, squares).to_lift()
 
 
 def permute_bins(partition: Partition, seed: int) -> Partition:

@@ -9,6 +9,8 @@ from rich.text import Text
 from mixcd.edge.compare.comparison import MOST_SHOWN, Comparison
 from mixcd.edge.compare.partition_damage import PartitionDamage
 from mixcd.edge.compare.verdict import judge_damage, judge_rehearsal
+from mixcd.run.outcome.evaluation import TaskChange
+from mixcd.run.outcome.token_totals import TokenTotals
 from mixcd.words.errors import plain_name
 
 _MOST_BINS = 8
@@ -31,8 +33,13 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def make_summary(comparison: Comparison) -> Iterator[str]:
     """Put score, damage, flips, the weights' dtype and net change in a line each."""
-    change, interval = comparison.change, comparison.damaged_interval
-    bounds = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
+    change, bounds = comparison.change, _tell_bounds(comparison.damaged_interval)
+    if change.tokens is not None and change.is_graded:
+        yield from _summarise_tokens(change.tokens)
+        if comparison.dtype is not None:
+            yield f"weights  {comparison.dtype}"
+        yield f"whole    {_tell_whole(change)}"
+        return
     yield f"score    {change.score_before:.3f} → {change.score_after:.3f} on {change.sample_count:,} samples"
     yield f"damaged  {comparison.damaged_share:.1%}{bounds}"
     if comparison.choices is not None:
@@ -42,11 +49,33 @@ def make_summary(comparison: Comparison) -> Iterator[str]:
     if comparison.dtype is not None:
         yield f"weights  {comparison.dtype}"
     yield f"net      {change.net_change:+.1%} (McNemar p = {change.mcnemar_p:.2g})"
+    if change.tokens is not None:
+        yield f"tokens   {change.tokens}"
+
+
+def _summarise_tokens(tokens: TokenTotals) -> Iterator[str]:
+    scores = f"{tokens.score_before:.3f} → {tokens.score_after:.3f}"
+    yield f"score    {scores} of {tokens.target_count:,} target tokens on {tokens.sample_count:,} samples"
+    damaged = f"{tokens.damaged_share:.1%}{_tell_bounds(tokens.damaged_interval)}"
+    yield f"damaged  {damaged} of the tokens that a sample had right, on average"
+    yield f"flips    {tokens.lost_count:,} tokens right→wrong, {tokens.gained_count:,} wrong→right"
+    net = f"{tokens.net_change:+.1%}{_tell_bounds(tokens.net_interval, '+.1%')}"
+    yield f"net      {net} (sign-flip p = {tokens.sign_flip_p:.2g})"
+
+
+def _tell_whole(change: TaskChange) -> str:
+    scores = f"{change.score_before:.3f} → {change.score_after:.3f}"
+    flips = f"{change.damaged_count:,} right→wrong, {change.gained_count:,} wrong→right"
+    return f"{scores} of the samples have every target token right: {flips} (McNemar p = {change.mcnemar_p:.2g})"
+
+
+def _tell_bounds(interval: tuple[float, float] | None, form: str = ".1%") -> str:
+    return f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
 
 
 def make_tables(comparison: Comparison) -> Iterator[Table]:
     """Lay out damage by bins, a table a partition, and the most damaged samples; nothing where nothing is damaged."""
-    if comparison.change.damaged_count:
+    if comparison.change.lead.damaged_count:
         yield from (_make_partition_table(one) for one in comparison.partitions)
     if comparison.most_damaged:
         yield _make_sample_table(comparison)
@@ -62,13 +91,13 @@ def _make_partition_table(partition: PartitionDamage) -> Table:
         f"and {more:,} bins more" if more > 0 else None,
     )
     for one in partition.bins[:_MOST_BINS]:
-        change, (low, high) = one.change, one.change.damaged_interval
+        change = one.change.lead
         table.add_row(
             Text(plain_name(one.name, _NAME_START)),
             f"{change.sample_count:,}",
             f"{change.score_before:.3f}",
             f"{change.score_after:.3f}",
-            f"{change.damaged_share:.1%} ({low:.1%} to {high:.1%})",
+            f"{change.damaged_share:.1%}{_tell_bounds(change.damaged_interval)}",
         )
     return table
 
@@ -77,7 +106,7 @@ def _make_sample_table(comparison: Comparison) -> Table:
     samples = comparison.most_damaged[:MOST_SHOWN]
     told = [name for name in ("label", "prediction") if any(getattr(sample, name) is not None for sample in samples)]
     table = _make_table(
-        f"The {len(samples)} most damaged of {comparison.change.damaged_count:,} samples",
+        f"The {len(samples)} most damaged of {comparison.change.lead.damaged_count:,} samples",
         ("sample", *({"label": "label", "prediction": "now"}[name] for name in told), "loss", "text"),
     )
     for sample in samples:

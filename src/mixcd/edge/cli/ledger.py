@@ -23,7 +23,8 @@ def show_ledger(run: Path, *, as_json: bool) -> None:
     }
     if as_json:
         scores = [[None if score != score else float(score) for score in row] for row in ledger.scores]
-        told = {"tasks": list(ledger.task_names), "scores": scores, **summary}
+        by_token = {"scored_by": "token"} if ledger.is_by_token else {}
+        told = {"tasks": list(ledger.task_names), "scores": scores, **summary, **by_token}
         sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=1) + "\n")
         return
     console = Console()
@@ -33,7 +34,8 @@ def show_ledger(run: Path, *, as_json: bool) -> None:
 
 
 def _make_table(ledger: Ledger) -> Table:
-    table = Table(title=Text("Held-out scores in % of each task, after each stage"), title_justify="left", box=None)
+    scores = "token accuracies" if ledger.is_by_token else "scores"
+    table = Table(title=Text(f"Held-out {scores} in % of each task, after each stage"), title_justify="left", box=None)
     table.add_column("after")
     for name in ledger.task_names:
         table.add_column(Text(plain_name(name)), justify="right")

@@ -18,7 +18,7 @@ from mixcd.edge.compare.comparison import (
     require_settings,
 )
 from mixcd.edge.compare.models import Model, ModelPair, open_models
-from mixcd.edge.compare.passes import ComparisonPass, Outcomes
+from mixcd.edge.compare.passes import ComparisonPass, Outcomes, compare_outcomes_by_token
 from mixcd.edge.compare.samples import Preparation, open_samples, renumber_labels
 from mixcd.edge.compare.texts import read_gold, read_text
 from mixcd.edge.config.data_config import ColumnsConfig
@@ -70,9 +70,11 @@ def compare(
             file, folder or hub name of either; or a dict of such, whose keys become the column `prior_set`.
         columns: The columns by which damage is told apart, beside the base model's loss; by default all that hold one
             value a sample, without those in which nearly every value is its own.
-        tolerance: The damaged share that is tolerated: above it, at its lower bound, there is damage.
+        tolerance: The damaged share that is tolerated: above it, at its lower bound, there is damage. Where damage is
+            counted by token, as by default in language models, it is the mean damage: of its target tokens that were
+            right, the share that a sample lost.
         choices: How many options a question has, where samples are multiple-choice questions: what guessing loses is
-            taken off.
+            taken off. Not where damage is counted by token.
         correctness: When a prediction is right; by default what model and labels are made for.
         cache_dir: A prediction cache of the base model on these data: read, and filled where it lacks something.
         tokenizer: The tokenizer of both models; by default the one beside them.
@@ -123,11 +125,14 @@ def compare(
     require_fixed_masks(collate_fn)
     rule = choose_rule(correctness, pair.base, collate(collate_fn, [samples[0]]), samples.name)
     label_names = names_of_model(pair.base)
+    _require_guesses(choices, rule)
     set_names = label_names if isinstance(rule, RightLabels) else None
     chosen, left_out = choose_columns(samples, columns, names.label, set_names)
     before, after = _predict(pair, ComparisonPass(samples, rule, batch_size, progress), collate_fn, cache_dir)
+    tokens = compare_outcomes_by_token(before, after)
     class_names = dict(enumerate(label_names)) if isinstance(rule, RightClass) else {}
-    worst = rank_damaged(before.correct & ~after.correct, before.loss, after.loss)
+    is_damaged = tokens.lost_count > 0 if tokens is not None and rule.is_graded else before.correct & ~after.correct
+    worst = rank_damaged(is_damaged, before.loss, after.loss)
     rows = samples.rows(before.sample_ids[worst].tolist())
     golds = [read_gold(row, rule, pair.tokenizer, label_names) for row in rows]
     texts = [read_text(row, names, rule, pair.tokenizer) for row in rows]
@@ -138,6 +143,8 @@ def compare(
             (PRIOR_LOSS, bin_losses(before.loss)),
             *((name, bin_samples(samples, name, column, before.sample_ids, class_names)) for name, column in chosen),
         ],
+        tokens,
+        is_graded=rule.is_graded,
         most_damaged=[
             _describe(before, after, position, class_names, gold, text)
             for position, gold, text in zip(worst.tolist(), golds, texts, strict=True)
@@ -185,6 +192,14 @@ def _describe(
     )
 
 
+def _require_guesses(choices: int | None, rule: CorrectnessRule) -> None:
+    if choices is not None and rule.is_graded:
+        raise SettingError(
+            f"`choices` is {choices}, but it takes off what guessing among whole answers explains, and here damage is "
+            "counted by token. Leave it out, or judge whole samples: `correctness=mixcd.RightTokens()`, say."
+        )
+
+
 def _note(samples: PriorDataset, before: Outcomes, rule: CorrectnessRule, dtype: str) -> Iterator[str]:
     """Say what to mind: what was not compared, what the base model does not know anyway, and what rounding changes."""
     if len(before.sample_ids) < len(samples):
@@ -195,7 +210,10 @@ def _note(samples: PriorDataset, before: Outcomes, rule: CorrectnessRule, dtype:
     if before.untargeted_count:
         yield f"{before.untargeted_count:,} samples have {rule.untargeted}, so they never count as right."
     share = float(before.correct.mean())
-    if share < LEAST_SHARE_RIGHT:
+    if before.right_tokens is not None and rule.is_graded:
+        if not before.right_tokens.right_count.any():
+            yield "The base model predicts no target token, so none can be damaged. Check the tokenizer and the labels."
+    elif share < LEAST_SHARE_RIGHT:
         half = halve_by_tokens(before.share_right)
         cure = (
             "Check that it was trained on this task, and that labels and preprocessing are those it was trained with."

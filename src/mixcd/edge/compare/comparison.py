@@ -8,7 +8,7 @@ import numpy as np
 from mixcd.edge.compare.partition_damage import PartitionDamage, measure_damage, rank_partitions
 from mixcd.run.outcome.evaluation import LEAST_SAMPLES, MOST_ROWS, TaskChange, compare_correctness
 from mixcd.words.errors import SettingError
-from mixcd.words.vocabulary import Flags, Floats, Ids, Partition
+from mixcd.words.vocabulary import Flags, Floats, Ids, Partition, TokenChange
 
 MOST_SHOWN = 20
 """Damaged samples that the terminal and the JSON show."""
@@ -47,7 +47,7 @@ class Comparison:
         change: Scores, flips and tests over all samples.
         partitions: How damage falls, the most uneven partition first.
         most_damaged: The damaged samples whose loss rose most, at most `MOST_ROWS`.
-        tolerance: The damaged share that is tolerated.
+        tolerance: The damaged share that is tolerated; where damage is counted by token, the mean damage.
         choices: Options a question has, where samples are multiple-choice questions; else None.
         notes: What was left out, and why.
         dtype: What the weights of both models were held in; None where no model was run.
@@ -68,15 +68,19 @@ class Comparison:
 
     @property
     def damaged_share(self) -> float:
-        """The share that went from right to wrong, less what guessing explains."""
-        return max(0.0, self.change.damaged_share - self.damaged_by_chance)
+        """The share that went from right to wrong, less what guessing explains; or the mean damage by token."""
+        return max(0.0, self.change.lead.damaged_share - self.damaged_by_chance)
 
     @property
     def damaged_interval(self) -> tuple[float, float] | None:
-        """Its 95 % Wilson interval, less what guessing explains; None for fewer than `LEAST_SAMPLES` samples."""
-        if self.change.sample_count < LEAST_SAMPLES:
+        """Its 95 % interval, less what guessing explains; None for fewer than `LEAST_SAMPLES` samples.
+
+        Wilson's; by token a cluster bootstrap interval.
+        """
+        interval = self.change.lead.damaged_interval
+        if interval is None or self.change.sample_count < LEAST_SAMPLES:
             return None
-        low, high = self.change.damaged_interval
+        low, high = interval
         return max(0.0, low - self.damaged_by_chance), max(0.0, high - self.damaged_by_chance)
 
     @property
@@ -143,7 +147,9 @@ def compare_outcomes(
     before: Flags,
     after: Flags,
     partitions: Sequence[tuple[str, Partition]],
+    tokens: TokenChange | None = None,
     *,
+    is_graded: bool = False,
     most_damaged: Sequence[SampleDamage] = (),
     tolerance: float = TOLERANCE,
     choices: int | None = None,
@@ -155,6 +161,8 @@ def compare_outcomes(
     Args:
         before: Whether the base model got each sample right, shape (samples,).
         after: The same for the fine-tuned model.
+        tokens: What became of their target tokens; None where there are none.
+        is_graded: Whether damage is counted by token.
 
     Raises:
         SettingError: If a setting makes no sense.
@@ -166,8 +174,10 @@ def compare_outcomes(
     """
     require_settings(tolerance, choices)
     return Comparison(
-        change=compare_correctness(before, after),
-        partitions=rank_partitions(measure_damage(name, one, before, after) for name, one in partitions),
+        change=compare_correctness(before, after, tokens, is_graded=is_graded),
+        partitions=rank_partitions(
+            measure_damage(name, one, before, after, tokens, is_graded=is_graded) for name, one in partitions
+        ),
         most_damaged=tuple(most_damaged),
         tolerance=tolerance,
         choices=choices,

@@ -12,11 +12,12 @@ from mixcd.run.report.page import Page, Section, Table, write_page
 from mixcd.words.version import __version__
 
 _UNFOLDED_COUNT = 3
+_BY_SAMPLE = ("damaged share", "Wilson")
 _READING = (
     "Each table splits the samples in one way, the most uneven first. Lift compares two ways to draw samples: in "
     "proportion to the damage rate of their bin, and uniformly. It says how many times as many damaged ones the first "
     "finds, corrected for noise: 1 means that damage is even and that this partition is no use to rehearsal. The bar "
-    "is the damaged share, the line on it its 95 % Wilson interval; bins are sorted by the lower bound, and bins of "
+    "is the {bar}, the line on it its 95 % {interval} interval; bins are sorted by the lower bound, and bins of "
     "fewer than 30 samples have none."
 )
 
@@ -64,7 +65,7 @@ def make_comparison_page(comparison: Comparison, settings: Mapping[str, str]) ->
         sections=[
             tell_scores({"all samples": comparison.change}),
             _tell_partitions(comparison),
-            *([_tell_samples(comparison)] if comparison.change.damaged_count else []),
+            *([_tell_samples(comparison)] if comparison.change.lead.damaged_count else []),
         ],
         facts=[*settings.items(), *facts.items()],
     )
@@ -78,7 +79,8 @@ def _tell_partitions(comparison: Comparison) -> Section:
     ]
     lifts = Table("Lift", ["partition", "bins", "lift (95 %)"], rows)
     note = f"`{PRIOR_LOSS}` are bins of the base model's own loss, which it has before any fine-tuning."
-    return Section("Damage by bin", _READING, tables=[lifts, *bins], remarks=[note])
+    bar, interval = ("mean damage by token", "cluster bootstrap") if comparison.change.is_graded else _BY_SAMPLE
+    return Section("Damage by bin", _READING.format(bar=bar, interval=interval), tables=[lifts, *bins], remarks=[note])
 
 
 def _tell_lift(one: PartitionDamage) -> str:
@@ -101,6 +103,6 @@ def _tell_samples(comparison: Comparison) -> Section:
     return list_damaged(
         ["sample", "text", "gold, and before", "after", "loss"],
         rows,
-        comparison.change.damaged_count,
+        comparison.change.lead.damaged_count,
         "those first whose loss rose most",
     )

@@ -12,9 +12,10 @@ from mixcd.matter.base_model.batched_inference import Collate
 from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prior_predictions import predict_prior
 from mixcd.matter.base_model.require_apart import require_apart
+from mixcd.matter.base_model.token_bits import TokenBits, compare_tokens, pack_samples
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
-from mixcd.words.vocabulary import Flags, Floats, Ids, require_finite_losses
+from mixcd.words.vocabulary import Flags, Floats, Ids, TokenChange, require_finite_losses
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Outcomes:
         prediction: The class it predicted, shape (samples,); None where predictions are no class.
         share_right: The share of each one's target tokens that it predicted, NaN without any, shape (samples,); None
             where there are no target tokens.
+        right_tokens: Which target tokens of each it predicted; None likewise.
         has_target: Whether each has a target that a model could predict, shape (samples,); None where all have.
     """
 
@@ -36,6 +38,7 @@ class Outcomes:
     loss: Floats
     prediction: Ids | None
     share_right: Floats | None
+    right_tokens: TokenBits | None
     has_target: Flags | None
 
     @property
@@ -76,8 +79,10 @@ class ComparisonPass:
                 advance=bar.update,
                 look=lambda ids, _, part: require_finite_losses(ids, part["loss"], owner),
             )
-        optional = (found.get(name) for name in ("prediction", "share_right", "has_target"))
-        return Outcomes(sample_ids, found["correct"], found["loss"].astype(np.float64), *optional)
+        bits = pack_samples(found["right_tokens"].tolist()) if "right_tokens" in found else None
+        prediction, share_right, has_target = (found.get(name) for name in ("prediction", "share_right", "has_target"))
+        loss = found["loss"].astype(np.float64)
+        return Outcomes(sample_ids, found["correct"], loss, prediction, share_right, bits, has_target)
 
     def read_or_predict(
         self, model: torch.nn.Module, cache_dir: str | Path, collate_fn: Collate, tokenizer: Any
@@ -99,4 +104,18 @@ class ComparisonPass:
             progress=self.progress,
             least_share_right=0.0,
         )
-        return Outcomes(made.sample_ids, made.correct, made.loss, made.prediction, made.share_right, made.has_target)
+        optional = (made.prediction, made.share_right, made.right_tokens, made.has_target)
+        return Outcomes(made.sample_ids, made.correct, made.loss, *optional)
+
+
+def compare_outcomes_by_token(before: Outcomes, after: Outcomes) -> TokenChange | None:
+    """Say what became of the target tokens of the same samples; None where there are none.
+
+    Raises:
+        DataError: If a sample has another number of target tokens for each model.
+    """
+    if before.right_tokens is None or after.right_tokens is None:
+        return None
+    places = np.arange(len(before.sample_ids))
+    now = [after.right_tokens[place] for place in places.tolist()]
+    return compare_tokens(before.right_tokens, places, now, before.sample_ids)

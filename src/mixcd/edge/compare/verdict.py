@@ -27,13 +27,18 @@ def judge_damage(comparison: Comparison) -> str:
     count, interval = comparison.change.sample_count, comparison.damaged_interval
     if interval is None:
         return f"Too few samples to tell: there are {count}, and an interval needs at least {LEAST_SAMPLES}."
-    share = f"{comparison.damaged_share:.1%} of the samples went from right to wrong"
+    is_graded = comparison.change.is_graded
+    share = f"{comparison.damaged_share:.1%} of the "
+    share += (
+        "tokens that a sample had right went wrong, on average" if is_graded else "samples went from right to wrong"
+    )
     share += " beyond what guessing explains" if comparison.choices else ""
     bounds = f"{interval[0]:.1%} to {interval[1]:.1%}"
     tolerance = f"the tolerance of {comparison.tolerance:.1%}"
-    if comparison.change.damaged_count == 0:
+    if comparison.change.lead.damaged_count == 0:
+        broke = "lost a target token that was right" if is_graded else "went from right to wrong"
         return (
-            f"Nothing broke: none of the {count:,} samples went from right to wrong. (With so many, up to "
+            f"Nothing broke: none of the {count:,} samples {broke}. (With so many, up to "
             f"{interval[1]:.1%} could and still not show.)"
         )
     if comparison.is_damaged:
@@ -65,10 +70,11 @@ def judge_rehearsal(comparison: Comparison) -> str:
     known = [one for one in comparison.partitions if one.lift.high < float("inf")]
     uneven = list_uneven(comparison)
     if uneven:
-        best, share = uneven[0], comparison.change.damaged_share
+        best, share = uneven[0], comparison.change.lead.damaged_share
+        often, of = ("much", "of their tokens") if comparison.change.is_graded else ("often", "of them")
         return (
             f"Rehearsal: damage is uneven. Drawn by {_quote(best.name)}, rehearsed samples are damaged {_lift(best)} "
-            f"times as often as drawn uniformly: {min(1.0, share * best.lift.value):.1%} of them instead of "
+            f"times as {often} as drawn uniformly: {min(1.0, share * best.lift.value):.1%} {of} instead of "
             f"{share:.1%}, to begin with."
         )
     if known and all(one.lift.high < WORTHWHILE_LIFT for one in known):
@@ -88,15 +94,15 @@ def list_hardest(comparison: Comparison) -> list[BinDamage]:
     Returns:
         The bins, hardest hit first: by the lower bound of their damaged share, which lies above the whole's share.
     """
-    share = comparison.change.damaged_share
+    share = comparison.change.lead.damaged_share
     columns = [one for one in comparison.partitions if one.name != PRIOR_LOSS and one.lift.low > 1]
-    bins = [one for column in columns for one in column.bins if one.change.damaged_interval[0] > share]
+    bins = [one for column in columns for one in column.bins if -one.change.hardness[0] > share]
     return sorted(bins, key=hardness)
 
 
 def _name_hardest(comparison: Comparison) -> str:
     hardest = list_hardest(comparison)[:_MOST_NAMED]
-    named = ", ".join(f"{_quote(one.name)} {one.change.damaged_share:.1%}" for one in hardest)
+    named = ", ".join(f"{_quote(one.name)} {one.change.lead.damaged_share:.1%}" for one in hardest)
     return f" Hardest hit: {named}." if named else ""
 
 

@@ -17,10 +17,12 @@ class Ledger:
         scores: R[t, i], the score on task i after stage t, shape (stages, tasks); NaN above the diagonal where a task
             was not measured before its own stage.
         task_names: One name a task.
+        is_by_token: Whether the scores are token accuracies, and not shares of samples.
     """
 
     scores: Floats
     task_names: tuple[str, ...]
+    is_by_token: bool = False
 
     @property
     def average(self) -> float:
@@ -47,13 +49,14 @@ class Ledger:
         return np.asarray(best - self.scores[-1], dtype=np.float64)
 
 
-def make_ledger(scores: Any, task_names: tuple[str, ...] | None = None) -> Ledger:
+def make_ledger(scores: Any, task_names: tuple[str, ...] | None = None, *, is_by_token: bool = False) -> Ledger:
     """Make the ledger of a chain of stages from its matrix of scores.
 
     Args:
         scores: R[t, i], the score on task i after stage t, shape (stages, stages): stage t learns task t. NaN where a
             task was not measured before its own stage.
         task_names: One name a task; their numbers, from 0, by default.
+        is_by_token: Whether the scores are token accuracies.
 
     Returns:
         The ledger.
@@ -84,7 +87,7 @@ def make_ledger(scores: Any, task_names: tuple[str, ...] | None = None) -> Ledge
         raise DataError(
             f"`task_names` has {len(names)} name(s), but `scores` has {len(matrix)} task(s). Pass one name a task."
         )
-    return Ledger(matrix, names)
+    return Ledger(matrix, names, is_by_token)
 
 
 def _mean(of_tasks: Floats) -> float | None:

@@ -21,7 +21,8 @@ def read_ledger(run: Path) -> Ledger:
     """Read what a chain of runs kept of each task; no model is run.
 
     Task 0 is what the first run's base model knew: all its prior data together. Each run adds the task of its new
-    data. Data are the same task's when they have the same path in the configs.
+    data. Data are the same task's when they have the same path in the configs. Scores are token accuracies where every
+    run counts damage by token, else the shares of samples that are right.
 
     Args:
         run: The folder of the last run.
@@ -39,13 +40,17 @@ def read_ledger(run: Path) -> Ledger:
     first = [_key(source["path"]) for source in _require_described(stages[0])["prior"]]
     tasks = [first, *([_key(_require_described(stage)["new"])] for stage in stages)]
     scores = np.full((len(tasks), len(tasks)), np.nan)
-    for row, stage in enumerate(stages, 1):
-        found = _read_scores(stage)
+    by_stage = [_read_scores(stage) for stage in stages]
+    is_by_token = all(one.get("tokens", {}).get("is_graded", False) for found in by_stage for one in found.values())
+    for row, (stage, found) in enumerate(zip(stages, by_stage, strict=True), 1):
+        if is_by_token:
+            found = {key: one["tokens"] for key, one in found.items()}
         scores[row, : row + 1] = [_mean_score(found, keys, "score_after", stage) for keys in tasks[: row + 1]]
         if row == 1:
             scores[0, 0] = _mean_score(found, first, "score_before", stage)
     first_name = " + ".join(source["name"] or "prior" for source in stages[0]["prior"])
-    return make_ledger(scores, (first_name, *(Path(stage["run"]).name for stage in stages)))
+    names = (first_name, *(Path(stage["run"]).name for stage in stages))
+    return make_ledger(scores, names, is_by_token=is_by_token)
 
 
 def _require_described(stage: _Stage) -> _Stage:
@@ -82,7 +87,7 @@ def _mean_score(found: _Scores, keys: Sequence[str], which: str, stage: _Stage) 
             "every run. Give the data of all earlier tasks as `prior`, each with held-out samples, and run the stage "
             "again."
         )
-    counts = [found[key]["sample_count"] for key in keys]
+    counts = [found[key].get("target_count", found[key]["sample_count"]) for key in keys]
     return float(np.average([found[key][which] for key in keys], weights=counts))
 
 

@@ -72,6 +72,16 @@ def join_bits(parts: Sequence[tuple[NDArray[np.uint8], Ids]]) -> TokenBits:
     return TokenBits(values, np.concatenate(starts).astype(np.int64), all_counts.astype(np.int64))
 
 
+def pack_samples(right: Sequence[Flags]) -> TokenBits:
+    """Pack which target tokens of some samples are right.
+
+    Example:
+        >>> pack_samples([np.array([True, False]), np.array([True])]).right_count
+        array([1, 1])
+    """
+    return join_bits([(pack_tokens(right), np.array([len(sample) for sample in right], dtype=np.int64))])
+
+
 def split_tokens(tokens: NDArray[np.int8]) -> NDArray[Any]:
     """Return which target tokens of each sample are right, in their order.
 

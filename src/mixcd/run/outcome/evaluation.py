@@ -34,17 +34,22 @@ class TaskChange:
     tokens: TokenTotals | None = None
 
     @property
+    def is_graded(self) -> bool:
+        """Whether damage is counted by token."""
+        return self.tokens is not None and self.tokens.is_graded
+
+    @property
     def lead(self) -> "TaskChange | TokenTotals":
         """The figures that come first: those by token where damage is counted so, else these by sample.
 
         Both have `score_before`, `score_after`, `net_change`, `damaged_count`, `damaged_share` and `damaged_interval`.
         """
-        return self.tokens if self.tokens is not None and self.tokens.is_graded else self
+        return self.tokens if self.tokens is not None and self.is_graded else self
 
     @property
     def hardness(self) -> tuple[float, float]:
         """Sort by this to have the hardest hit first: by the lower bound of the damaged share, 0 where it has none."""
-        if self.lead is self:
+        if not self.is_graded:
             return -self.damaged_interval[0], 0.0
         interval = self.lead.damaged_interval
         return -interval[0] if interval else 0.0, -self.lead.damaged_share
@@ -82,12 +87,12 @@ class TaskChange:
         return float(binomtest(self.damaged_count, flips, 0.5).pvalue) if flips else 1.0
 
     def __str__(self) -> str:
-        parts = (self.tokens, self._tell_samples()) if self.lead is self.tokens else (self._tell_samples(), self.tokens)
-        return "; ".join(str(part) for part in parts if part is not None)
+        parts = [str(part) for part in (self._tell_samples(), self.tokens) if part is not None]
+        return "; ".join(reversed(parts) if self.is_graded else parts)
 
     def _tell_samples(self) -> str:
         low, high = self.damaged_interval
-        told = "every target token right: " if self.lead is self.tokens else ""
+        told = "every target token right: " if self.is_graded else ""
         return (
             f"{told}score {self.score_before:.3f} → {self.score_after:.3f}, damaged {self.damaged_share:.1%} "
             f"({low:.1%} to {high:.1%}): {self.damaged_count} right→wrong, {self.gained_count} wrong→right, "

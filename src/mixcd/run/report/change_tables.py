@@ -104,7 +104,7 @@ def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool =
         The table; all bars have one scale.
     """
     leads = {name: one.lead for name, one in bins.items()}
-    is_graded = any(lead is bins[name].tokens for name, lead in leads.items())
+    is_graded = any(one.is_graded for one in bins.values())
     scale = max((_interval(one) or (0.0, one.damaged_share))[1] for one in leads.values()) if bins else 1.0
     rows: list[list[str | Share]] = [
         [name, f"{one.sample_count:,}", _damaged_share(one, scale), f"{one.score_before:.3f} → {one.score_after:.3f}"]

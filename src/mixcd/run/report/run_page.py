@@ -57,24 +57,19 @@ def judge_run(scores: Mapping[str, TaskChange]) -> str:
     """
     if not scores:
         return "Damage was not measured: no prior data are held out."
-    whole, whole_new = next(iter(scores.values())), scores.get(NEW)
-    prior, new = whole.lead, whole_new.lead if whole_new else None
-    score = "token accuracy" if prior is whole.tokens else "score"
-    told = f"new {score} {new.score_before:.3f} → {new.score_after:.3f}" if new else ""
-    if prior is whole.tokens:
-        bounds = prior.damaged_interval
-        told_bounds = f" ({100 * bounds[0]:.1f}–{100 * bounds[1]:.1f})" if bounds else ""
+    prior, new = next(iter(scores.values())), scores.get(NEW)
+    score = "token accuracy" if prior.is_graded else "score"
+    told = [f"prior {score} {prior.lead.score_before:.3f} → {prior.lead.score_after:.3f}"]
+    if new:
+        told.append(f"new {score} {new.lead.score_before:.3f} → {new.lead.score_after:.3f}")
+    interval = prior.lead.damaged_interval
+    bounds = f" ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})" if interval else ""
+    share = f"{100 * prior.lead.damaged_share:.1f} %{bounds}"
+    if prior.is_graded:
         return (
-            f"Damaged: of the target tokens that a held-out prior sample had right, {100 * prior.damaged_share:.1f} %"
-            f"{told_bounds} went wrong, on average; prior {score} {prior.score_before:.3f} → {prior.score_after:.3f}"
-            f"{', ' + told if told else ''}."
+            f"Damaged: a held-out prior sample lost {share} of the tokens it had right, on average; {', '.join(told)}."
         )
-    low, high = whole.damaged_interval
-    return (
-        f"Damaged: {100 * prior.damaged_share:.1f} % ({100 * low:.1f}–{100 * high:.1f}) of the held-out prior samples "
-        f"went from right to wrong; prior score {prior.score_before:.3f} → {prior.score_after:.3f}"
-        f"{', ' + told if told else ''}."
-    )
+    return f"Damaged: {share} of the held-out prior samples went from right to wrong; {', '.join(told)}."
 
 
 def _tell_bins(bins: Mapping[str, TaskChange]) -> Section:
@@ -82,7 +77,7 @@ def _tell_bins(bins: Mapping[str, TaskChange]) -> Section:
     left_out = len(ranked) - MOST_BINS
     remarks = [f"{left_out:,} bins more are in `evaluation.json`."] if left_out > 0 else []
     table = list_bins("Held-out prior samples by bin", dict(ranked[:MOST_BINS]))
-    is_graded = any(one.lead is one.tokens for one in bins.values())
+    is_graded = any(one.is_graded for one in bins.values())
     reading = _GRADED_BINS_READING if is_graded else _BINS_READING
     return Section("Damage by bin", reading, tables=[table], remarks=remarks)
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PrinterCallback, Trainer, set_seed
 
 from mixcd.edge.bench.sweep.sweep_method import Method, ProbeSettings, choose_estimator
@@ -21,6 +22,7 @@ from mixcd.edge.bench.sweep.sweep_task import MakeTrainer, SweepTask
 from mixcd.edge.bench.sweep.wise_ft import average_weights
 from mixcd.ideas.probe import Probe, probe_cost
 from mixcd.matter.base_model.batched_inference import evaluating
+from mixcd.matter.base_model.token_bits import compare_tokens, pack_samples
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.outcome.evaluation import TaskChange, compare_correctness
 from mixcd.run.outcome.provenance import describe_software
@@ -92,18 +94,20 @@ class Judge:
         scores: dict[str, Any] = {"measures": json.dumps(measured, sort_keys=True)}
         for half in ("validation", "test"):
             for task in ("prior", "new"):
-                change = _compare_half(self._before[task], after[task], half)
+                change = _compare_half(self._before[task], after[task], half).lead
                 scores[f"{task}_before_{half}"] = change.score_before
                 scores[f"{task}_after_{half}"] = change.score_after
                 if task == "prior":
                     scores[f"damaged_{half}"] = change.damaged_share
         return scores
 
-    def _predict(self, trainer: Trainer) -> dict[str, Flags]:
-        return {
-            task: predict_now(trainer, data, rule_of(trainer, data, self._correctness))["correct"]
-            for task, data in self._held_out.items()
-        }
+    def _predict(self, trainer: Trainer) -> dict[str, "_Predicted"]:
+        found = {}
+        for task, data in self._held_out.items():
+            rule = rule_of(trainer, data, self._correctness)
+            predicted = predict_now(trainer, data, rule)
+            found[task] = _Predicted(predicted["correct"], predicted["right_tokens"] if rule.is_graded else None)
+        return found
 
     def _take_measures(self, trainer: Trainer) -> dict[str, float]:
         if self._measure is None:
@@ -113,10 +117,23 @@ class Judge:
             return dict(self._measure(model))
 
 
-def _compare_half(before: Flags, after: Flags, half: str) -> TaskChange:
-    middle = len(before) // 2
+@dataclass(frozen=True)
+class _Predicted:
+    """What a model has right of some samples, and which of their target tokens, where damage is counted by token."""
+
+    correct: Flags
+    right_tokens: NDArray[Any] | None
+
+
+def _compare_half(before: _Predicted, after: _Predicted, half: str) -> TaskChange:
+    middle = len(before.correct) // 2
     part = slice(0, middle) if half == "validation" else slice(middle, None)
-    return compare_correctness(before[part], after[part])
+    if before.right_tokens is None or after.right_tokens is None:
+        return compare_correctness(before.correct[part], after.correct[part])
+    was, now = before.right_tokens[part].tolist(), after.right_tokens[part].tolist()
+    places = np.arange(len(was))
+    change = compare_tokens(pack_samples(was), places, now, places)
+    return compare_correctness(before.correct[part], after.correct[part], change, is_graded=True)
 
 
 def run_once(
@@ -271,7 +288,7 @@ def _describe_rehearsal(rehearsal: Rehearsal | None) -> dict[str, Any]:
     lift = rehearsal.vitals().lift
     return {
         "observed_count": int(rehearsal.counts.observed_count.sum()),
-        "damaged_count": int(rehearsal.counts.damaged_count.sum()),
+        "damaged_count": round(rehearsal.counts.damaged_count.sum()),
         "lift": lift if np.isfinite(lift) else None,
         "prior_pass_forward_count": rehearsal.predictions.forward_count,
     }
