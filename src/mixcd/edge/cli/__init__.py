@@ -240,7 +240,9 @@ def compare(
     target: Annotated[str | None, _column('The target texts; by default "target".')] = None,
     column: Annotated[list[str] | None, typer.Option(help="A column to break damage down by; all by default.")] = None,
     cache: Annotated[Path | None, typer.Option(help="The base model's prediction cache of these samples.")] = None,
-    tolerance: Annotated[float, typer.Option(help="The damaged share that is tolerated.")] = 0.01,
+    tolerance: Annotated[
+        float, typer.Option(help="The damaged share that is tolerated; of texts, the mean damage by token.")
+    ] = 0.01,
     choices: Annotated[int | None, typer.Option(help="Choices per question: what guessing loses is taken off.")] = None,
     fail_above: Annotated[
         float | None,
@@ -252,11 +254,11 @@ def compare(
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Rows a batch at the longest length.", min=1)] = 32,
     least_share: Annotated[
-        float | None, typer.Option(help="τ, the share of its target tokens that a sample needs right; all by default.")
+        float | None, typer.Option(help="τ: judge whole samples, right with this share of their target tokens right.")
     ] = None,
     loss_tolerance: Annotated[
         float | None,
-        typer.Option(help="δ: right is, instead, a loss of at most the base model's plus this, in nats a token."),
+        typer.Option(help="δ: judge whole samples, right up to a loss of the base model's plus this, in nats a token."),
     ] = None,
     near: Annotated[
         float | None, typer.Option(help="How far off a right number may be, in label units.", min=0)

@@ -80,7 +80,7 @@ def write_starter_config(path: Path, *, model: str, new: str, prior: Sequence[st
         task=_quote(task),
         new=_describe(new, "new.path", task),
         priors=priors,
-        graded="# least_share = 0.8  # of its target tokens that a sample needs right; all by default\n"
+        graded="# least_share = 0.8  # judge whole samples, not each token: right with this share of its tokens right\n"
         * (task in _GRADED),
         columns=f": {shorten(to_cut_by, 5)}" if to_cut_by else "",
     )

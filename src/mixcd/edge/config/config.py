@@ -87,18 +87,18 @@ class RehearsalConfig(Section):
 
     correctness: str | dict[str, Any] | None = Field(
         None,
-        description='When a sample is right; by default what the task is made for. Or "right-class", "right-labels", '
-        '"right-span", "right-tokens"; or a table of a `name` with settings, as in '
-        '{ name = "near-target", tolerance = 0.5 }.',
+        description='When a sample is right; by default what the task is made for, for texts "each-token": damage is '
+        'counted by token. Or "right-class", "right-labels", "right-span", "right-tokens"; or a table of a `name` with '
+        'settings, as in { name = "near-target", tolerance = 0.5 }.',
     )
     least_share: float | None = Field(
-        None, gt=0, le=1, description="τ, the share of its target tokens that a sample needs right; all by default."
+        None, gt=0, le=1, description="τ: judge whole samples, right with this share of their target tokens right."
     )
     loss_tolerance: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="δ: right is, instead, a loss of at most the base model's plus this, in nats a token.",
+        description="δ: judge whole samples, right up to a loss of the base model's plus this, in nats a token.",
     )
 
     @field_validator("estimator")

@@ -14,6 +14,7 @@ from mixcd.matter.correctness import CorrectnessRule
 from mixcd.run.conformance.check_result import CheckResult, or_fault
 from mixcd.run.trainer.attach import Rehearsal, attach
 from mixcd.run.trainer.same_as_training import OwnStep
+from mixcd.words.vocabulary import Observation
 
 MIX_RATIO = 0.25
 STEPS = 8
@@ -124,7 +125,7 @@ def _train(
     model = cast(torch.nn.Module, trainer.model)
     return _Run(
         blocks,
-        observed,
+        [one.sample_ids.tolist() for one in observed],
         [counts.observed_count.tolist(), counts.damaged_count.tolist()],
         {name: value.detach().clone() for name, value in model.state_dict().items()},
         forwards.count,
@@ -147,9 +148,9 @@ def _attach(trainer: Trainer, prior_data: Any, correctness: Rule, held_out: Any 
     )
 
 
-def _record(rehearsal: Rehearsal) -> tuple[dict[int, list[int]], list[list[int]]]:
-    """Return what fills, while training, with the planned blocks and the observed samples."""
-    loop, blocks, observed = rehearsal._loop, dict[int, list[int]](), list[list[int]]()
+def _record(rehearsal: Rehearsal) -> tuple[dict[int, list[int]], list[Observation]]:
+    """Return what fills, while training, with the planned blocks and what was observed."""
+    loop, blocks, observed = rehearsal._loop, dict[int, list[int]](), list[Observation]()
     plan, learn = loop.block, loop.learn
 
     def block(step: int) -> Any:
@@ -159,7 +160,7 @@ def _record(rehearsal: Rehearsal) -> tuple[dict[int, list[int]], list[list[int]]
         return planned
 
     def record(observation: Any, *rest: Any) -> Any:
-        observed.append(observation.sample_ids.tolist())
+        observed.append(observation)
         return learn(observation, *rest)
 
     setattr(loop, "block", block)  # noqa: B010
@@ -244,22 +245,27 @@ def measure_false_damage(
     Returns:
         The share of the rehearsed samples that looks damaged.
     """
-    _, rehearsal = _train_still(make_trainer, prior_data, folder / "noisy", correctness, dropout)
+    _, rehearsal, _ = _train_still(make_trainer, prior_data, folder / "noisy", correctness, dropout)
     return float(rehearsal.counts.damaged_count.sum() / rehearsal.counts.observed_count.sum())
 
 
 def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: Rule) -> str:
     """The null check: a model that does not change loses nothing, and is judged as its trainer judges it."""
-    trainer, rehearsal = _train_still(make_trainer, prior_data, folder / "still", correctness, 0.0)
+    trainer, rehearsal, seen = _train_still(make_trainer, prior_data, folder / "still", correctness, 0.0)
     change, before = rehearsal.evaluate().prior, rehearsal._opened.held_out["prior"].before
     step = OwnStep(trainer, rehearsal._opened.held_out["prior"].data, rehearsal._opened.rule)
     with evaluating(step.model):
         own = [step.predict_by_trainer(step.data[row])[0] for row in range(_NULL_ROWS)]
-    damaged = int(rehearsal.counts.damaged_count.sum())
+    damaged = rehearsal.counts.damaged_count.sum()
     if damaged or change.damaged_count or change.gained_count:
         return (
-            f"{damaged} damaged in training; {change.damaged_count} damaged and {change.gained_count} gained after it"
+            f"{damaged:g} damaged in training; {change.damaged_count} damaged and {change.gained_count} gained after it"
         )
+    tokens = [one.tokens for one in seen if one.tokens is not None]
+    lost, gained = (sum(int(getattr(one, name).sum()) for one in tokens) for name in ("lost_count", "gained_count"))
+    if lost or gained or (change.tokens and (change.tokens.lost_count or change.tokens.gained_count)):
+        after = f"{change.tokens.lost_count} lost and {change.tokens.gained_count} gained" if change.tokens else "none"
+        return f"{lost} target tokens lost and {gained} gained in training; {after} after it"
     for row, (loss, is_right) in enumerate(own):
         if abs(loss - before.loss[row]) > _ROUNDING or is_right != before.correct[row]:
             return f"held-out row {row} has a loss of {before.loss[row]:.8g}, and {loss:.8g} by the trainer's own step"
@@ -268,13 +274,14 @@ def _find_noise(make_trainer: MakeTrainer, prior_data: Any, folder: Path, correc
 
 def _train_still(
     make_trainer: MakeTrainer, prior_data: Any, folder: Path, correctness: Rule, dropout: float
-) -> tuple[Trainer, Rehearsal]:
-    """Train at learning rate 0."""
+) -> tuple[Trainer, Rehearsal, list[Observation]]:
+    """Train at learning rate 0, and return what was observed of the rehearsed samples, too."""
     trainer = make_trainer(folder, {"max_steps": STEPS, "learning_rate": 0.0})
     _set_dropout(cast(torch.nn.Module, trainer.model), dropout)
     rehearsal = _attach(trainer, prior_data, correctness, held_out=prior_data)
+    _, observed = _record(rehearsal)
     trainer.train()
-    return trainer, rehearsal
+    return trainer, rehearsal, observed
 
 
 def _set_dropout(model: torch.nn.Module, share: float) -> None:
