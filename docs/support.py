@@ -56,7 +56,6 @@ REFUSED = """
 | `DPOTrainer`, `KTOTrainer`, `RewardTrainer`, `GRPOTrainer`, `RLOOTrainer` | their samples have no labels |
 | the trainers of sentence-transformers and setfit | their samples are texts that a loss compares or scores itself |
 | masks drawn at random (`DataCollatorForLanguageModeling(mlm=True)`) | each pass would have other targets |
-| token classification without a rule | say `correctness=mixcd.RightTokens(is_shifted=False)` |
 | `restore_callback_states_from_checkpoint=True` | replaces rehearsal's callback |
 
 Not run, and warned of once: FSDP, DeepSpeed. Not run at all: several GPUs, 4-bit base models, Triton kernels.

@@ -26,11 +26,6 @@ args = SFTConfig(
 trainer = SFTTrainer(
     sys.argv[1], args, train_dataset=conversations("add", 3), peft_config=LoraConfig(target_modules="all-linear")
 )
-rehearsal = mixcd.attach(
-    trainer,
-    conversations("add", 1),
-    mix_ratio=0.25,
-    correctness=mixcd.RightTokens(0.5),  # right when half of the answer's tokens are; by default all must be
-)
+rehearsal = mixcd.attach(trainer, conversations("add", 1), mix_ratio=0.25)
 trainer.train()
 print(f"{rehearsal.counts.observed_count.sum():.0f} prior samples rehearsed, {rehearsal.vitals()}")

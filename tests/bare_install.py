@@ -87,6 +87,7 @@ def run_each(folder):
             np.zeros(4, np.int64),
             np.ones(4, dtype=bool),
         ).init(),
+        "EachToken": mixcd.EachToken(is_shifted=True),
         "EstimatorSettings": issubclass(mixcd.Counts, mixcd.EstimatorSettings),
         "Factored": mixcd.Factored().bind(bins, predictions).init(),
         "FactoredEstimator": mixcd.FactoredEstimator((bins,), predictions.base_correct).init(),
