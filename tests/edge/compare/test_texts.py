@@ -6,7 +6,7 @@ import tiny_sft
 from mixcd.edge.compare.texts import read_gold, read_text
 from mixcd.edge.config.data_config import ColumnsConfig
 from mixcd.matter.correctness import NearTarget, RightClass, RightLabels, RightSpan, RightTokens
-from mixcd.run.outcome.held_out import TEXT_START
+from mixcd.run.outcome.sample_texts import TEXT_START
 
 TOKENIZER = tiny_sft.make_tokenizer()
 ADD, TAKE, EOS, THREE = 5, 6, 1, 10

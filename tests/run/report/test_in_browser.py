@@ -7,6 +7,7 @@ import pytest
 
 from mixcd.edge.compare.comparison import SampleDamage, compare_outcomes
 from mixcd.edge.compare.page import write_report
+from mixcd.run.outcome.evaluation import DamagedSample, TaskChange
 from mixcd.run.report.page import write_page
 from mixcd.run.report.run_findings import RunFindings
 from mixcd.run.report.run_page import make_run_page
@@ -106,6 +107,47 @@ def test_the_samples_are_searched_by_typing(open_page, report):
     assert visible.count() == 0
     box.fill("")
     assert visible.count() == 1000
+
+
+@pytest.fixture(scope="module")
+def text_report(tmp_path_factory):
+    """The report of a run of a language model, with hostile prompts and answers."""
+    answers = [("The cap", "ital", " of ", "France", "."), ("", HOSTILE), ("مرحبا ", "بالعالم")]
+    samples = [
+        DamagedSample(k, "bin", None, None, TEXTS[k % 6], 0.5, answers[k % 3], ("Rome", HOSTILE, "</s>")[k % 3])
+        for k in range(300)
+    ]
+    path = tmp_path_factory.mktemp("text") / "report.html"
+    found = RunFindings("a run", {"prior task": TaskChange(900, 800, 300, 0)}, damaged=samples, damaged_count=300)
+    write_page(make_run_page(found), path, overwrite=False)
+    return path
+
+
+@pytest.mark.parametrize("width", [400, 1024])
+def test_damaged_tokens_are_seen_without_colour_and_do_nothing(open_page, text_report, width):
+    page = open_page(text_report, width, forced_colors="active")
+    assert page.heard == []
+    assert page.evaluate("document.images.length") == 0
+    assert page.evaluate("document.scripts.length") == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    mark = page.locator("mark").first
+    assert mark.inner_text() == "ital"
+    look = mark.evaluate(
+        "(one) => [getComputedStyle(one).textDecorationLine, "
+        "getComputedStyle(one, '::before').content, getComputedStyle(one, '::after').content]"
+    )
+    assert look[0] == "underline"
+    assert [look[1][:3], look[2][:3]] == ['"["', '"]"']
+    assert "damaged: " in look[1]  # what a screen reader says in the bracket's place
+
+
+def test_words_are_found_whatever_part_of_them_is_damaged(open_page, text_report):
+    page = open_page(text_report)
+    box = page.get_by_label("Search in these rows")
+    visible = page.locator("table.cards tbody tr:visible")
+    for words, count in (("capital of france", 100), ("rome", 100), ("[ital", 0), ("damaged:", 0)):
+        box.fill(words)
+        assert visible.count() == count
 
 
 def test_it_is_read_without_script(open_page, report):

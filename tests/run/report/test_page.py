@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from mixcd.run.report.page import Page, Section, Share, Table, render_page, write_page
+from mixcd.run.report.page import Marked, Page, Section, Share, Table, render_page, write_page
 from mixcd.run.report.svg_picture import INK, SERIES, draw_svg
 from mixcd.words.errors import SettingError
 
@@ -82,3 +82,12 @@ def test_names_between_backticks_are_code_and_still_inert():
     html = render_page(Page("t", "Hardest hit: `<b>x</b>` and `y`.", ["one ` alone"], (), ()))
     assert "Hardest hit: <code>&lt;b&gt;x&lt;/b&gt;</code> and <code>y</code>." in html
     assert "<p>one ` alone</p>" in html
+
+
+def test_marked_parts_of_a_text_are_inert_and_joined_as_they_were():
+    table = Table("t", ["gold"], [[Marked(["play", HOSTILE[:30], "", "ing"])]], is_searchable=True)
+    html = render_page(Page("t", "t", (), [Section("t", "t", tables=[table])], ()))
+    assert html.count("<script") == 1
+    assert (
+        "play<mark>&lt;script&gt;alert(1)&lt;/script&gt; ⟨U+202E⟩ ⟨U+0000⟩ </mark><mark>ing</mark></span></td>" in html
+    )

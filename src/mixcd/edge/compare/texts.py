@@ -11,7 +11,7 @@ from mixcd.matter.correctness import CorrectnessRule, NearTarget, RightLabels, R
 from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.correctness.right_span import SPAN_KEYS
 from mixcd.matter.correctness.token_rule import IGNORED
-from mixcd.run.outcome.held_out import TEXT_START, text_of
+from mixcd.run.outcome.sample_texts import TEXT_START, text_of
 
 _INPUTS = "input_ids"
 

@@ -134,6 +134,30 @@ class TokenRule(CorrectnessRule):
         head_mask = functional.pad(target, (0, 1)) if self.is_shifted else target
         return Tokens(right, losses, target, head_mask)
 
+    def mark_targets(self, targets: Targets) -> torch.Tensor:
+        """Say which labels a model predicts, shape (samples, tokens): a row a sample, also where they share one."""
+        labels = targets["labels"]
+        own = targets.get(OWN_TOKENS, torch.ones_like(labels, dtype=torch.bool))
+        is_target: torch.Tensor = (labels != IGNORED) & own
+        if self.is_shifted:  # a sample's first token is predicted by none
+            is_target = is_target & functional.pad(own[:, :-1], (1, 0))
+        return is_target
+
+    def find_rivals(self, output: Any, targets: Targets, places: torch.Tensor) -> torch.Tensor:
+        """Return what a model says where it has a target wrong: the likeliest token but the true one.
+
+        Args:
+            places: Where in its row each sample's label stands, shape (samples,).
+
+        Returns:
+            Token numbers, shape (samples,).
+        """
+        logits, labels = self._align(output, targets)
+        places = places.to(logits.device) - int(bool(self.is_shifted))
+        rows = torch.arange(len(places), device=logits.device).clip(max=len(logits) - 1)  # 0 where they share one
+        found = logits[rows, places].scatter(-1, labels[rows, places][:, None], -torch.inf)
+        return found.argmax(-1)
+
     def _score(self, output: Any, targets: Targets) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return which predictions are right, their losses, and which are of targets; shape (rows, tokens)."""
         is_top, scores, target = (read_tensor(output, name) for name in ("is_top1", "log_probs", "label_mask"))

@@ -102,7 +102,7 @@ class TaskChange:
 
 @dataclass(frozen=True)
 class DamagedSample:
-    """One held-out prior sample that went from right to wrong.
+    """One damaged held-out prior sample: it went from right to wrong, or by token, some of its target tokens did.
 
     Args:
         sample_id: Its row in the held-out data.
@@ -110,7 +110,12 @@ class DamagedSample:
             features.
         label: The class that the base model predicted, rightly; None where predictions are no class.
         prediction: The class that the fine-tuned model predicts, likewise.
-        text: How its text starts.
+        text: How its text starts; in language models the prompt.
+        damage: In language models, of the target tokens that were right, the share that is wrong; else None.
+        answer: In language models, what the model should say, in pieces around the first damaged token: the second,
+            the fourth and so on are damaged, joined they are the text. Empty after the worst `MOST_ROWS` samples, or
+            where no tokenizer is known.
+        now: What the fine-tuned model predicts at the first damaged token, likewise.
     """
 
     sample_id: int
@@ -118,6 +123,9 @@ class DamagedSample:
     label: int | None
     prediction: int | None
     text: str
+    damage: float | None = None
+    answer: Sequence[str] = ()
+    now: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ class Evaluation:
     Args:
         prior: The prior task.
         new: The new task, when the trainer has an evaluation set of it.
-        damaged: The damaged prior samples, in the order of their ids.
+        damaged: The damaged prior samples, in the order of their ids; in language models the worst first.
         prior_sets: The prior data sets, each alone, when several were given by name.
         bins: The bins of the run's partition on the held-out prior data; empty for clusters of features.
         false_damage_rate: Of the held-out prior samples that the base model had right, the share that is wrong when

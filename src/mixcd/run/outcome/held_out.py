@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixcd.matter.base_model.batched_inference import list_inputs
 from mixcd.matter.base_model.inference import Infer, Inference
 from mixcd.matter.base_model.model_fingerprint import describe_settings
 from mixcd.matter.base_model.prediction_cache import differing_settings
@@ -17,14 +16,12 @@ from mixcd.matter.base_model.prior_pass import PriorPass
 from mixcd.matter.base_model.prior_predictions import PriorPredictions, assign_bins, complete_predictions
 from mixcd.matter.correctness.reading import apply_tolerance
 from mixcd.matter.prior_and_new_data.prior_dataset import SOURCE_COLUMN, PriorDataset
-from mixcd.run.outcome.evaluation import DamagedSample, Evaluation, TaskChange, compare_bins, compare_correctness
+from mixcd.run.outcome.damaged_samples import list_damaged
+from mixcd.run.outcome.evaluation import Evaluation, TaskChange, compare_bins, compare_correctness
 from mixcd.words.errors import UnsupportedTrainerError
 from mixcd.words.vocabulary import Flags, Partition, PartitionStrategy, TokenChange
 
 logger = logging.getLogger(__name__)
-
-TEXT_START = 400
-"""Characters of a text that are kept."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def evaluate_held_out(infer: Infer, held_out: Mapping[str, HeldOut], strategy: P
         changes[task] = compare_correctness(one.before.correct, found["correct"], tokens[task], is_graded=is_graded)
         after[task] = found
     bin_names = _name_bins(strategy, prior.data, prior.before)
-    damaged = _list_damaged(prior, after["prior"], bin_names, now.tokenizer)
+    damaged = list_damaged(now, prior.before, after["prior"], bin_names)
     flips = _Flips(prior.before.correct, after["prior"]["correct"], tokens["prior"], is_graded)
     sets = _compare_sets(prior.data, flips)
     bins = _compare_bins(flips, bin_names)
@@ -146,39 +143,9 @@ def _compare_parts(partition: Partition, flips: _Flips) -> dict[str, TaskChange]
     return dict(zip(partition.bin_names, changes, strict=True))
 
 
-def _list_damaged(
-    held_out: HeldOut, after: Mapping[str, NDArray[Any]], bin_names: Sequence[str], tokenizer: Any
-) -> list[DamagedSample]:
-    data, before = held_out.data, held_out.before
-    damaged = np.flatnonzero(before.correct & ~after["correct"])
-    return [
-        DamagedSample(
-            sample_id=int(sample_id),
-            bin_name=bin_names[int(sample_id)],
-            label=None if before.prediction is None else int(before.prediction[sample_id]),
-            prediction=None if "prediction" not in after else int(after["prediction"][sample_id]),
-            text=text_of(row, tokenizer),
-        )
-        for sample_id, row in zip(damaged, data.rows(damaged.tolist()), strict=True)
-    ]
-
-
 def _name_bins(strategy: PartitionStrategy, data: PriorDataset, before: PriorPredictions) -> Sequence[str]:
     """Each sample's bin; none for clusters, whose centres belong to the rehearsed data."""
     if strategy.reads_features:
         return [""] * len(data)
     partition = assign_bins(strategy, data, before)
     return [partition.bin_names[number] for number in partition.bin_ids]
-
-
-def text_of(row: Any, tokenizer: Any) -> str:
-    """Return how the text of a prepared row starts: its longest text, or what its tokens say; else nothing."""
-    if not isinstance(row, Mapping):
-        return ""
-    texts = [value for value in row.values() if isinstance(value, str)]
-    if texts:
-        return max(texts, key=len)[:TEXT_START]
-    if tokenizer is not None and "input_ids" in row:
-        texts = [str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in list_inputs(row)]
-        return " | ".join(texts)[:TEXT_START]
-    return ""

@@ -180,9 +180,11 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
             values[name] = {one: change_to_json(change) for one, change in changes.items()}
     rows = [vars(sample) for sample in evaluation.damaged]
     number, text = pa.int64(), pa.string()
-    schema = pa.schema({"sample_id": number, "bin_name": text, "label": number, "prediction": number, "text": text})
+    kinds = {"sample_id": number, "bin_name": text, "label": number, "prediction": number, "text": text}
+    if any(sample.damage is not None for sample in evaluation.damaged):
+        kinds |= {"damage": pa.float64(), "answer": pa.list_(text), "now": text}
     with replace_file(damaged) as unfinished:
-        pq.write_table(pa.Table.from_pylist(rows, schema), unfinished)
+        pq.write_table(pa.Table.from_pylist(rows, pa.schema(kinds)), unfinished)
     with replace_file(scores) as unfinished:
         unfinished.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
 

@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 from mixcd.run.outcome.evaluation import LEAST_SAMPLES, TaskChange
 from mixcd.run.outcome.token_totals import TokenTotals
-from mixcd.run.report.page import Section, Share, Table
+from mixcd.run.report.page import Marked, Section, Share, Table
 
 SCORES_READING = (
     "A score is the share of held-out samples that a model gets right; in brackets its 95 % Wilson interval. Damaged "
@@ -23,6 +23,13 @@ TOKENS_READING = (
     "samples are too few. The sign-flip test's p says whether the samples' losses and gains of tokens balance."
 )
 WHOLE_READING = "By sample: a whole sample is right when every target token is. "
+
+
+MARKED_READING = (
+    "The gold answer is shown around its first damaged token, which the base model had right. Damaged tokens are in "
+    "brackets and underlined; `now` is what the fine-tuned model predicts at the first of them, given the true tokens "
+    "before it. Damage is the share of the tokens that were right and are wrong now."
+)
 
 
 def tell_scores(changes: Mapping[str, TaskChange]) -> Section:
@@ -114,19 +121,23 @@ def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool =
     return Table(caption, ["bin", "samples", *headings], rows, is_folded=is_folded)
 
 
-def list_damaged(headings: Sequence[str], rows: Sequence[Sequence[str]], damaged_count: int, order: str) -> Section:
+def list_damaged(
+    headings: Sequence[str], rows: Sequence[Sequence[str | Marked]], damaged_count: int, order: str, reading: str = ""
+) -> Section:
     """List damaged samples in a table that can be searched.
 
     Args:
         rows: The samples that are listed, at most `MOST_ROWS`.
         damaged_count: How many there are in all.
         order: Which ones come first, or how they were chosen, as the end of a sentence.
+        reading: How to read the table, in more sentences.
     """
     is_cut = len(rows) < damaged_count
     count = f"{len(rows):,} of {damaged_count:,} damaged samples" if is_cut else "All damaged samples"
+    told = f"{reading} " if reading else ""
     return Section(
         "Damaged samples",
-        f"{count}, {order}. Control characters are written as code points, and long texts are cut.",
+        f"{count}, {order}. {told}Control characters are written as code points, and long texts are cut.",
         tables=[Table("Damaged samples", headings, rows, text_columns=len(headings), is_searchable=True)],
     )
 

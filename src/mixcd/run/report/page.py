@@ -47,6 +47,17 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Marked:
+    """A text with marked parts, which brackets and a line under them set off.
+
+    Args:
+        pieces: Its parts in their order: the second, the fourth and so on are marked.
+    """
+
+    pieces: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Table:
     """A table.
 
@@ -58,7 +69,7 @@ class Table:
 
     caption: str
     headings: Sequence[str]
-    rows: Sequence[Sequence[str | Share]]
+    rows: Sequence[Sequence[str | Share | Marked]]
     text_columns: int = 1
     is_searchable: bool = False
     is_folded: bool = False

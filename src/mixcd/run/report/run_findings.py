@@ -31,7 +31,8 @@ class RunFindings:
     Args:
         scores: What became of the held-out data, by data set; empty where none were held out.
         steps: Step by step `step`, `damage_rate`, `yield_rate` and `lift`, as far as they are known.
-        damaged: The damaged held-out samples, or some of them, evenly spaced.
+        damaged: The damaged held-out samples, or some of them: the first ones where the worst come first, as in
+            language models, else evenly spaced.
     """
 
     title: str
@@ -104,11 +105,16 @@ def collect_findings(
         scores=_name_scores(evaluation.prior, evaluation.prior_sets, evaluation.new) if evaluation else {},
         bins=evaluation.bins if evaluation else {},
         steps=[{own: line.get(key, math.nan) for own, key in names.items()} for line in lines],
-        damaged=[damaged[place] for place in spread(len(damaged), MOST_ROWS)],
+        damaged=[damaged[place] for place in _choose_listed(len(damaged), is_ranked=is_ranked(damaged[:1]))],
         damaged_count=len(damaged),
         class_names=class_names,
         facts=_flatten(facts),
     )
+
+
+def is_ranked(damaged: Sequence[DamagedSample]) -> bool:
+    """Whether the worst of the damaged samples come first."""
+    return any(one.damage is not None for one in damaged)
 
 
 def spread(count: int, most: int) -> Ids:
@@ -130,13 +136,18 @@ def _name_scores(
     return {PRIOR: prior, **named, **({NEW: new} if new else {})}
 
 
+def _choose_listed(count: int, *, is_ranked: bool) -> Ids:
+    return np.arange(min(count, MOST_ROWS)) if is_ranked else spread(count, MOST_ROWS)
+
+
 def _read_damaged(path: Path) -> tuple[list[DamagedSample], int]:
-    """Evenly spaced damaged samples, and how many there are, without holding all of them at once."""
+    """The damaged samples to list, and how many there are, without holding all of them at once."""
     if not path.exists():
         return [], 0
     file = pq.ParquetFile(path)
     count = file.metadata.num_rows
-    chosen, start, found = spread(count, MOST_ROWS), 0, []
+    chosen = _choose_listed(count, is_ranked="damage" in file.schema_arrow.names)
+    start, found = 0, []
     for batch in file.iter_batches(_ROWS_AT_ONCE):
         inside = chosen[(chosen >= start) & (chosen < start + len(batch))] - start
         found += [DamagedSample(**row) for row in batch.take(inside).to_pylist()]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from mixcd.run.outcome.evaluation import TaskChange
-from mixcd.run.report.change_tables import list_bins, list_damaged, tell_scores
-from mixcd.run.report.page import Page, Picture, Section
-from mixcd.run.report.run_findings import NEW, RunFindings, spread
+from mixcd.run.report.change_tables import MARKED_READING, list_bins, list_damaged, tell_scores
+from mixcd.run.report.page import Marked, Page, Picture, Section
+from mixcd.run.report.run_findings import NEW, RunFindings, is_ranked, spread
 from mixcd.run.report.svg_picture import SERIES, SOFT, draw_svg
 
 MOST_BINS = 100
@@ -115,6 +115,8 @@ def _draw_steps(steps: Sequence[Mapping[str, float]]) -> list[Picture]:
 
 
 def _tell_damaged(found: RunFindings) -> Section:
+    if is_ranked(found.damaged):
+        return _tell_damaged_tokens(found)
     rows = [
         [
             str(one.sample_id),
@@ -128,3 +130,19 @@ def _tell_damaged(found: RunFindings) -> Section:
     order = "evenly spaced by their ids" if len(rows) < found.damaged_count else "in the order of their ids"
     headings = ["sample", "text", "bin", "gold, and before", "after"]
     return list_damaged(headings, rows, found.damaged_count, order)
+
+
+def _tell_damaged_tokens(found: RunFindings) -> Section:
+    rows: list[list[str | Marked]] = [
+        [
+            str(one.sample_id),
+            one.text or "–",
+            Marked(one.answer or ["–"]),
+            "–" if one.now is None else one.now,
+            f"{one.damage or 0.0:.0%}",
+            one.bin_name or "–",
+        ]
+        for one in found.damaged
+    ]
+    headings = ["sample", "prompt", "gold answer", "now", "damage", "bin"]
+    return list_damaged(headings, rows, found.damaged_count, "the worst first", MARKED_READING)
