@@ -107,17 +107,22 @@ class RehearsalHandle(ABC):
             )
         return compare_rates(self._loop.state.history, self._loop.state.probed, self.partition.bin_sizes)
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self, *, generate: bool = False) -> Evaluation:
         """Compare the model as it is now with the base model, on held-out data.
 
-        Two forward passes over the held-out data in all: the base model's before training, and this one.
+        Two forward passes over the held-out data in all: the base model's before training, and this one. In language
+        models one more shows what the model now says where the worst samples are damaged, at most 1,000.
+
+        Args:
+            generate: Whether a language model also answers samples by itself, greedily: exact match, length and loops.
+                The base model must have done so before training: say `generate=100` when rehearsal begins.
 
         Returns:
             Scores before and after on the held-out prior data and, where there are any, on the new task's, with flips,
             intervals and tests; and the damaged prior samples.
 
         Raises:
-            SettingError: If no prior data were held out.
+            SettingError: If no prior data were held out, or the base model wrote nothing.
             UnsupportedTrainerError: If the model now computes with other settings than the base model did.
         """
         if not self._opened.held_out:
@@ -125,14 +130,24 @@ class RehearsalHandle(ABC):
                 f"`evaluate()` needs held-out prior data, but `{self._opener}` was given none. Damage must be measured "
                 f"on samples that are never rehearsed. Pass `held_out=` to `{self._opener}`."
             )
-        return evaluate_held_out(self._opened.infer, self._opened.held_out, self._opened.strategy)
+        if generate and not self._has_texts():
+            raise SettingError(
+                "`evaluate(generate=True)` compares what the model writes with what the base model wrote, but that "
+                f"wrote nothing, and cannot any more once it is trained. Pass `generate=100`, say, to `{self._opener}`."
+            )
+        opened = self._opened
+        return evaluate_held_out(opened.infer, opened.held_out, opened.strategy, generate=generate)
+
+    def _has_texts(self) -> bool:
+        return any(one.texts for one in self._opened.held_out.values())
 
     def report(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write what rehearsal kept and lost as one HTML file that needs no network.
 
-        With held-out data this evaluates the model, in one forward pass over them. How damage went while it trained has
-        a point for each of a trainer's `logging_steps`, and for every tenth step of a loop of one's own since it was
-        started or resumed. With several processes every one must call it; the first one writes.
+        With held-out data this evaluates the model, as `evaluate` does, and lets it write where `generate` was given.
+        How damage went while it trained has a point for each of a trainer's `logging_steps`, and for every tenth step
+        of a loop of one's own since it was started or resumed. With several processes every one must call it; the first
+        one writes.
 
         Raises:
             SettingError: If there is a file and it may not be replaced, or no folder to write to.
@@ -143,7 +158,7 @@ class RehearsalHandle(ABC):
         from mixcd.words.files import require_free
 
         require_free([path], "a report", overwrite=overwrite)
-        evaluation = self.evaluate() if self._opened.held_out else None
+        evaluation = self.evaluate(generate=self._has_texts()) if self._opened.held_out else None
         now = self._opened.infer(self._opened.prior)
         config = None if is_multiple_choice(now.model) else getattr(now.model, "config", None)
         plan = self._loop.plan

@@ -52,9 +52,10 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
     held_out = collect_held_out(trainer, setup.held_out_prior, strategy.column_names)
     rule = rule_of(trainer, held_out["prior"], setup.correctness)
     infer = partial(inference_of, trainer, rule=rule)
-    predicted = predict_held_out(infer, held_out, config.cache_folder)
+    generate = config.rehearsal.generate
+    predicted = predict_held_out(infer, held_out, config.cache_folder, generate)
     take_model(trainer, judged, "--model")
-    evaluation = evaluate_held_out(infer, predicted, strategy)
+    evaluation = evaluate_held_out(infer, predicted, strategy, generate=generate is not None)
     if output is not None:
         output.mkdir(parents=True)
         write_evaluation(evaluation, output / "evaluation.json", output / "damaged.parquet")

@@ -82,6 +82,9 @@ class RehearsalConfig(Section):
     probe: ProbeConfig | None = Field(None, description="Extra inference, to compare the free damage rates with.")
     lag: int | None = Field(None, ge=1, description="Steps between an observation and the draws that use it.")
     seed: int | None = Field(None, ge=0, lt=2**64, description="Seed of draws and held-out split; the trainer's own.")
+    generate: int | None = Field(
+        None, ge=1, description="Held-out samples of each task that a language model also answers by itself."
+    )
     cache: str | None = Field(None, min_length=1, description="Prediction cache; the run's folder `cache` by default.")
     cache_columns: list[str] = Field([], description="More columns to cache, for `mixcd partition`.")
 
@@ -159,6 +162,8 @@ class Config(Section):
         if self.task not in _JUDGED_BY_TOKENS:
             for key in graded:
                 yield f"`rehearsal.{key}` grades target tokens, which samples of `{self.task}` do not have; remove it"
+            if wanted.generate is not None:
+                yield f"`rehearsal.generate` lets a model write texts, which one of `{self.task}` does not; remove it"
         elif len(graded) > 1:
             yield "`rehearsal.least_share` and `rehearsal.loss_tolerance` are two rules, but one must judge; remove one"
 

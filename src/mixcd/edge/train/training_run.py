@@ -219,7 +219,7 @@ class _Run:
     def _finish(self, rehearsal: Rehearsal) -> None:
         self.note(state=EVALUATING)
         if self.setup.held_out_prior is not None:
-            evaluation = rehearsal.evaluate()
+            evaluation = rehearsal.evaluate(generate=self.config.rehearsal.generate is not None)
             if self._is_first:
                 write_evaluation(evaluation, self.folder.evaluation, self.folder.damaged)
             self.say(str(evaluation))
@@ -263,6 +263,7 @@ def attach_rehearsal(config: Config, setup: RunSetup) -> Rehearsal:
         floor=wanted.floor,
         probe=config.probe,
         lag=wanted.lag,
+        generate=wanted.generate,
         seed=setup.draw_seed,
     )
 

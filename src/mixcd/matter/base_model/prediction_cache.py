@@ -27,7 +27,9 @@ MANIFEST = "manifest.json"
 TARGET_COUNT = "target_count"
 """The column of a part with each sample's number of target tokens, in language models."""
 BASIS = "basis.safetensors"
-BESIDE = (BASIS, "features.safetensors", "logits.safetensors")
+TEXTS = "texts.json"
+"""What the base model wrote by itself, beside held-out predictions."""
+BESIDE = (BASIS, TEXTS, "features.safetensors", "logits.safetensors")
 """What may lie beside the parts; a pass that was killed before its manifest leaves some of it behind."""
 
 _CURES = {

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from mixcd.run.outcome.cluster_statistics import LEAST_SAMPLES as LEAST_SAMPLES
+from mixcd.run.outcome.generation import GenerationChange
 from mixcd.run.outcome.token_totals import TokenTotals, total_tokens
 from mixcd.words.vocabulary import Flags, Partition, TokenChange
 
@@ -140,6 +141,7 @@ class Evaluation:
         bins: The bins of the run's partition on the held-out prior data; empty for clusters of features.
         false_damage_rate: Of the held-out prior samples that the base model had right, the share that is wrong when
             they are read again, by random augmentation alone; None where rows are the same each time.
+        generation: What the models wrote by themselves, by task, "prior" and "new"; empty where they did not.
     """
 
     prior: TaskChange
@@ -148,14 +150,18 @@ class Evaluation:
     prior_sets: Mapping[str, TaskChange] = field(default_factory=dict)
     bins: Mapping[str, TaskChange] = field(default_factory=dict)
     false_damage_rate: float | None = None
+    generation: Mapping[str, GenerationChange] = field(default_factory=dict)
 
     def __str__(self) -> str:
         sets = "".join(f"\n  {name}: {change}" for name, change in self.prior_sets.items())
-        new = f"\nnew task:   {self.new}" if self.new else ""
+        prior_texts, new_texts = (
+            f"\n  {self.generation[task]}" if task in self.generation else "" for task in ("prior", "new")
+        )
+        new = f"\nnew task:   {self.new}{new_texts}" if self.new else ""
         share = (self.false_damage_rate or 0.0) * self.prior.score_before
         told = f"\n  of the damaged, about {share:.1%} of all samples, are noise: rows are read differently each time"
         noise = told if self.false_damage_rate else ""
-        return f"prior task: {self.prior}{noise}{sets}{new}"
+        return f"prior task: {self.prior}{noise}{prior_texts}{sets}{new}"
 
 
 def compare_correctness(

@@ -18,6 +18,7 @@ from mixcd.matter.correctness.reading import apply_tolerance
 from mixcd.matter.prior_and_new_data.prior_dataset import SOURCE_COLUMN, PriorDataset
 from mixcd.run.outcome.damaged_samples import list_damaged
 from mixcd.run.outcome.evaluation import Evaluation, TaskChange, compare_bins, compare_correctness
+from mixcd.run.outcome.generation import BaseTexts, compare_texts, write_base_texts
 from mixcd.words.errors import UnsupportedTrainerError
 from mixcd.words.vocabulary import Flags, Partition, PartitionStrategy, TokenChange
 
@@ -26,10 +27,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One task's held-out data, with the base model's predictions."""
+    """One task's held-out data, with the base model's predictions, and what it wrote by itself if that was asked."""
 
     data: PriorDataset
     before: PriorPredictions
+    texts: BaseTexts | None = None
 
 
 def name_held_out(prior: Any, new: Any, new_name: str, column_names: Sequence[str]) -> dict[str, PriorDataset]:
@@ -50,12 +52,20 @@ def name_held_out(prior: Any, new: Any, new_name: str, column_names: Sequence[st
     return data if new is None else {**data, "new": PriorDataset(new, new_name)}
 
 
-def predict_held_out(infer: Infer, held_out: Mapping[str, PriorDataset], cache_dir: Path) -> dict[str, HeldOut]:
-    """Predict held-out data with the base model, or read its predictions from folders inside the prior data's cache."""
+def predict_held_out(
+    infer: Infer, held_out: Mapping[str, PriorDataset], cache_dir: Path, generate: int | None = None
+) -> dict[str, HeldOut]:
+    """Predict held-out data with the base model, or read its predictions from folders inside the prior data's cache.
+
+    Args:
+        generate: How many samples of each task it writes answers to, besides; None for none.
+    """
     found = {}
     for task, data in held_out.items():
-        prior_pass, folder = PriorPass(infer(data).checked()), cache_dir / f"held_out_{task}"
-        found[task] = HeldOut(data, complete_predictions(prior_pass, folder, least_share_right=0.0))
+        inference, folder = infer(data).checked(), cache_dir / f"held_out_{task}"
+        before = complete_predictions(PriorPass(inference), folder, least_share_right=0.0)
+        texts = None if generate is None else write_base_texts(inference, before.sources, folder, generate)
+        found[task] = HeldOut(data, before, texts)
     return found
 
 
@@ -68,11 +78,14 @@ def warn_of_rehearsed(prior: PriorPredictions, held_out: Mapping[str, HeldOut]) 
         )
 
 
-def evaluate_held_out(infer: Infer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy) -> Evaluation:
+def evaluate_held_out(
+    infer: Infer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy, *, generate: bool = False
+) -> Evaluation:
     """Compare a model as it is now with the base model.
 
     Args:
         held_out: The data and the base model's predictions, by task; "prior" must be there.
+        generate: Whether the model writes answers, too, where the base model did.
 
     Raises:
         UnsupportedTrainerError: If the model now computes with other settings than the base model did.
@@ -92,7 +105,11 @@ def evaluate_held_out(infer: Infer, held_out: Mapping[str, HeldOut], strategy: P
     flips = _Flips(prior.before.correct, after["prior"]["correct"], tokens["prior"], is_graded)
     sets = _compare_sets(prior.data, flips)
     bins = _compare_bins(flips, bin_names)
-    return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins, prior.before.false_damage_rate)
+    texts = {
+        task: compare_texts(infer(one.data), one.texts) for task, one in held_out.items() if generate and one.texts
+    }
+    noise = prior.before.false_damage_rate
+    return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins, noise, texts)
 
 
 def _require_same_settings(now: Inference, before: PriorPredictions) -> None:

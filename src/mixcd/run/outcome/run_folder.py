@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from mixcd.matter.base_model.prediction_cache import cached_count, list_parts, read_manifest
 from mixcd.run.outcome.evaluation import Evaluation, TaskChange
+from mixcd.run.outcome.generation import generation_to_json
 from mixcd.run.outcome.step_record import read_steps, write_steps
 from mixcd.run.outcome.token_totals import TokenTotals
 from mixcd.words.errors import RunFolderError, shorten
@@ -178,6 +179,8 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
     for name, changes in (("prior_sets", evaluation.prior_sets), ("bins", evaluation.bins)):
         if changes:
             values[name] = {one: change_to_json(change) for one, change in changes.items()}
+    if evaluation.generation:
+        values["generation"] = {task: generation_to_json(one) for task, one in evaluation.generation.items()}
     rows = [vars(sample) for sample in evaluation.damaged]
     number, text = pa.int64(), pa.string()
     kinds = {"sample_id": number, "bin_name": text, "label": number, "prediction": number, "text": text}

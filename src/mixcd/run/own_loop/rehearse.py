@@ -22,6 +22,7 @@ from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_p
 from mixcd.matter.prior_and_new_data.label_names import require_same_numbers
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_held_out, choose_rehearsed
+from mixcd.run.outcome.generation import require_generation
 from mixcd.run.outcome.held_out import name_held_out, predict_held_out, warn_of_rehearsed
 from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
@@ -63,6 +64,7 @@ def rehearse(
     floor: float | None = None,
     probe: Probe | None = None,
     lag: int | None = None,
+    generate: int | None = None,
     seed: int = 0,
 ) -> "HandRehearsal":
     """Prepare rehearsal for a training loop of one's own; `attach` does the same for a trainer.
@@ -95,6 +97,8 @@ def rehearse(
         floor: ε, the share of the draws that ignores the belief.
         probe: Extra inference on uniformly drawn prior samples after a step.
         lag: How many steps old the belief is that a step is planned with.
+        generate: How many held-out samples of each task a language model answers by itself, for
+            `evaluate(generate=True)`.
         seed: The seed of the draws.
 
     Returns:
@@ -126,8 +130,9 @@ def rehearse(
 
     opening = settings.open(infer(prior), folder)
     held_out_data = _collect_held_out(held_out, new_held_out, opening.strategy.column_names)
+    require_generation(infer, held_out_data, generate)
     predictions = opening.predict(LEAST_SHARE_RIGHT)
-    held_out_predictions = predict_held_out(infer, held_out_data, folder)
+    held_out_predictions = predict_held_out(infer, held_out_data, folder, generate)
     if processes.rank == 0:
         warn_of_rehearsed(predictions, held_out_predictions)
     loop = opening.make_loop(predictions)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from scipy.stats import binomtest
 
 from mixcd.run.outcome.evaluation import LEAST_SAMPLES, TaskChange
+from mixcd.run.outcome.generation import GenerationChange
 from mixcd.run.outcome.token_totals import TokenTotals
 from mixcd.run.report.page import Marked, Section, Share, Table
 
@@ -25,6 +26,12 @@ TOKENS_READING = (
 WHOLE_READING = "By sample: a whole sample is right when every target token is. "
 
 
+GENERATION_READING = (
+    "Some held-out samples, evenly spaced, answered by each model alone, always by its likeliest token. Scores and "
+    "damage above give the true tokens before each one, so they do not show a model that goes astray or never ends. A "
+    "text is exact if it is the gold answer token by token. It ends in a loop if a phrase of two tokens or more stands "
+    "three times in a row at its end. In brackets are 95 % Wilson intervals, and the mean length of the gold answers."
+)
 MARKED_READING = (
     "The gold answer is shown around its first damaged token, which the base model had right. Damaged tokens are in "
     "brackets and underlined; `now` is what the fine-tuned model predicts at the first of them, given the true tokens "
@@ -101,6 +108,24 @@ def _list_scores(changes: Mapping[str, TaskChange], prefix: str = "") -> list[Ta
     ]
 
 
+def tell_generation(changes: Mapping[str, GenerationChange]) -> Section:
+    """Show what the models wrote by themselves, task by task."""
+    rows = [
+        [
+            name,
+            f"{one.sample_count:,}",
+            *[_count_share(count, one.sample_count) for count in (one.exact_before, one.exact_after)],
+            f"{one.length_before:.1f} → {one.length_after:.1f} ({one.length_gold:.1f})",
+            *[_count_share(count, one.sample_count) for count in (one.looping_before, one.looping_after)],
+        ]
+        for name, one in changes.items()
+    ]
+    headings = [
+        "data", "samples", "exact before", "exact after", "tokens (gold)", "in a loop before", "in a loop after",
+    ]  # fmt: skip
+    return Section("Written by itself", GENERATION_READING, tables=[Table("Written by itself", headings, rows)])
+
+
 def list_bins(caption: str, bins: Mapping[str, TaskChange], *, is_folded: bool = False) -> Table:
     """List the bins of a partition with their sizes and damaged shares; by token where damage is counted so.
 
@@ -143,9 +168,13 @@ def list_damaged(
 
 
 def _score(right_count: int, change: TaskChange) -> str:
-    low, high = binomtest(right_count, change.sample_count).proportion_ci(0.95, method="wilson")
-    bounds = f" ({low:.3f}–{high:.3f})" if change.sample_count >= LEAST_SAMPLES else ""
-    return f"{right_count / change.sample_count:.3f}{bounds}"
+    return _count_share(right_count, change.sample_count)
+
+
+def _count_share(count: int, total: int) -> str:
+    low, high = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    bounds = f" ({low:.3f}–{high:.3f})" if total >= LEAST_SAMPLES else ""
+    return f"{count / total:.3f}{bounds}"
 
 
 def _bounds(interval: tuple[float, float] | None, scale: float, form: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mixcd.run.outcome.evaluation import MOST_ROWS, DamagedSample, Evaluation, TaskChange
+from mixcd.run.outcome.generation import GenerationChange, generation_from_json
 from mixcd.run.outcome.run_folder import FINISHED, RunFolder, change_from_json
 from mixcd.words.errors import RunFolderError
 from mixcd.words.vocabulary import Ids
@@ -30,6 +31,7 @@ class RunFindings:
 
     Args:
         scores: What became of the held-out data, by data set; empty where none were held out.
+        generation: What the models wrote by themselves, by task; empty where they did not.
         steps: Step by step `step`, `damage_rate`, `yield_rate` and `lift`, as far as they are known.
         damaged: The damaged held-out samples, or some of them: the first ones where the worst come first, as in
             language models, else evenly spaced.
@@ -38,6 +40,7 @@ class RunFindings:
     title: str
     scores: Mapping[str, TaskChange]
     bins: Mapping[str, TaskChange] = field(default_factory=dict)
+    generation: Mapping[str, GenerationChange] = field(default_factory=dict)
     steps: Sequence[Mapping[str, float]] = ()
     damaged: Sequence[DamagedSample] = ()
     damaged_count: int = 0
@@ -65,6 +68,7 @@ def read_findings(folder: RunFolder) -> RunFindings:
             {name: change_from_json(one) for name, one in found.get(kind, {}).items()}
             for kind in ("prior_sets", "bins")
         )
+        texts = {task: generation_from_json(one) for task, one in found.get("generation", {}).items()}
         steps = pq.read_table(folder.steps, columns=list(_SERIES)).to_pylist() if folder.steps.exists() else []
         told = {name: value for name, value in record.items() if name not in _PASSING}
         facts = _flatten({"run": told, "config": tomllib.loads(folder.config.read_text("utf-8"))})
@@ -77,6 +81,7 @@ def read_findings(folder: RunFolder) -> RunFindings:
         title=f"Fine-tuning with rehearsal: {folder.path.name}",
         scores=_name_scores(changes.get("prior"), sets, changes.get("new")),
         bins=bins,
+        generation=_name_tasks(texts),
         steps=steps,
         damaged=damaged,
         damaged_count=damaged_count,
@@ -104,6 +109,7 @@ def collect_findings(
         title="Fine-tuning with rehearsal",
         scores=_name_scores(evaluation.prior, evaluation.prior_sets, evaluation.new) if evaluation else {},
         bins=evaluation.bins if evaluation else {},
+        generation=_name_tasks(evaluation.generation) if evaluation else {},
         steps=[{own: line.get(key, math.nan) for own, key in names.items()} for line in lines],
         damaged=[damaged[place] for place in _choose_listed(len(damaged), is_ranked=is_ranked(damaged[:1]))],
         damaged_count=len(damaged),
@@ -134,6 +140,11 @@ def _name_scores(
         return {}
     named = {f"{PRIOR}: {name}": change for name, change in sets.items()}
     return {PRIOR: prior, **named, **({NEW: new} if new else {})}
+
+
+def _name_tasks(texts: Mapping[str, GenerationChange]) -> dict[str, GenerationChange]:
+    names = {"prior": PRIOR, "new": NEW}
+    return {names[task]: texts[task] for task in names if task in texts}
 
 
 def _choose_listed(count: int, *, is_ranked: bool) -> Ids:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from mixcd.run.outcome.evaluation import TaskChange
-from mixcd.run.report.change_tables import MARKED_READING, list_bins, list_damaged, tell_scores
+from mixcd.run.report.change_tables import MARKED_READING, list_bins, list_damaged, tell_generation, tell_scores
 from mixcd.run.report.page import Marked, Page, Picture, Section
 from mixcd.run.report.run_findings import NEW, RunFindings, is_ranked, spread
 from mixcd.run.report.svg_picture import SERIES, SOFT, draw_svg
@@ -36,6 +36,8 @@ def make_run_page(found: RunFindings) -> Page:
     sections = []
     if found.scores:
         sections.append(tell_scores(found.scores))
+    if found.generation:
+        sections.append(tell_generation(found.generation))
     if found.bins:
         sections.append(_tell_bins(found.bins))
     if found.steps:

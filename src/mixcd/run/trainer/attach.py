@@ -15,6 +15,7 @@ from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.fine_tuned_model.head_reader import require_true_head
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_rehearsed
+from mixcd.run.outcome.generation import require_generation
 from mixcd.run.outcome.held_out import predict_held_out, warn_of_rehearsed
 from mixcd.run.rehearsal_handle import Opened, RehearsalHandle
 from mixcd.run.rehearsal_loop.estimator_choice import Estimator
@@ -51,6 +52,7 @@ def attach(
     floor: float | None = None,
     probe: Probe | None = None,
     lag: int | None = None,
+    generate: int | None = None,
     seed: int | None = None,
 ) -> "Rehearsal":
     """Make a trainer rehearse prior samples, most of all those that it is losing.
@@ -99,6 +101,8 @@ def attach(
             the free observations; none by default.
         lag: How many steps old the belief is that a step is planned with; the larger of 8 and the data
             loader's look-ahead by default.
+        generate: How many held-out samples of each task a language model answers by itself, besides, now as the base
+            model, and again in `evaluate(generate=True)`; none by default. What the base model wrote is cached.
         seed: The seed of the draws; the trainer's `data_seed` or `seed` by default.
 
     Returns:
@@ -130,9 +134,10 @@ def attach(
     first_seed = next(given for given in seeds if given is not None)
     seam = TrainerSeam(trainer, prior, rule, mix_ratio, first_seed, lag, probe, mix_unit)
     held_out_data = collect_held_out(trainer, held_out, opening.strategy.column_names)
+    require_generation(infer, held_out_data, generate)
     predictions = opening.predict(LEAST_SHARE_RIGHT)
     require_same_predictions(trainer, prior, predictions, rule)
-    held_out_predictions = predict_held_out(infer, held_out_data, folder)
+    held_out_predictions = predict_held_out(infer, held_out_data, folder, generate)
     if trainer.is_world_process_zero():
         warn_of_rehearsed(predictions, held_out_predictions)
     loop = opening.make_loop(predictions)
