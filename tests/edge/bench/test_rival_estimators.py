@@ -1,11 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.edge.bench.rival_estimators import Exp3Estimator, FixedWeights, ScoredSamples, keep_highest_loss, stratify
+from mixcd.edge.bench.rival_estimators import (
+    Exp3Estimator,
+    FixedWeights,
+    MeasuredCounts,
+    ScoredSamples,
+    keep_highest_loss,
+    stratify,
+)
+from mixcd.ideas.collateral_damage_estimator import CountEstimator
 from mixcd.ideas.sampling_scheduler import draw
-from mixcd.words.vocabulary import UNCACHED_BIN, Observation, Partition
+from mixcd.words.vocabulary import UNCACHED_BIN, Observation, Partition, TokenChange
 
 FEW = settings(deadline=None, max_examples=60)
 BIN_IDS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
@@ -247,3 +257,48 @@ def test_an_oracle_without_any_damage_draws_uniformly_from_its_pool():
         for step in range(60)
     ]
     assert set(drawn) == {1, 3, 5}
+
+
+# --- other measures of damage ----------------------------------------------------------------------------------------
+
+
+def tokens_of(*rows):
+    return TokenChange(*np.array(rows).T)
+
+
+def grade(measure, tokens, loss=None, least_share=0.7):
+    count = 3
+    counts = CountEstimator(make_partition([0] * count), np.array([True, True, False]))
+    estimator = MeasuredCounts(counts, np.array([0.5, 1.0, np.inf]), measure, least_share)
+    seen = observe(np.arange(count), [True, False, False], loss)
+    return estimator.grade(replace(seen, tokens=tokens)).tolist()
+
+
+def test_each_measure_is_what_it_says():
+    tokens = tokens_of([10, 8, 2, 0], [10, 8, 4, 4], [4, 0, 0, 1])  # targets, right before, lost, gained
+    assert grade("graded", tokens) == [0.25, 0.5, 0.0]
+    assert grade("target-share", tokens) == [0.2, 0.4, 0.0]
+    assert grade("whole", tokens) == [1.0, 0.0, 0.0]
+    assert grade("whole", tokens, least_share=0.9) == [0.0, 0.0, 0.0]
+
+
+def test_the_rise_of_the_loss_counts_up_to_one_nat_a_token():
+    assert grade("loss", None, loss=[0.75, 3.0, 9.0]) == [0.25, 1.0, 0.0]
+    assert grade("loss", None, loss=[0.25, 1.5, 9.0]) == [0.0, 0.5, 0.0]
+
+
+def test_without_tokens_a_sample_is_damaged_or_not():
+    for measure in ("graded", "target-share", "whole"):
+        assert grade(measure, None) == [0.0, 1.0, 0.0]
+
+
+def test_the_graded_measure_draws_as_the_product_does():
+    rng = np.random.default_rng(0)
+    counts = CountEstimator(make_partition(rng.integers(0, 5, 30)), np.ones(30, bool))
+    rival = MeasuredCounts(counts, np.zeros(30), "graded", 0.7)
+    states = [counts.init(), rival.init()]
+    for _ in range(5):
+        seen = observe(rng.integers(0, 30, 8), loss=rng.random(8))
+        seen = replace(seen, tokens=tokens_of(*([9, 6, lost, 2] for lost in rng.integers(0, 7, 8))))
+        states = [one.update(state, seen) for one, state in zip((counts, rival), states, strict=True)]
+    np.testing.assert_array_equal(counts.belief(states[0]), rival.belief(states[1]))

@@ -15,6 +15,7 @@ from mixcd.words.vocabulary import (
     BasePredictions,
     Belief,
     CollateralDamageEstimator,
+    DamageCounts,
     EstimatorSettings,
     Flags,
     Floats,
@@ -220,6 +221,78 @@ class ScoredSamples(CollateralDamageEstimator[Scores]):
         return np.asarray(score[np.searchsorted(ids, sample_ids)])
 
 
+Measure = Literal["graded", "loss", "target-share", "whole"]
+"""What counts as a sample's damage."""
+
+
+@dataclass(frozen=True)
+class MeasuredCounts(CollateralDamageEstimator[DamageCounts]):
+    """Count another measure of damage in bins, and draw by it as `CountEstimator` draws by its own.
+
+    Without damage by token, only "loss" differs from what `CountEstimator` counts.
+
+    Args:
+        counts: What the counts are drawn by; its partition holds the bins.
+        base_loss: The base model's loss on each prior sample, in nats a token, shape (samples,).
+        measure: "graded" for the tokens that were right and are wrong, as a share of those that were right; "loss" for
+            how far the loss rose, in nats a token, from 0 to 1 and cut off there; "target-share" for the tokens that
+            were right and are wrong, as a share of all target tokens; "whole" for 1 where `least_share` of the tokens
+            was right and is no longer.
+        least_share: For "whole" alone.
+    """
+
+    counts: CountEstimator
+    base_loss: Floats
+    measure: Measure
+    least_share: float
+
+    def init(self) -> DamageCounts:
+        """Return empty counts, shape (bins,)."""
+        return self.counts.init()
+
+    def update(self, state: DamageCounts, observation: Observation) -> DamageCounts:
+        """Add one step's observation to the counts."""
+        ids, partition = observation.sample_ids, self.counts.partition
+        return state + DamageCounts(
+            partition.count(ids).astype(np.float64), partition.sum(ids, self.grade(observation))
+        )
+
+    def grade(self, observation: Observation) -> Floats:
+        """Return how much each observed sample is damaged, in [0, 1], shape (observed,)."""
+        tokens = observation.tokens
+        if self.measure == "loss":
+            return np.clip(observation.loss - self.base_loss[observation.sample_ids], 0.0, 1.0)
+        if tokens is None or self.measure == "graded":
+            return grade_damage(self.counts.base_correct, observation)
+        target_count: Floats = np.maximum(tokens.target_count, 1).astype(np.float64)
+        if self.measure == "target-share":
+            return np.asarray(tokens.lost_count / target_count)
+        before, now = tokens.right_before, tokens.right_before - tokens.lost_count + tokens.gained_count
+        was_right, is_right = (count / target_count >= self.least_share for count in (before, now))
+        return np.asarray((was_right & ~is_right).astype(np.float64))
+
+    def belief(self, state: DamageCounts) -> Belief:
+        """Return the damage of the bins, shape (bins,)."""
+        return self.counts.belief(state)
+
+    def damage_probability(self, belief: Belief, sample_ids: Ids) -> Floats:
+        """Return the damage of each sample's bin, shape (samples,)."""
+        return self.counts.damage_probability(belief, sample_ids)
+
+
+@dataclass(frozen=True)
+class Measured(EstimatorSettings):
+    """Draw by the damage of bins under another measure: the settings of `MeasuredCounts`, under the same names."""
+
+    measure: Measure
+    least_share: float = 0.7
+
+    def bind(self, partition: Partition, predictions: BasePredictions) -> MeasuredCounts:
+        """Return the estimator."""
+        counts = CountEstimator(partition, predictions.base_correct)
+        return MeasuredCounts(counts, predictions.base_loss, self.measure, self.least_share)
+
+
 @dataclass(frozen=True)
 class Stratified(EstimatorSettings):
     """Draw every bin equally often."""
@@ -294,6 +367,9 @@ RIVALS: Mapping[str, Callable[..., EstimatorSettings]] = {
     "ema": Ema,
     "exp3": Exp3,
     "permuted": Permuted,
+    "by-loss-increase": partial(Measured, measure="loss"),
+    "by-target-share": partial(Measured, measure="target-share"),
+    "by-whole-sample": partial(Measured, measure="whole"),
     "oracle-hard": partial(Probed, score="damaged"),
     "oracle-soft": partial(Probed, score="drop"),
     "candidate-scoring": partial(Probed, score="loss", takes_highest=True),

@@ -76,6 +76,7 @@ BUILT_IN: Mapping[str, Method] = {
     "right-only": Method("right-only"),
     "factored": Method("factored", partition=ByPriorLoss() * ByColumn("label")),
     "permuted": Method("permuted"),
+    **{name: Method(name) for name in ("by-loss-increase", "by-target-share", "by-whole-sample")},
     "joint": Method("counts", partition=ByPriorLoss() * ByColumn("label")),
     "candidate-scoring": Method("candidate-scoring", floor=0.0, probe=ProbeSettings(samples_a_draw=4)),
     "unbiased": Method("counts", probe=ProbeSettings(samples_a_draw=1)),
