@@ -28,7 +28,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from mixcd.edge.bench.sweep.sweep_task import SweepTask
-from mixcd.matter.correctness import RightTokens
+from mixcd.matter.correctness import EachToken, RightTokens
 from mixcd.words.files import replace_file
 
 VERSIONS = {
@@ -59,6 +59,9 @@ HELD_OUT, NEW_HELD_OUT = 2400, 800
 MEASURED = 300
 """Rows of each task that are translated freely, for BLEU and chrF."""
 BASE_STEPS = 4000
+TOKEN_HELD_OUT, TOKEN_NEW_HELD_OUT = 1600, 600
+TOKEN_BASE_STEPS, TOKEN_STEPS = 1500, 150
+"""Of the runs under damage by token, which were made on one processor core."""
 LEAST_SHARE = 0.7
 """Of the tokens: then a good half of the prior pairs are right, of all tokens a sixth."""
 TRAINING: Mapping[str, Any] = MappingProxyType(
@@ -103,6 +106,33 @@ def interface(seed: int, folder: Path) -> SweepTask:
         processing_class=tokenizer,
         correctness=RightTokens(LEAST_SHARE),
         measure=lambda model: _measure(model, measured),
+    )
+
+
+def interface_by_token(seed: int, folder: Path) -> SweepTask:
+    """The same under damage by token, with fewer steps; the seeds of one hundred share a base model and what is held out.
+
+    So tuning seeds (0, 1, …) and fresh ones (100, 101, …) start from two base models; within a hundred, seeds differ in
+    the order of the data, the draws and dropout.
+    """
+    base_seed = seed - seed % 100
+    tokenizer = _tokenizer()
+    prior, held_out_prior = _split(PRIOR_LANGUAGES, TOKEN_HELD_OUT, base_seed)
+    new, held_out_new = _split((NEW_LANGUAGE,), TOKEN_NEW_HELD_OUT, base_seed)
+    collate_fn = DataCollatorForSeq2Seq(tokenizer)
+    place = folder.parent / f"base-translation-{base_seed}"
+    base_training = {**TRAINING, **BASE_TRAINING, "max_steps": TOKEN_BASE_STEPS, "seed": base_seed}
+    train_base_model(place, _make_model, prior, base_training, collate_fn)
+    return SweepTask(
+        model=T5ForConditionalGeneration.from_pretrained(place),
+        new=new,
+        prior=prior,
+        held_out_new=held_out_new,
+        held_out_prior=held_out_prior,
+        training={**TRAINING, "max_steps": TOKEN_STEPS},
+        collate_fn=collate_fn,
+        processing_class=tokenizer,
+        correctness=EachToken(),
     )
 
 
