@@ -110,10 +110,10 @@ def interface(seed: int, folder: Path) -> SweepTask:
 
 
 def interface_by_token(seed: int, folder: Path) -> SweepTask:
-    """The same under damage by token, with fewer steps; the seeds of one hundred share a base model and what is held out.
+    """The same under damage by token, in fewer steps.
 
-    So tuning seeds (0, 1, …) and fresh ones (100, 101, …) start from two base models; within a hundred, seeds differ in
-    the order of the data, the draws and dropout.
+    Seeds 0 to 99 share a base model and what is held out, and so do seeds 100 to 199: tuning seeds start from one,
+    fresh ones from another. Within a hundred, seeds differ in the order of the data, the draws and dropout.
     """
     base_seed = seed - seed % 100
     tokenizer = _tokenizer()
