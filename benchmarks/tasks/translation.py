@@ -60,7 +60,7 @@ MEASURED = 300
 """Rows of each task that are translated freely, for BLEU and chrF."""
 BASE_STEPS = 4000
 TOKEN_HELD_OUT, TOKEN_NEW_HELD_OUT = 1600, 600
-TOKEN_BASE_STEPS, TOKEN_STEPS = 1500, 150
+TOKEN_BASE_STEPS, TOKEN_STEPS = 1000, 100
 """Of the runs under damage by token, which were made on one processor core."""
 LEAST_SHARE = 0.7
 """Of the tokens: then a good half of the prior pairs are right, of all tokens a sixth."""
