@@ -107,7 +107,7 @@ def read_episodes() -> Sequence[str]:
 
 
 def _read_column(file: str, column: str) -> list[str]:
-    names, *lines = read_member(TEXTS, f"{_FOLDER}/{file}.tab").decode("utf-8").split("\n")
+    names, *lines = read_member(TEXTS, f"{_FOLDER}/{file}.tab").decode("utf-8").replace("\r\n", "\n").split("\n")
     number = names.split("\t").index(column)
     return [line.split("\t")[number] for line in lines[_HEADER_LINES - 1 :] if line.count("\t") >= number]
 
