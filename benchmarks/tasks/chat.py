@@ -76,10 +76,10 @@ TOKEN_BASE_STEPS, TOKEN_STEPS = 50, 40
 
 def instructions(seed: int, folder: Path) -> SweepTask:
     """Three tasks by instruction, then a fourth."""
-    prior, held_out_prior = _split(PRIOR_TASKS, HELD_OUT_A_TASK, seed)
-    new, held_out_new = _split(NEW_TASKS, NEW_HELD_OUT, seed)
+    prior, held_out_prior = _split(PRIOR_TASKS, HELD_OUT_A_TASK, seed, ROWS_A_TASK)
+    new, held_out_new = _split(NEW_TASKS, NEW_HELD_OUT, seed, ROWS_A_TASK)
     place = folder / f"base-chat-{seed}"
-    _train_base_model(place, prior, seed)
+    _train_base_model(place, prior, seed, BASE_TRAINING)
     return SweepTask(
         model=AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32),
         new=new,
@@ -154,9 +154,7 @@ def _read_pool(name: str, instruction: str) -> Sequence[tuple[str, str, str]]:
     return [(name, *pair) for pair in read_instructions(read_member(BIGBENCH, INSTRUCTIONS[name]), instruction)]
 
 
-def _split(
-    wording: Mapping[str, str], held_out_count: int, seed: int, kept_count: int = ROWS_A_TASK
-) -> tuple[Dataset, Dataset]:
+def _split(wording: Mapping[str, str], held_out_count: int, seed: int, kept_count: int) -> tuple[Dataset, Dataset]:
     """Draw rows to train on and rows to hold out, as many of each task, in random order."""
     rng = keyed_generator(seed, 0, Stream.HELD_OUT)
     kept: list[tuple[str, str, str]] = []
@@ -180,7 +178,7 @@ def _to_rows(ordered: Sequence[tuple[str, str, str]], rng: np.random.Generator) 
     )
 
 
-def _train_base_model(place: Path, prior: Dataset, seed: int, training: Mapping[str, Any] = BASE_TRAINING) -> None:
+def _train_base_model(place: Path, prior: Dataset, seed: int, training: Mapping[str, Any]) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         if place.is_dir():
