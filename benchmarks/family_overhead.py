@@ -6,7 +6,7 @@ memory is that of processes of their own, one for each run. Prior rows are label
 a quarter: only what it had right can be damaged.
 
     python benchmarks/family_overhead.py
-    python benchmarks/family_overhead.py --families chat --estimator drift
+    python benchmarks/family_overhead.py --families chat joined packed --pairs 30
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
+from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -55,6 +57,7 @@ PROMPT, ANSWER = 48, 16
 """Tokens."""
 KNOWN_SHARE = 0.75
 LABELLED_AT_ONCE = 8
+RESAMPLES = 10_000
 FIRST_STEP = 5
 """Steps of each run that are start-up, and not counted."""
 SEED = 0
@@ -88,10 +91,13 @@ def _paired(model: Any, rows: Dataset, arguments: Mapping[str, Any]) -> Trainer:
     return Seq2SeqTrainer(model=model, args=Seq2SeqTrainingArguments(**arguments), train_dataset=rows)
 
 
-def _chat(model: Any, rows: Dataset, arguments: Mapping[str, Any]) -> Trainer:
+def _chat(
+    model: Any, rows: Dataset, arguments: Mapping[str, Any], changes: Mapping[str, Any] = MappingProxyType({})
+) -> Trainer:
     words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))  # noqa: S106
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")  # noqa: S106
-    return SFTTrainer(model=model, args=SFTConfig(**arguments), train_dataset=rows, processing_class=tokenizer)
+    args = SFTConfig(**{**arguments, **changes})
+    return SFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
 
 
 def _llama() -> LlamaForCausalLM:
@@ -217,16 +223,26 @@ def _label_images(model: Any, rows: Rows) -> Rows:
     return {**rows, "labels": model(torch.tensor(rows["pixel_values"])).logits.argmax(-1).numpy()}
 
 
+_JOINED: Mapping[str, Any] = {"padding_free": True, "max_length": None}
+_ROWS_A_PACK = 4
+_PACKED: Mapping[str, Any] = {
+    "packing": True,
+    "max_length": _ROWS_A_PACK * (PROMPT + ANSWER),
+    "per_device_train_batch_size": BATCH_SIZE // _ROWS_A_PACK,
+}
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "spans": Family(_bert, _span_rows, _label_spans, _plain),
         "pairs": Family(_t5, _pair_rows, _label_pairs, _paired),
         "causal": Family(_llama, _causal_rows, _label_causal, _plain),
         "chat": Family(_adapted_llama, _causal_rows, _label_causal, _chat),
+        "joined": Family(_adapted_llama, _causal_rows, _label_causal, partial(_chat, changes=_JOINED)),
+        "packed": Family(_adapted_llama, _causal_rows, _label_causal, partial(_chat, changes=_PACKED)),
         "images": Family(_vit, _image_rows, _label_images, _plain),
     }
 )
-"""Extractive question answering; an encoder-decoder; a causal model; one with an adapter and a fused head; images."""
+"""Extractive question answering; an encoder-decoder; a causal model; one with an adapter and a fused head, its rows padded,
+joined without padding, or packed beforehand; images."""
 
 
 class Bench:
@@ -317,6 +333,8 @@ def _print_figures(name: str, found: Mapping[str, Any]) -> None:
     plain, mixed = found["peaks"]["plain"], found["peaks"]["mixed"]
     print(f"{name}: plain {found['plain_ms'].show(1, ' ms')} a step")
     print(f"  time:    mix-cd / plain {found['ratio'].show()}, plain / plain {found['control'].show()}")
+    excess = found["excess"]
+    print(f"           less plain / plain {excess.median:+.3f} (95 % interval {excess.low:+.3f} to {excess.high:+.3f})")
     print(f"  memory:  {plain} MiB plain, {mixed} MiB mix-cd, ratio {mixed / plain:.3f}")
 
 
@@ -340,12 +358,22 @@ def _measure(name: str, settings: argparse.Namespace) -> dict[str, Any]:
             (bench.time_pair(number, mixed=False), bench.time_pair(number, mixed=True))
             for number in range(settings.pairs)
         ]
+    ratios, controls = ([pair[place]["ratio"] for pair in runs] for place in (1, 0))
     return {
         "plain_ms": Spread.of([mixed["plain_ms"] for _, mixed in runs]),
-        "ratio": Spread.of([mixed["ratio"] for _, mixed in runs]),
-        "control": Spread.of([control["ratio"] for control, _ in runs]),
+        "ratio": Spread.of(ratios),
+        "control": Spread.of(controls),
+        "excess": _estimate_median(np.subtract(ratios, controls)),
         "peaks": {kind: _measure_peak(name, kind, settings) for kind in ("plain", "mixed")},
     }
+
+
+def _estimate_median(values: NDArray[np.float64]) -> Spread:
+    """The median over pairs, with its 95 % interval by the bootstrap."""
+    rng = np.random.default_rng(SEED)
+    medians = np.median(rng.choice(values, (RESAMPLES, len(values))), axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975]).tolist()
+    return Spread(float(np.median(values)), low, high)
 
 
 def _measure_peak(name: str, kind: str, settings: argparse.Namespace) -> int:
