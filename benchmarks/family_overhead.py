@@ -241,8 +241,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "images": Family(_vit, _image_rows, _label_images, _plain),
     }
 )
-"""Extractive question answering; an encoder-decoder; a causal model; one with an adapter and a fused head, its rows padded,
-joined without padding, or packed beforehand; images."""
+"""Extractive question answering; an encoder-decoder; a causal model; one with an adapter and a fused head, of rows that
+are padded, joined without padding, or packed beforehand; images."""
 
 
 class Bench:

@@ -36,6 +36,8 @@ FAST_TASKS = (
 )
 CONTROLS = ("vitaminc_covid", "vitaminc_multirc")
 """Tasks whose base model knows nothing that could be damaged: not part of any mean."""
+TOKEN_TASKS = ("translation", "dialogue", "instructions")
+"""Those that the measures of damage by token were compared on."""
 FAST_SEEDS = 10
 """A point of the fast lane with fewer seeds is part of no mean over tasks."""
 BORROWING = ("granularity", "windows", "first_experiments")
@@ -243,6 +245,45 @@ def replay() -> str:
     return table(["estimator", *(f"{task}, {one}" for task in found for one in ("selectivity", "lift"))], rows)
 
 
+def replay_tokens() -> str:
+    """Selectivity and lifts of draws by each measure of damage by token, on recorded runs."""
+    quantities = {"selectivity": "selectivity", "lift": "lift", "token_lift": "lift of tokens lost"}
+    found = {
+        path.stem.removeprefix("replay_tokens-"): json.loads(path.read_text("utf-8"))
+        for path in sorted(RESULTS.glob("replay_tokens-*.json"))
+    }
+    if not found:
+        return "not run\n"
+    rows = []
+    for name in next(iter(found.values())):
+        cells = []
+        for result in found.values():
+            for quantity in quantities:
+                values = np.array([[step[quantity] for step in seed] for seed in result[name]]).mean(1)
+                cells.append(f"{values.mean():.3f}" + (f" ± {_half(values):.3f}" if values.size > 1 else ""))
+        rows.append([name, *cells])
+    return table(["what is counted", *(f"{task}, {one}" for task in found for one in quantities.values())], rows)
+
+
+def token_storage() -> str:
+    """What the cache takes for a target token."""
+    path = RESULTS / "token_storage.json"
+    if not path.exists():
+        return "not run\n"
+    rows = [
+        [median, f"{one['tokens']:,}", f"{one['rows']:,}", f"{one['own_bits']:.3f}", f"{one['bits']:.3f}"]
+        for median, one in json.loads(path.read_text("utf-8"))["figures"].items()
+    ]
+    headings = [
+        "tokens a row, median",
+        "target tokens",
+        "rows",
+        "bits a target token",
+        "with each row's number of them",
+    ]
+    return table(headings, rows)
+
+
 def audit() -> str:
     """Free against probed damage rates."""
     files = sorted(RESULTS.glob("audit-*.json"))
@@ -414,6 +455,13 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "encoder-decoder": _one("architectures", "encoder_decoder"),
     "first-experiments": _one("first_experiments", "tweets"),
     "replay": replay,
+    "replay-tokens": replay_tokens,
+    **{
+        f"{kind.replace('_', '-')}-{task}": _one(kind, task, half)
+        for kind, half in (("tune_by_token", "validation"), ("by_token", "test"))
+        for task in TOKEN_TASKS
+    },
+    "token-storage": token_storage,
     "audit": audit,
     "scaling": scaling,
     "overheads": overheads,
