@@ -43,11 +43,11 @@ TEXTS = Package(
 )
 _HEADER_LINES = 3
 VOCABULARY, PIECE = 1500, 48
-ROWS_A_SOURCE, HELD_OUT_A_SOURCE = 1300, 200
+ROWS_A_SOURCE, HELD_OUT_A_SOURCE = 1000, 200
 NEW_ROWS, NEW_HELD_OUT = 3000, 300
 TRAINING: Mapping[str, Any] = MappingProxyType(
     {
-        "max_steps": 100,
+        "max_steps": 80,
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 64,
         "learning_rate": 1e-3,
@@ -59,7 +59,7 @@ TRAINING: Mapping[str, Any] = MappingProxyType(
         "dataloader_pin_memory": False,
     }
 )
-BASE_TRAINING = {"max_steps": 1000, "warmup_steps": 100, "learning_rate": 3e-3}
+BASE_TRAINING = {"max_steps": 500, "warmup_steps": 50, "learning_rate": 3e-3}
 
 
 def dialogue(seed: int, folder: Path) -> SweepTask:
