@@ -8,10 +8,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 
 import mixcd
-from mixcd.matter.correctness import RightClass
+from mixcd.matter.base_model.token_bits import compare_tokens, pack_samples
+from mixcd.matter.correctness import EachToken, RightClass
 from mixcd.matter.fine_tuned_model.prediction_observer import NEW_SAMPLE, PredictionObserver
 from mixcd.words.errors import DataError, PlanError, UnsupportedTrainerError
+from mixcd.words.vocabulary import grade_damage
 from tiny import make_model, make_rows, make_trainer
+from tiny_tasks import FAMILIES
 
 
 def make_batch(labels):
@@ -226,3 +229,59 @@ def test_a_pass_that_shows_no_predictions_is_refused_when_it_ends():
         observer.watch(model, torch.arange(4), batch),
     ):
         model(**{name: value[:3] for name, value in batch.items()})
+
+def make_texts(ids, seed):
+    rng = np.random.default_rng(seed)
+    tokens = torch.from_numpy(rng.integers(3, 39, (len(ids), 7)))
+    labels = tokens.clone()
+    for row, start in enumerate(rng.integers(0, 7, len(ids))):
+        labels[row, :start] = -100
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
+
+
+def read_targets(model, batch):
+    """Return which target tokens of each row are right, in plain Python."""
+    with torch.no_grad():
+        guesses = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.argmax(-1)
+    pairs = zip(guesses.tolist(), batch["labels"].tolist(), strict=True)
+    return [[a == b for a, b in zip(said[:-1], wanted[1:], strict=True) if b != -100] for said, wanted in pairs]
+
+
+def test_target_tokens_are_compared_with_the_base_models_and_counts_of_two_processes_are_joined_by_one_gather():
+    torch.manual_seed(0)
+    model = FAMILIES["causal language model"].make_model().eval()
+    ids = [4, NEW_SAMPLE, 0, 2**40, 4, 9]
+    batch = make_texts(ids, 0)
+    now = read_targets(model, batch)
+    before = {sample: np.random.default_rng(sample % 97).random(len(now[row])) < 0.5 for row, sample in enumerate(ids)}
+    before[4] = np.ones(len(now[4]), dtype=bool)
+    known = sorted({*ids} - {NEW_SAMPLE, 9})
+    bits = pack_samples([before[sample] for sample in known])
+
+    def compare(sample_ids, right_now):
+        places = np.array([known.index(one) if one in known else -1 for one in sample_ids.tolist()])
+        return compare_tokens(bits, places, right_now, sample_ids)
+
+    batch["labels"][0] = batch["labels"][4]  # the same sample twice
+    batch["input_ids"][0] = batch["input_ids"][4]
+    now = read_targets(model, batch)
+    rows = []
+    for process in (slice(0, 3), slice(3, 6)):
+        observer = PredictionObserver(EachToken(is_shifted=True), compare=compare)
+        part = {name: value[process] for name, value in batch.items()}
+        with observer.watch(model, torch.tensor(ids[process]), part):
+            model(**part).loss.backward()
+        rows.append(observer.take())
+    assert torch.cat(rows).dtype == torch.int64
+    seen = observer.read(torch.cat(rows))
+    assert seen.sample_ids.tolist() == ids
+    for row, sample in enumerate(ids):
+        was = before[sample].tolist() if sample in known else [False] * len(now[row])
+        flips = list(zip(was, now[row], strict=True)) if sample in known else []
+        counts = [values[row] for values in vars(seen.tokens).values()]
+        lost, gained = flips.count((True, False)), flips.count((False, True))
+        assert counts == [len(now[row]), sum(one for one, _ in flips), lost, gained]
+    assert observer.read_rehearsed(torch.cat(rows)).sample_ids.tolist() == [4, 0, 2**40, 4, 9]
+    damage = grade_damage(np.zeros(0, dtype=bool), seen)
+    assert ((damage >= 0) & (damage <= 1)).all()
+    assert damage[5] == 0  # without a prediction
