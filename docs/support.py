@@ -41,6 +41,29 @@ same, for training sees the model in train mode. Of 16 rehearsed samples on thes
 
 | trainer and task | looks damaged |
 |---|---|"""
+STREAMS = """
+## Streams
+
+`train_dataset` may be an iterable dataset, torch's or a streaming one of `datasets`, with `max_steps`. Prior and
+held-out data stay map-style. New rows come in the stream's own order, and everything else is as with map-style data:
+in the same order these train the same weights, to the bit, and so do workers of any number (forked, spawned or
+persistent) and a run that is resumed at any step. Two processes draw as one does.
+
+Row i is the i-th of the stream for every number of processes, so each process reads all rows, from the start of the run
+to its end, and trains on its share: two processes that need 72 rows read 72 each. Reading shards in their place
+(`split_dataset_by_node`) would make the order depend on the number of processes; where shards do not fit these,
+`datasets` itself reads all rows, too. Of each process one worker reads, however many are asked for, as far ahead as all
+would; without workers, the training process reads. So prepare what is slow beforehand, and shuffle by
+`stream.shuffle(seed=…)`: each process fills a buffer of its own.
+
+A resumed run goes on by the stream's `state_dict` where this brings back the rows that followed, and otherwise reads
+again what was trained on; the log says which. A shuffle buffer is read again: its state does not hold its rows.
+
+Refused: a stream without `max_steps`; packed, or mixed by tokens; one whose first rows differ when it is opened again,
+on another process, or on resume. Random augmentation belongs into the collator. A stream that ends early trains all
+steps that it has the rows for; a checkpoint is saved, and a `DataError` says how many rows there were and how many are
+needed. Resume with a longer stream or fewer steps. `mixcd.rehearse`, for loops of one's own, takes no streams.
+"""
 REFUSED = """
 ## Refused, with the reason
 
@@ -48,7 +71,7 @@ REFUSED = """
 |---|---|
 | `packing=True` | mixes samples in one row; use `padding_free=True` |
 | `padding_free=True` with `pad_to_multiple_of` | padding looks like more samples |
-| iterable data sets | samples are drawn by number |
+| streams as prior or held-out data, without `max_steps`, packed or mixed by tokens | samples are drawn by number, rows of a stream one after the other |
 | `train_sampling_strategy` other than "random", samplers of one's own, replacement | they order the rows themselves |
 | `dispatch_batches`, `split_batches` | batches are split after they are drawn |
 | context and sequence parallelism | a sample is split over processes |
@@ -80,7 +103,7 @@ def main() -> None:
     head = [f"| trainer and task | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     faults = [f"*{trainer}*, {check}: {reason}." for (trainer, check), reason in KNOWN_FAULTS.items()]
     table = [*head, *rows, "", *faults, "", NOISE, *noise]
-    page = INTRODUCTION + "\n".join(table) + "\n" + show_examples() + REFUSED
+    page = INTRODUCTION + "\n".join(table) + "\n" + show_examples() + STREAMS + REFUSED
     with replace_file(DOCS / "support.md") as unfinished:
         unfinished.write_text(page, "utf-8")
 

@@ -29,8 +29,11 @@ def _train_base(name):
         return FAMILIES[name].train_base(Path(folder))
 
 
-def _family(name, adapter=None, hidden=None, **settings):
-    """A family's trainer; `hidden` names a model in its place that shows no logits in training."""
+def _family(name, adapter=None, hidden=None, *, shards=0, **settings):
+    """A family's trainer; `hidden` names a model in its place that shows no logits in training.
+
+    Its new data are a stream of some shards where these are given.
+    """
     family = FAMILIES[name]
 
     def make_trainer(folder, changes):
@@ -42,7 +45,8 @@ def _family(name, adapter=None, hidden=None, **settings):
         if adapter is not None:
             model = get_peft_model(model, deepcopy(adapter))  # which PEFT writes to
         data, held_out = family.make_rows(60, 2, "new"), family.make_rows(20, 5, "new")
-        return family.make_trainer(model, data, folder, eval_dataset=held_out, **settings, **changes)
+        new = data.to_iterable_dataset(num_shards=shards).repeat(2) if shards else data
+        return family.make_trainer(model, new, folder, eval_dataset=held_out, **settings, **changes)
 
     return make_trainer, lambda: family.make_rows(100, 3, "prior"), family.correctness
 
@@ -66,7 +70,7 @@ def _joined():
     return make_joining, lambda: make_prior().select_columns(columns), correctness
 
 
-def _sft(kind="chat", **settings):
+def _sft(kind="chat", *, shards=0, **settings):
     lora = settings.pop("lora", False)
 
     def make_trainer(folder, changes):
@@ -74,6 +78,7 @@ def _sft(kind="chat", **settings):
         if lora:
             more["peft_config"] = LoraConfig(target_modules=["q_proj", "v_proj"], r=2)
         data = make_chats(60, "new", kind=kind)
+        data = data.to_iterable_dataset(num_shards=shards).repeat(2) if shards else data
         return make_sft_trainer(make_chat_model(), data, folder, **more, **settings, **changes)
 
     rule = mixcd.RightTokens(loss_tolerance=1.0)
@@ -111,6 +116,9 @@ TRAINERS = {
     "SFTTrainer, padding-free": lambda: _sft(assistant_only_loss=True, padding_free=True, max_length=None),
     "SFTTrainer, packing": _packed,
     "SFTTrainer, wrapped packing": lambda: _packed(packing_strategy="wrapped"),
+    "Trainer, classification, a stream": lambda: _family("classification", shards=3),
+    "Seq2SeqTrainer, sequence to sequence, a stream": lambda: _family("sequence to sequence", shards=3),
+    "SFTTrainer, conversations, a stream": lambda: _sft(assistant_only_loss=True, shards=3),
     "SFTTrainer, gradient checkpointing": lambda: _sft(assistant_only_loss=True, gradient_checkpointing=True),
 }
 

@@ -1,16 +1,19 @@
 """Each fact about a third-party library that mixcd relies on; a failure here says what changed under us."""
 
 import inspect
+import json
 
 import numpy as np
 import pytest
 import torch
 from accelerate import skip_first_batches
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
-from datasets import Dataset
+from accelerate.utils import send_to_device
+from datasets import Dataset, interleave_datasets
+from datasets.distributed import split_dataset_by_node
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch.utils.data import DataLoader, RandomSampler, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
+from transformers import BatchEncoding, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from tiny import make_model, make_rows, make_trainer
@@ -354,3 +357,104 @@ def test_peft_merges_into_shared_weights_without_an_error():
         trained = adapted(ids).logits
         assert not torch.allclose(adapted.merge_and_unload()(ids).logits, trained, atol=1e-3)
     assert not any(weight.requires_grad for weight in tied.parameters())
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+STREAM = Dataset.from_dict({"x": list(range(30))}).to_iterable_dataset(num_shards=4)
+LIKE_STREAM = [
+    pytest.param(STREAM, id="shards"),
+    pytest.param(STREAM.map(lambda row: {"y": row["x"]}).filter(lambda row: row["x"] % 2), id="mapped, filtered"),
+    pytest.param(STREAM.shuffle(seed=1, buffer_size=8), id="shuffled"),
+    pytest.param(interleave_datasets([STREAM, STREAM], seed=2), id="interleaved"),
+]
+
+
+class ReadByBatches(IterableDataset):
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __iter__(self):
+        return (batch["x"][0] for batch in self.stream.iter(batch_size=1))
+
+
+@pytest.mark.parametrize("stream", LIKE_STREAM)
+def test_a_stream_of_datasets_that_is_read_by_batches_of_one_takes_no_notice_of_workers(stream):
+    rows = [row["x"] for row in stream]
+    assert list(ReadByBatches(stream)) == rows
+    assert list(DataLoader(ReadByBatches(stream), batch_size=None, num_workers=1)) == rows
+
+
+def test_a_worker_shuffles_a_stream_of_datasets_otherwise_than_its_process():
+    stream = STREAM.shuffle(seed=1, buffer_size=8)
+    rows = [row["x"] for row in stream]
+    assert [row["x"] for row in DataLoader(stream, batch_size=None, num_workers=1)] != rows
+
+
+@pytest.mark.parametrize("stream", LIKE_STREAM)
+def test_a_stream_of_datasets_keeps_its_state_as_json_in_the_object_that_is_read(stream):
+    view = object.__new__(type(stream))
+    vars(view).update(vars(stream))
+    reader = iter(view)
+    next(reader)
+    state = view.state_dict()
+    assert json.loads(json.dumps(state)) == state
+    before = [row["x"] for row in stream]
+    view.load_state_dict(state)
+    next(iter(view))
+    assert [row["x"] for row in stream] == before  # the stream itself still begins at its start
+
+
+def test_datasets_has_one_node_read_the_others_rows_too_where_shards_do_not_fit_and_reorders_them_where_they_do():
+    seen = []
+
+    def see(row):
+        seen.append(row["x"])
+        return row
+
+    one_shard = Dataset.from_dict({"x": list(range(12))}).to_iterable_dataset().map(see)
+    assert [row["x"] for row in split_dataset_by_node(one_shard, rank=0, world_size=2)] == list(range(0, 12, 2))
+    assert seen == list(range(12))
+    shards = Dataset.from_dict({"x": list(range(12))}).to_iterable_dataset(num_shards=4)
+    ranks = [[row["x"] for row in split_dataset_by_node(shards, rank, world_size=2)] for rank in range(2)]
+    assert ranks == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]]
+
+
+def test_a_spawned_worker_gets_data_and_collator_that_share_an_object():
+    shared = SharedRows()
+    (seen,) = DataLoader(
+        shared, batch_size=2, num_workers=1, multiprocessing_context="spawn", collate_fn=SharedCollator(shared)
+    )
+    assert seen == [[0, 1], [0, 1]]
+
+
+class SharedRows:
+    def __init__(self):
+        self.fetched = []
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, number):
+        self.fetched.append(number)
+        return number
+
+
+class SharedCollator:
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __call__(self, numbers):
+        return [numbers, self.rows.fetched]
+
+
+def test_a_batch_may_carry_a_text_to_the_device():
+    moved = send_to_device(BatchEncoding({"x": torch.ones(1), "place": "{}"}), torch.device("cpu"))
+    assert moved["place"] == "{}"
+
+
+def test_the_trainer_may_be_given_fewer_workers_while_it_makes_a_loader(trainer):
+    trainer.args.dataloader_num_workers, trainer.args.dataloader_prefetch_factor = 1, 6
+    loader = trainer.get_train_dataloader()
+    assert (loader.base_dataloader.num_workers, loader.base_dataloader.prefetch_factor) == (1, 6)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mixcd.ideas.batch_plan import BatchPlan, require_mix_ratio
+from mixcd.ideas.batch_plan import BatchPlan, count_new_rows, require_mix_ratio
 from mixcd.words.errors import SettingError
 
 PRIOR_COUNT = 50
@@ -237,3 +238,13 @@ def test_consecutive_blocks_of_one_epoch_share_no_new_sample():
     blocks = [set(new_rows(plan, 1, first=step).tolist()) for step in range(10)]
     assert all(not a & b for a, b in pairwise(blocks))
     assert set().union(*blocks) == set(range(60))
+
+
+@given(plans(), st.integers(1, 300))
+@FEW
+def test_a_streams_rows_come_in_order_and_its_one_epoch_is_the_whole_run(plan, step_count):
+    count = count_new_rows(step_count, plan.mix_ratio, plan.block_size)
+    plan = replace(plan, new_count=count, in_order=True)
+    assert plan.steps_per_epoch == step_count
+    assert new_rows(plan, step_count).tolist() == list(range(count))
+    assert [plan.new_rows_before(step) for step in (0, step_count)] == [0, count]

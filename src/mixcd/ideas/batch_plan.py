@@ -18,7 +18,8 @@ class BatchPlan:
     A step's block is `block_size` row numbers: new samples are 0 … new_count − 1, prior sample i is
     new_count + i. A fixed share of each block is prior, to within one row, and exactly the mix ratio over
     many steps; it is spread evenly over the micro-batches. New samples come in one permutation after
-    another, without gaps, so that an epoch's surplus rows open the next permutation.
+    another, without gaps, so that an epoch's surplus rows open the next permutation. Those of a stream come in
+    its own order, and its one epoch is the whole run.
 
     Paper: mix ratio β, mixed batch.
 
@@ -29,6 +30,7 @@ class BatchPlan:
         seed: The run's seed, from 0 to 2⁶⁴ − 1.
         by_rows: Whether the mix ratio is a share of the rows, so that every step needs a row of each; else the steps'
             rows are chosen elsewhere, by their tokens, and only dealt out here.
+        in_order: Whether new samples come in their own order: those of a stream, as many as `count_new_rows` says.
 
     Raises:
         SettingError: If the mix ratio lies outside (0, 1), or a step would have less than one prior or
@@ -49,6 +51,7 @@ class BatchPlan:
     micro_batch_count: int
     seed: int
     by_rows: bool = True
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         require_mix_ratio(self.mix_ratio)
@@ -69,8 +72,9 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps after which every new sample has been seen: ⌈new / ((1 − β) · block)⌉."""
-        return math.ceil(round(self.new_count / ((1 - self.mix_ratio) * self.block_size), 9))
+        """Steps after which every new sample has been seen: ⌈new / ((1 − β) · block)⌉; of a stream, all."""
+        steps = self.new_count / ((1 - self.mix_ratio) * self.block_size)
+        return round(steps) if self.in_order else math.ceil(round(steps, 9))
 
     def prior_row_count(self, step: int) -> int:
         """Return the number of prior rows in a step: β · block, fractions dithered over the steps."""
@@ -83,9 +87,8 @@ class BatchPlan:
             step: The optimizer step, from 0.
             prior_ids: The prior samples drawn for this step, shape (prior_row_count(step),).
         """
-        start = step * self.block_size - self._prior_rows_before(step)
-        stop = (step + 1) * self.block_size - self._prior_rows_before(step + 1)
-        return self.deal(self.new_count + prior_ids, self.new_rows(start, stop))
+        new_rows = self.new_rows(self.new_rows_before(step), self.new_rows_before(step + 1))
+        return self.deal(self.new_count + prior_ids, new_rows)
 
     def deal(self, prior_rows: Ids, new_rows: Ids) -> Ids:
         """Deal a step's rows out to its micro-batches, the prior ones evenly, shape (block_size,)."""
@@ -97,11 +100,17 @@ class BatchPlan:
             taken = left
         return np.concatenate(parts)
 
+    def new_rows_before(self, step: int) -> int:
+        """Return the number of new rows in all steps before one."""
+        return step * self.block_size - self._prior_rows_before(step)
+
     def _prior_rows_before(self, step: int) -> int:
-        return math.floor(step * self.mix_ratio * self.block_size + 0.5)
+        return _count_prior_rows(step, self.mix_ratio, self.block_size)
 
     def new_rows(self, start: int, stop: int) -> Ids:
         """Return the numbers of the new rows from one place in their order to another, shape (stop − start,)."""
+        if self.in_order:
+            return np.arange(start, stop, dtype=np.int64) % self.new_count
         pieces = []
         for epoch in range(start // self.new_count, (stop - 1) // self.new_count + 1):
             offset = epoch * self.new_count
@@ -116,6 +125,20 @@ def require_mix_ratio(mix_ratio: float) -> None:
             f"`mix_ratio` is {mix_ratio}, but it must lie strictly between 0 and 1: it is the share of prior samples "
             "in every batch. Pass a value such as 0.25."
         )
+
+
+def count_new_rows(step_count: int, mix_ratio: float, block_size: int) -> int:
+    """Return the number of new rows in the first steps of a run.
+
+    Example:
+        >>> count_new_rows(10, mix_ratio=0.25, block_size=4)
+        30
+    """
+    return step_count * block_size - _count_prior_rows(step_count, mix_ratio, block_size)
+
+
+def _count_prior_rows(step_count: int, mix_ratio: float, block_size: int) -> int:
+    return math.floor(step_count * mix_ratio * block_size + 0.5)
 
 
 @lru_cache(maxsize=4)

@@ -60,7 +60,8 @@ class RehearsalHandle(ABC):
         self._opener = opener
         plan = opened.loop.plan
         before = math.ceil(plan.new_count / plan.block_size)
-        logger.info("steps per epoch %d → %d, at the same batch size", before, opened.loop.steps_per_epoch)
+        counted = "steps for the same rows of the stream" if plan.in_order else "steps per epoch"
+        logger.info("%s %d → %d, at the same batch size", counted, before, opened.loop.steps_per_epoch)
 
     @property
     def partition(self) -> Partition:

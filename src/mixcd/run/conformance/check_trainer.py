@@ -115,7 +115,6 @@ def _train(
     resume: str | None,
 ) -> _Run:
     trainer = make_trainer(folder, {"max_steps": STEPS, **changes})
-    new_count = len(cast(Any, trainer.train_dataset))
     rehearsal = _attach(trainer, prior_data, correctness)
     blocks, observed = _record(rehearsal)
     forwards = _CountForwards()
@@ -130,7 +129,7 @@ def _train(
         {name: value.detach().clone() for name, value in model.state_dict().items()},
         forwards.count,
         rehearsal.forward_count,
-        new_count,
+        rehearsal._loop.plan.new_count,
         _measure_mix(rehearsal),
     )
 

@@ -330,7 +330,7 @@ class RehearsalLoop:
             "mix unit": "rows" if plan.by_rows else "tokens",
             "pack size": self.packed and self.packed.packing.capacity,
             "seed": plan.seed,
-            "new sample count": plan.new_count,
+            "new sample count": "that of a stream" if plan.in_order else plan.new_count,
             "prior sample count": plan.prior_count,
             "estimator": self._fixed_identity["estimator"],
             "floor": self.floor,

@@ -23,6 +23,7 @@ from mixcd.run.rehearsal_loop.opening import RehearsalSettings
 from mixcd.run.rehearsal_loop.row_kind import MixUnit, require_mix_unit
 from mixcd.run.trainer.same_as_training import require_same_predictions
 from mixcd.run.trainer.sft_trainer import prepare_raw
+from mixcd.run.trainer.streamed_data import open_stream
 from mixcd.run.trainer.trainer_predictions import inference_of
 from mixcd.run.trainer.trainer_seam import TrainerSeam
 from mixcd.run.trainer.trainer_support import (
@@ -68,7 +69,9 @@ def attach(
     Args:
         trainer: A `transformers.Trainer`, or a subclass of it, for classification of texts, pairs or images, with one
             label or several; extractive question answering; multiple choice; regression; translation and other sequence
-            to sequence tasks; causal language models; token classification. Or TRL's `SFTTrainer`.
+            to sequence tasks; causal language models; token classification. Or TRL's `SFTTrainer`. Its
+            `train_dataset` may be a stream, an iterable dataset of torch or of `datasets`, with `max_steps`: new rows
+            come in its order then, and every process reads all of it.
         prior_data: The prior task's samples, prepared like `trainer.train_dataset`: a `datasets.Dataset`, a
             map-style dataset, or a dict of them, whose keys become the column `prior_set`. With `SFTTrainer` they may
             be raw: the trainer prepares them as it does its own. Of a `DatasetDict` with a split for training, splits
@@ -110,7 +113,8 @@ def attach(
 
     Raises:
         SettingError: If the mix ratio, the lag, the seed, the floor, the features or the estimator make no sense.
-        DataError: If the prior or new data are empty, not map-style, lack labels or columns, have other
+        DataError: If the prior or new data are empty, the prior data not map-style, a stream yields other rows when
+            it is opened again; if data lack labels or columns, have other
             model inputs than each other, or labels outside the model's classes.
         CacheError: If the cache was made from something else, or was altered.
         AlreadyAttachedError: If the trainer already rehearses.
@@ -123,7 +127,8 @@ def attach(
     require_supported(trainer)
     warn_of_settings(trainer)
     prior = PriorDataset(prepare_raw(trainer, choose_rehearsed(prior_data, "prior_data"), "prior_data"))
-    rule = require_alike(trainer, prior, correctness)
+    stream = open_stream(trainer)
+    rule = require_alike(trainer, prior, correctness, stream)
     warn_of_generation(trainer, rule)
     folder = Path(cache_dir) if cache_dir is not None else Path(str(trainer.args.output_dir)) / "_mixcd_cache"
     infer = partial(inference_of, trainer, rule=rule)
@@ -132,7 +137,7 @@ def attach(
     opening = settings.open(infer(prior), folder)
     seeds = (seed, trainer.args.data_seed, trainer.args.seed)
     first_seed = next(given for given in seeds if given is not None)
-    seam = TrainerSeam(trainer, prior, rule, mix_ratio, first_seed, lag, probe, mix_unit)
+    seam = TrainerSeam(trainer, prior, rule, mix_ratio, first_seed, lag, probe, mix_unit, stream)
     held_out_data = collect_held_out(trainer, held_out, opening.strategy.column_names)
     require_generation(infer, held_out_data, generate)
     predictions = opening.predict(LEAST_SHARE_RIGHT)

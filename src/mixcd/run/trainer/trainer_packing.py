@@ -39,14 +39,16 @@ def require_whole_samples(trainer: Trainer) -> None:
         )
 
 
-def find_row_kind(trainer: Trainer, prior: PriorDataset, collate_fn: Collate) -> RowKind:
+def find_row_kind(trainer: Trainer, new_data: Any, prior: PriorDataset, collate_fn: Collate) -> RowKind:
     """Find out what the trainer's rows hold: by its settings, and by the rows and the batch that is made of them.
+
+    Args:
+        new_data: The trainer's new rows, or the first ones of a stream.
 
     Raises:
         UnsupportedTrainerError: If rows hold several samples and do not say where each of them starts.
     """
     args: Any = trainer.args
-    new_data: Any = trainer.train_dataset
     flags = list(_find_flags(trainer))
     is_trl = bool(flags) and is_sft_trainer(trainer)
     if flags and not is_trl and split_lengths(fetch_rows(new_data, [0])[0]) is None:

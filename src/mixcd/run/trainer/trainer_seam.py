@@ -1,6 +1,7 @@
 """The seam to `transformers.Trainer`: two methods shadowed on one instance, and one callback."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,24 +11,27 @@ from torch.utils.data import RandomSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from mixcd.ideas.batch_plan import BatchPlan
+from mixcd.ideas.batch_plan import BatchPlan, count_new_rows
 from mixcd.ideas.probe import Probe
 from mixcd.matter.base_model.batched_inference import collate
 from mixcd.matter.base_model.model_fingerprint import fingerprint_batch, fingerprint_model
 from mixcd.matter.base_model.prior_predictions import PREPROCESSING_ROWS, PriorPredictions
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.fine_tuned_model.mixed_batch import SAMPLE_IDS, MixedDataset, TaggingCollator
+from mixcd.matter.fine_tuned_model.streamed_batch import PlaceCollator, StreamedDataset
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.matter.prior_and_new_data.streamed_rows import StreamedRows
 from mixcd.run.rehearsal_loop.packed_plan import RowTokens, make_packed_plan, measure_rows
 from mixcd.run.rehearsal_loop.plan_sampler import PlanSampler
 from mixcd.run.rehearsal_loop.rehearsal_loop import Learnt, RehearsalLoop, choose_lag
 from mixcd.run.rehearsal_loop.row_kind import MixUnit
 from mixcd.run.rehearsal_loop.shared_arrays import broadcast_arrays
 from mixcd.run.rehearsal_loop.step_learner import StepLearner
+from mixcd.run.trainer.streamed_data import StreamProgress, one_worker, require_mixing_by_rows
 from mixcd.run.trainer.trainer_packing import find_row_kind
 from mixcd.run.trainer.trainer_predictions import aligned_model, inference_of
 from mixcd.run.trainer.trainer_support import SHADOWED, collator_of
-from mixcd.words.errors import PlanError, ResumeError, UnsupportedTrainerError, shorten
+from mixcd.words.errors import DataError, PlanError, ResumeError, UnsupportedTrainerError, shorten
 from mixcd.words.vocabulary import Belief
 
 _MISSING = (
@@ -56,6 +60,7 @@ class TrainerSeam:
     lag: int | None
     probe: Probe | None
     mix_unit: MixUnit | None = None
+    stream: StreamedRows | None = None
 
     def __post_init__(self) -> None:
         self.batch_sample_ids = torch.zeros(0, dtype=torch.int64)
@@ -63,14 +68,19 @@ class TrainerSeam:
         """Whether this process was asked to stop after the step in progress, and whether the first one was."""
         self._learnt: tuple[Learnt, torch.Tensor] | None = None
         self._new_data: Any = self.trainer.train_dataset
-        self.row_kind = find_row_kind(self.trainer, self.prior, collator_of(self.trainer, self._new_data))
+        shown = self._new_data if self.stream is None else self.stream.first_rows
+        self.row_kind = find_row_kind(self.trainer, shown, self.prior, collator_of(self.trainer, shown))
         """What the trainer's rows hold."""
-        self._mixed_data = MixedDataset(self._new_data, self.prior, self.row_kind.told_apart)
+        self._mixed_data: Any = None
+        self.progress = None if self.stream is None else StreamProgress(self.stream)
+        if self.stream is not None:
+            require_mixing_by_rows(self.row_kind, self.mix_unit)
         self._make_loader = self.trainer.get_train_dataloader
         self._step = self.trainer.training_step
         choose_lag(self.lag, self._look_ahead())
-        loader = self._make_mixed_loader()
-        self._require_plain_loader(loader, self._plan())
+        plan = self._plan()
+        loader = self._make_mixed_loader(plan)
+        self._require_plain_loader(loader, plan)
         self._require_same_inputs(getattr(loader, "base_dataloader", loader).collate_fn)
 
     def install(self, loop: RehearsalLoop, predictions: PriorPredictions) -> None:
@@ -107,7 +117,7 @@ class TrainerSeam:
                 "Rehearsal mixes into the data it was attached with. `detach()`, then attach again."
             )
         plan = self._shape()
-        loader = self._make_mixed_loader()
+        loader = self._make_mixed_loader(plan)
         batches = self._require_plain_loader(loader, plan)
         if hasattr(loader, "set_sampler"):
             loader.set_sampler(self._sampler)
@@ -115,6 +125,8 @@ class TrainerSeam:
             batches.sampler = self._sampler
         shard = getattr(loader, "base_dataloader", loader)
         shard.collate_fn = TaggingCollator(shard.collate_fn)
+        if self.stream is not None:
+            shard.collate_fn = PlaceCollator(shard.collate_fn, self.stream)
         return loader
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
@@ -125,6 +137,8 @@ class TrainerSeam:
                 "loader as rehearsal made it. Let the trainer draw its own batches, or `detach()` first."
             )
         self.batch_sample_ids = inputs.pop(SAMPLE_IDS)
+        if self.progress is not None:
+            self.progress.take(inputs)
         with self.learner.observer.watch(model, self.batch_sample_ids, inputs):
             loss = self._step(model, inputs, *rest, **named)
         if self._is_on_gpu and self.probe is None and self.trainer.accelerator.sync_gradients:
@@ -143,11 +157,20 @@ class TrainerSeam:
             self.loop.restore(stored, steps_done)
             if not ignore_data_skip:
                 self._sampler.skipped_steps = steps_done % self.loop.steps_per_epoch
+        if self.progress is not None:
+            self.progress.begin(stored if steps_done else None)
 
     def commit(self) -> None:
         """Complete a step: what its last training step learnt counts from here on, or is learnt now after a probe."""
         learnt, self._learnt = self._learnt or self.learner.learn(self._share_belief), None
         self.learner.adopt(*learnt)
+        if self.progress is not None:
+            self.progress.commit()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        streamed = {} if self.progress is None else {"stream": self.progress.to_json()}
+        return {**self.loop.to_json(), "processes": self.trainer.args.world_size, **streamed}
 
     @property
     def _is_on_gpu(self) -> bool:
@@ -178,14 +201,18 @@ class TrainerSeam:
     def _plan(self) -> BatchPlan:
         trainer, args = self.trainer, self.trainer.args
         micro_batch_count = args.world_size // trainer.get_tp_size() * args.gradient_accumulation_steps
+        block_size, is_stream = trainer.get_total_train_batch_size(args), self.stream is not None
         return BatchPlan(
-            new_count=len(self._new_data),
+            new_count=(
+                count_new_rows(args.max_steps, self.mix_ratio, block_size) if is_stream else len(self._new_data)
+            ),
             prior_count=len(self.prior),
             mix_ratio=self.mix_ratio,
-            micro_batch_size=trainer.get_total_train_batch_size(args) // micro_batch_count,
+            micro_batch_size=block_size // micro_batch_count,
             micro_batch_count=micro_batch_count,
             seed=self.seed,
             by_rows=not self.row_kind.counts_tokens(self.mix_unit),
+            in_order=is_stream,
         )
 
     def _shape(self) -> BatchPlan:
@@ -206,10 +233,16 @@ class TrainerSeam:
         read_ahead = 1 + args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)  # batches
         return math.ceil(read_ahead / args.gradient_accumulation_steps)
 
-    def _make_mixed_loader(self) -> Any:
+    def _make_mixed_loader(self, plan: BatchPlan) -> Any:
+        if self.stream is not None:
+            self.stream.plan = plan
+            self._mixed_data = StreamedDataset(MixedDataset(self.stream, self.prior), self.stream)
+        elif self._mixed_data is None:
+            self._mixed_data = MixedDataset(self._new_data, self.prior, self.row_kind.told_apart)
         self.trainer.train_dataset = self._mixed_data
         try:
-            return self._make_loader()
+            with one_worker(self.trainer.args) if self.stream is not None else nullcontext():
+                return self._make_loader()
         finally:
             self.trainer.train_dataset = self._new_data
 
@@ -265,10 +298,7 @@ class RehearsalCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """Return what the trainer writes into `trainer_state.json`."""
-        return {
-            "args": {},
-            "attributes": {**self._seam.loop.to_json(), "processes": self._seam.trainer.args.world_size},
-        }
+        return {"args": {}, "attributes": self._seam.to_json()}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start afresh, or take over the checkpoint's state."""
@@ -291,6 +321,13 @@ class RehearsalCallback(TrainerCallback, ExportableState):
         if self._seam.stopping:
             self._seam.stop_asked = self._seam.stopping = False
             control.should_save = control.should_training_stop = True
+        if self._seam.progress is not None and self._seam.progress.fault:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say that a stream ended early: by now the last step is saved."""
+        if self._seam.progress is not None and self._seam.progress.fault:
+            raise DataError(self._seam.progress.fault)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Send rehearsal's metrics to every tracker, right after the trainer's own training log.

@@ -19,6 +19,7 @@ from mixcd.matter.prior_and_new_data.label_names import count_classes, require_s
 from mixcd.matter.prior_and_new_data.packed_rows import SEQ_LENGTHS, unpack_rows
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.matter.prior_and_new_data.split_choice import choose_held_out
+from mixcd.matter.prior_and_new_data.streamed_rows import StreamedRows
 from mixcd.run.outcome.held_out import name_held_out
 from mixcd.run.trainer.followed_trainers import require_followed
 from mixcd.run.trainer.sft_trainer import expect_fused_head, is_sft_trainer, prepare_raw, require_same_targets
@@ -122,8 +123,16 @@ def warn_of_generation(trainer: Trainer, rule: CorrectnessRule) -> None:
             )
 
 
-def require_alike(trainer: Trainer, prior: PriorDataset, correctness: CorrectnessRule | str | None) -> CorrectnessRule:
+def require_alike(
+    trainer: Trainer,
+    prior: PriorDataset,
+    correctness: CorrectnessRule | str | None,
+    stream: StreamedRows | None = None,
+) -> CorrectnessRule:
     """Refuse new data that are missing or mislabelled, and prior data that are prepared differently.
+
+    Args:
+        stream: The new data where they are a stream, of which the first rows are looked at.
 
     Raises:
         DataError: If data are empty, not map-style, unlabelled, of other tasks or with other model inputs than each
@@ -137,7 +146,8 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
             "`trainer.train_dataset` is None, but rehearsal mixes new data with prior. Give the trainer one."
         )
     model = cast(torch.nn.Module, trainer.model)
-    new = PriorDataset(trainer.train_dataset, "trainer.train_dataset")
+    new_data = trainer.train_dataset if stream is None else stream.first_rows
+    new = PriorDataset(new_data, "trainer.train_dataset")
     batches = ((data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior))
     require_padding(trainer.data_collator)
     require_fixed_masks(trainer.data_collator)
@@ -147,7 +157,7 @@ def require_alike(trainer: Trainer, prior: PriorDataset, correctness: Correctnes
     require_same_numbers(model, new, prior)
     class_count = count_classes(model, new[0])
     label_key = next((key for key in LABEL_KEYS if key in new.column_names), None)
-    readable = [new] if isinstance(trainer.train_dataset, Dataset | list) else []
+    readable = [new] if isinstance(new_data, Dataset | list) else []
     readable += [prior] if len(prior.features()) == max(1, len(prior.set_names)) else []  # columns, read at once
     if isinstance(rule, RightClass) and class_count and label_key:
         for data in readable:
