@@ -71,7 +71,7 @@ REFUSED = """
 |---|---|
 | `packing=True` | mixes samples in one row; use `padding_free=True` |
 | `padding_free=True` with `pad_to_multiple_of` | padding looks like more samples |
-| streams as prior or held-out data, without `max_steps`, packed or mixed by tokens | samples are drawn by number, rows of a stream one after the other |
+| streams of prior data, without `max_steps`, packed, or mixed by tokens | samples are drawn by number |
 | `train_sampling_strategy` other than "random", samplers of one's own, replacement | they order the rows themselves |
 | `dispatch_batches`, `split_batches` | batches are split after they are drawn |
 | context and sequence parallelism | a sample is split over processes |
