@@ -17,6 +17,7 @@ from transformers import BatchEncoding, Trainer, TrainerCallback, TrainingArgume
 from transformers.trainer_callback import ExportableState
 
 from tiny import make_model, make_rows, make_trainer
+from tiny_packed import MAX_LENGTH, make_packing_trainer
 from tiny_sft import make_model as make_chat_model
 from tiny_sft import make_rows as make_chats
 from tiny_sft import make_sft_trainer
@@ -337,6 +338,33 @@ def test_joined_rows_of_sft_say_where_each_starts_and_mask_its_first_token(tmp_p
     assert (starts[0], starts[-1]) == (0, batch["input_ids"].shape[1])
     assert batch["labels"].shape == batch["input_ids"].shape
     assert (batch["labels"][0, starts[:-1].long()] == -100).all()
+
+
+def test_sft_packs_whole_samples_in_rows_that_say_how_long_each_is(tmp_path):
+    trainer = make_packing_trainer(tmp_path)
+    row = trainer.train_dataset[0]
+    assert list(row) == ["input_ids", "labels", "seq_lengths"]
+    assert sum(row["seq_lengths"]) == len(row["input_ids"]) <= MAX_LENGTH
+    batch = next(iter(trainer.get_train_dataloader()))
+    starts = batch["cu_seq_lens_q"]
+    assert len(batch["input_ids"]) == 1
+    assert (batch["position_ids"][0, starts[:-1].long()] == 0).all()
+    assert (batch["labels"][0, starts[:-1].long()] == -100).all()
+    wrapped = make_packing_trainer(tmp_path, packing_strategy="wrapped")
+    assert wrapped.train_dataset.column_names == ["input_ids", "labels"]
+    assert "attention_mask" in next(iter(wrapped.get_train_dataloader()))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_samples_of_a_packed_row_are_kept_apart_by_their_positions_unless_there_is_a_cache(attention):
+    model = make_chat_model().eval()
+    model.set_attn_implementation(attention)
+    first, second = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[9, 10, 11]])
+    packed, positions = torch.cat([first, second], 1), torch.tensor([[0, 1, 2, 3, 0, 1, 2]])
+    alone = model(input_ids=second).logits
+    for use_cache in (False, True):
+        together = model(input_ids=packed, position_ids=positions, use_cache=use_cache).logits[:, 4:]
+        assert torch.allclose(alone, together, atol=1e-5) != use_cache
 
 
 def test_peft_only_warns_of_an_adapter_that_does_not_arrive_but_tells_when_loading_it_again(tmp_path):

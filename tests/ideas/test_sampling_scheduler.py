@@ -10,6 +10,7 @@ from mixcd.ideas.sampling_scheduler import (
     FLOOR,
     draw,
     inclusion_probability,
+    line_up,
     mix_with_floor,
     weigh_candidates,
 )
@@ -284,3 +285,15 @@ def test_chances_belong_to_the_samples_they_stand_beside():
     assert drawn.sample_ids.tolist()[:3] == [0, 1, 2]
     assert drawn.chances[:3] == pytest.approx((1 + np.array([1, 2, 4]) / 7) * 3 / 4, abs=0.1)
     assert drawn.chances[-1] == expected[0]
+
+
+@given(WEIGHTS, st.integers(0, 40), SEEDS, STEPS)
+@FEW
+def test_the_first_to_arrive_are_those_that_are_drawn(weights, draw_count, seed, step):
+    drawn = draw(weigh(weights), len(weights), draw_count, seed=seed, step=step)
+    first = line_up(weigh(weights), len(weights), draw_count, seed=seed, step=step).first(draw_count)
+    assert sorted(first.sample_ids.tolist()) == sorted(drawn.sample_ids.tolist())
+    chances = [dict(zip(one.sample_ids.tolist(), one.chances.tolist(), strict=True)) for one in (drawn, first)]
+    assert chances[0] == pytest.approx(chances[1])
+    rest = draw_count % len(weights)
+    assert rest == 0 or first.sample_ids[-rest:].tolist() == drawn.sample_ids[-rest:].tolist()

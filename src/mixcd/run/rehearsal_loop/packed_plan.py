@@ -66,12 +66,12 @@ class PackedPlan:
 
     Args:
         plan: Deals rows out to the micro-batches, and says how many are prior where the mix ratio counts rows.
-        new_documents: Samples that each new row holds, shape (new,).
+        new_samples: Samples that each new row holds, shape (new,).
     """
 
     plan: BatchPlan
     packing: Packing
-    new_documents: Ids
+    new_samples: Ids
 
     @cached_property
     def pace(self) -> Pace:
@@ -101,7 +101,7 @@ class PackedPlan:
         return (
             filled,
             self._name_rows(places, filled.packs),
-            filled.drawn_count + int(self.new_documents[new_rows].sum()),
+            filled.drawn_count + int(self.new_samples[new_rows].sum()),
         )
 
     def _prior_row_count(self, step: int) -> int | None:
