@@ -27,12 +27,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 from transformers.utils import logging as transformers_logging
 
 import mixcd
-from mixcd.edge.compare.columns import bin_losses, bin_samples, choose_columns
+from mixcd.edge.compare.columns import bin_losses, choose_columns
 from mixcd.edge.compare.comparison import PRIOR_LOSS, SampleDamage, compare_outcomes, rank_damaged
 from mixcd.edge.compare.samples import keep_inputs
 from mixcd.edge.demo.demo_data import find_minilm
 from mixcd.matter.base_model.batched_inference import batch_by_tokens, collate
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.outcome.column_bins import bin_samples
 from mixcd.run.outcome.sample_texts import TEXT_START
 from prior_pass import LABEL_COUNT, LAYER_COUNT, SEED, make_rows
 from side_by_side import Spread, describe_machine, make_parser, publish, read_status, run_pairs, say_machine

@@ -108,13 +108,15 @@ class RehearsalHandle(ABC):
             )
         return compare_rates(self._loop.state.history, self._loop.state.probed, self.partition.bin_sizes)
 
-    def evaluate(self, *, generate: bool = False) -> Evaluation:
+    def evaluate(self, *, columns: Sequence[str] = (), generate: bool = False) -> Evaluation:
         """Compare the model as it is now with the base model, on held-out data.
 
         Two forward passes over the held-out data in all: the base model's before training, and this one. In language
         models one more shows what the model now says where the worst samples are damaged, at most 1,000.
 
         Args:
+            columns: Columns of the held-out prior data by which damage is told apart, too; `prior_set` for several
+                sets.
             generate: Whether a language model also answers samples by itself, greedily: exact match, length and loops.
                 The base model must have done so before training: say `generate=100` when rehearsal begins.
 
@@ -124,6 +126,7 @@ class RehearsalHandle(ABC):
 
         Raises:
             SettingError: If no prior data were held out, or the base model wrote nothing.
+            DataError: If a column is not there, or holds lists.
             UnsupportedTrainerError: If the model now computes with other settings than the base model did.
         """
         if not self._opened.held_out:
@@ -137,12 +140,12 @@ class RehearsalHandle(ABC):
                 f"wrote nothing, and cannot any more once it is trained. Pass `generate=100`, say, to `{self._opener}`."
             )
         opened = self._opened
-        return evaluate_held_out(opened.infer, opened.held_out, opened.strategy, generate=generate)
+        return evaluate_held_out(opened.infer, opened.held_out, opened.strategy, columns=columns, generate=generate)
 
     def _has_texts(self) -> bool:
         return any(one.texts for one in self._opened.held_out.values())
 
-    def report(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def report(self, path: str | Path, *, columns: Sequence[str] = (), overwrite: bool = False) -> None:
         """Write what rehearsal kept and lost as one HTML file that needs no network.
 
         With held-out data this evaluates the model, as `evaluate` does, and lets it write where `generate` was given.
@@ -150,8 +153,12 @@ class RehearsalHandle(ABC):
         of a loop of one's own since it was started or resumed. With several processes every one must call it; the first
         one writes.
 
+        Args:
+            columns: Columns of the held-out prior data by which damage is shown, too.
+
         Raises:
             SettingError: If there is a file and it may not be replaced, or no folder to write to.
+            DataError: If a column is not there, or holds lists.
         """
         from mixcd.run.report.page import write_page
         from mixcd.run.report.run_findings import collect_findings
@@ -159,7 +166,7 @@ class RehearsalHandle(ABC):
         from mixcd.words.files import require_free
 
         require_free([path], "a report", overwrite=overwrite)
-        evaluation = self.evaluate(generate=self._has_texts()) if self._opened.held_out else None
+        evaluation = self.evaluate(columns=columns, generate=self._has_texts()) if self._opened.held_out else None
         now = self._opened.infer(self._opened.prior)
         config = None if is_multiple_choice(now.model) else getattr(now.model, "config", None)
         plan = self._loop.plan

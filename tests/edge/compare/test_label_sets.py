@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mixcd
-from mixcd.edge.compare.column_bins import bin_column
 from mixcd.edge.compare.label_sets import name_label_set, name_label_sets
+from mixcd.run.outcome.column_bins import bin_column
 from mixcd.words.errors import DataError
 from tiny_tasks import FAMILIES
 from tiny_tasks import collate as collate_task

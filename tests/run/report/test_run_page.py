@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,10 +11,11 @@ import pytest
 import mixcd
 from command import call, record
 from mixcd.run.outcome.evaluation import MOST_ROWS
+from mixcd.run.outcome.generation import GenerationChange, generation_to_json
 from mixcd.run.outcome.run_folder import RunFolder
 from mixcd.run.report.run_findings import read_findings
 from mixcd.run.report.run_page import make_run_page
-from mixcd.words.errors import RunFolderError, SettingError
+from mixcd.words.errors import DataError, RunFolderError, SettingError
 from tiny import make_rows, make_trainer
 
 
@@ -125,3 +127,65 @@ def test_a_trainer_without_held_out_data_reports_its_steps(base_model, new_data,
     html = (tmp_path / "report.html").read_text("utf-8")
     assert "Damage was not measured" in html
     assert "While it trained</h2>" in html
+
+
+def test_damage_is_shown_by_columns_too(base_model, new_data, prior_data, tmp_path):
+    trainer = make_trainer(base_model, new_data, tmp_path)
+    held_out = {"one": make_rows(120, seed=7, task="prior"), "two": make_rows(80, seed=8, task="prior")}
+    rehearsal = mixcd.attach(trainer, prior_data, mix_ratio=0.25, held_out=held_out)
+    trainer.train()
+    columns = ("topic", "prior_set")
+    found = rehearsal.evaluate(columns=columns)
+    assert list(found.columns) == list(columns)
+    for bins in found.columns.values():
+        for count in ("sample_count", "right_before", "damaged_count", "gained_count"):
+            assert sum(getattr(one, count) for one in bins.values()) == getattr(found.prior, count)
+    topics = np.concatenate([held_out[name]["topic"] for name in held_out])
+    sizes = {name.removeprefix("topic="): one.sample_count for name, one in found.columns["topic"].items()}
+    assert sizes == dict(zip(*(part.tolist() for part in np.unique(topics, return_counts=True)), strict=True))
+    assert found.columns["prior_set"] == {f"prior_set={name}": one for name, one in found.prior_sets.items()}
+    rehearsal.report(tmp_path / "report.html", columns=["topic"])
+    html = (tmp_path / "report.html").read_text("utf-8")
+    assert "Damage by column</h2>" in html
+    assert "Held-out prior samples by topic" in html
+    assert "topic=topic 3" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("topi", "`columns` names `topi`, which `held_out` does not have, did you mean `topic`"), ("input_ids", "lists")],
+)
+def test_columns_that_are_not_there_or_lists_are_refused_before_the_model_runs(
+    base_model, new_data, prior_data, tmp_path, name, told
+):
+    trainer = make_trainer(base_model, new_data, tmp_path)
+    rehearsal = mixcd.attach(trainer, prior_data, mix_ratio=0.25, held_out=make_rows(50, seed=7, task="prior"))
+    trainer.model.forward = None
+    with pytest.raises(DataError, match=told):
+        rehearsal.report(tmp_path / "report.html", columns=[name])
+
+
+def test_a_config_names_the_columns_and_the_run_folder_keeps_them(workspace):
+    assert call("train", "config.toml", "--set", 'rehearsal.report_columns=["label"]') == 0
+    folder = RunFolder(workspace / "run")
+    found = json.loads(folder.evaluation.read_text("utf-8"))
+    assert sum(one["damaged_count"] for one in found["columns"]["label"].values()) == found["prior"]["damaged_count"]
+    html = folder.report.read_text("utf-8")
+    assert "Held-out prior samples by label" in html
+
+
+def test_a_column_that_the_held_out_data_lack_is_refused_by_its_key(workspace, capfd):
+    assert call("train", "config.toml", "--set", 'rehearsal.report_columns=["nope"]') == 2
+    assert "`rehearsal.report_columns` names the column `nope`, but `prior.0.held_out` has" in capfd.readouterr().err
+
+
+def test_what_models_write_by_themselves_is_shown_and_kept(run):
+    texts = GenerationChange(200, 120, 100, 2, 30, 8.25, 15.5, 8.0)
+    found = json.loads(run.evaluation.read_text("utf-8"))
+    found["generation"] = {"prior": generation_to_json(texts)}
+    run.evaluation.write_text(json.dumps(found), "utf-8")
+    read = read_findings(run)
+    assert read.generation == {"prior task": texts}
+    section = next(one for one in make_run_page(read).sections if one.title == "Written by itself")
+    assert section.tables[0].rows[0][:3] == ["prior task", "200", "0.600 (0.531–0.665)"]
+    assert section.tables[0].rows[0][4:] == ["8.2 → 15.5 (8.0)", "0.010 (0.003–0.036)", "0.150 (0.107–0.206)"]

@@ -104,10 +104,11 @@ def _make_partition_table(partition: PartitionDamage) -> Table:
 
 def _make_sample_table(comparison: Comparison) -> Table:
     samples = comparison.most_damaged[:MOST_SHOWN]
-    told = [name for name in ("label", "prediction") if any(getattr(sample, name) is not None for sample in samples)]
+    names = ("label", "prediction", "now")
+    told = [name for name in names if any(getattr(sample, name) is not None for sample in samples)]
     table = _make_table(
         f"The {len(samples)} most damaged of {comparison.change.lead.damaged_count:,} samples",
-        ("sample", *({"label": "label", "prediction": "now"}[name] for name in told), "loss", "text"),
+        ("sample", *({"label": "label"}.get(name, "now") for name in told), "loss", "text"),
     )
     for sample in samples:
         classes = [Text(plain_name(getattr(sample, name) or "–", _CLASS_START)) for name in told]

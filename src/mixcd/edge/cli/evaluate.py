@@ -55,7 +55,8 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
     generate = config.rehearsal.generate
     predicted = predict_held_out(infer, held_out, config.cache_folder, generate)
     take_model(trainer, judged, "--model")
-    evaluation = evaluate_held_out(infer, predicted, strategy, generate=generate is not None)
+    columns = config.rehearsal.report_columns
+    evaluation = evaluate_held_out(infer, predicted, strategy, columns=columns, generate=generate is not None)
     if output is not None:
         output.mkdir(parents=True)
         write_evaluation(evaluation, output / "evaluation.json", output / "damaged.parquet")

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mixcd.edge.compare.column_bins import bin_column, is_flat, is_nearly_unique
 from mixcd.edge.compare.label_sets import name_label_sets
 from mixcd.ideas.partition_strategy import ByPriorLoss
 from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.correctness.right_span import SPAN_KEYS
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
-from mixcd.words.errors import DataError, end_sentence, nearest_name, shorten
-from mixcd.words.vocabulary import Floats, Ids, Partition, PriorTable
+from mixcd.run.outcome.column_bins import is_flat, is_nearly_unique, read_column
+from mixcd.words.errors import DataError, shorten
+from mixcd.words.vocabulary import Floats, Partition, PriorTable
 
 _LOSS_BINS = 10
 
@@ -58,23 +58,6 @@ def bin_losses(loss: Floats) -> Partition:
     return ByPriorLoss(min(_LOSS_BINS, np.unique(loss).size)).assign(PriorTable(loss))
 
 
-def bin_samples(
-    samples: PriorDataset, name: str, column: pa.ChunkedArray, sample_ids: Ids, class_names: Mapping[int, str]
-) -> Partition:
-    """Give samples the bins of a column's values, under the names of classes where they are known.
-
-    Args:
-        column: Its values, shape (all samples,).
-        sample_ids: The samples that are compared, ascending, shape (samples,).
-        class_names: The model's names of classes by number; empty where predictions are no class.
-    """
-    if len(sample_ids) < len(samples):
-        column = column.take(pa.array(sample_ids))
-    listed = next((features[name] for _, features in samples.features() if name in features), None)
-    value_names = dict(enumerate(getattr(listed, "names", None) or ()))
-    return bin_column(name, column, class_names if name in LABEL_KEYS and class_names else value_names)
-
-
 def _read_sets(samples: PriorDataset, name: str, set_names: Sequence[str]) -> pa.ChunkedArray:
     column = samples.arrow_column(name)
     lengths = column.combine_chunks().value_lengths().fill_null(0).to_numpy()
@@ -88,18 +71,9 @@ def _read_sets(samples: PriorDataset, name: str, set_names: Sequence[str]) -> pa
 
 
 def _read_named(samples: PriorDataset, name: str, set_names: Sequence[str] | None) -> pa.ChunkedArray:
-    if name not in samples.column_names:
-        nearest = nearest_name(name, samples.column_names)
-        raise DataError(end_sentence(f"`columns` names `{name}`, which `data` does not have{nearest}"))
-    if set_names is not None and name in LABEL_KEYS:
+    if set_names is not None and name in LABEL_KEYS and name in samples.column_names:
         return _read_sets(samples, name, set_names)
-    column = samples.arrow_column(name)
-    if not is_flat(column):
-        raise DataError(
-            f"`columns` names `{name}`, which holds lists or the like, but bins need one value a sample. Name another "
-            "column."
-        )
-    return column
+    return read_column(samples, name)
 
 
 def _is_nested(value: Any) -> bool:

@@ -1,4 +1,7 @@
-"""`compare`: two models over the same prior samples, at the cost of two forward passes over them."""
+"""`compare`: two models over the same prior samples, at the cost of two forward passes over them.
+
+In language models one more shows what the fine-tuned model says where the samples that are listed are damaged.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mixcd.edge.compare.columns import bin_losses, bin_samples, choose_columns
+from mixcd.edge.compare.columns import bin_losses, choose_columns
 from mixcd.edge.compare.comparison import (
     PRIOR_LOSS,
     TOLERANCE,
@@ -23,6 +26,7 @@ from mixcd.edge.compare.samples import Preparation, open_samples, renumber_label
 from mixcd.edge.compare.texts import read_gold, read_text
 from mixcd.edge.config.data_config import ColumnsConfig
 from mixcd.matter.base_model.batched_inference import Collate, collate
+from mixcd.matter.base_model.inference import Inference
 from mixcd.matter.base_model.prior_predictions import LEAST_SHARE_RIGHT, halve_by_tokens
 from mixcd.matter.correctness import CorrectnessRule, RightClass, RightLabels, choose_rule
 from mixcd.matter.correctness.reading import apply_tolerance
@@ -31,7 +35,10 @@ from mixcd.matter.model_shape.model_limits import require_fixed_masks
 from mixcd.matter.prior_and_new_data.fixed_random_numbers import fixed_random_numbers
 from mixcd.matter.prior_and_new_data.label_names import names_of_model, require_same_numbers
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.outcome.column_bins import bin_samples
+from mixcd.run.outcome.sample_texts import DamagedText, describe_damaged
 from mixcd.words.errors import SettingError
+from mixcd.words.vocabulary import Floats, Ids
 
 BATCH_SIZE = 32
 """Rows a batch at the length of the longest row, by default."""
@@ -128,14 +135,22 @@ def compare(
     _require_guesses(choices, rule)
     set_names = label_names if isinstance(rule, RightLabels) else None
     chosen, left_out = choose_columns(samples, columns, names.label, set_names)
-    before, after = _predict(pair, ComparisonPass(samples, rule, batch_size, progress), collate_fn, cache_dir)
+    run = ComparisonPass(samples, rule, batch_size, progress)
+    before, after = _predict(pair, run, collate_fn, cache_dir)
     tokens = compare_outcomes_by_token(before, after)
     class_names = dict(enumerate(label_names)) if isinstance(rule, RightClass) else {}
     is_damaged = tokens.lost_count > 0 if tokens is not None and rule.is_graded else before.correct & ~after.correct
-    worst = rank_damaged(is_damaged, before.loss, after.loss)
+    worst = rank_damaged(is_damaged, before.loss, after.loss, damage=None if tokens is None else tokens.damage)
     rows = samples.rows(before.sample_ids[worst].tolist())
     golds = [read_gold(row, rule, pair.tokenizer, label_names) for row in rows]
     texts = [read_text(row, names, rule, pair.tokenizer) for row in rows]
+    most_damaged = [
+        _describe(before, after, position, class_names, gold, text)
+        for position, gold, text in zip(worst.tolist(), golds, texts, strict=True)
+    ]
+    if tokens is not None:
+        answers = _tell_answers(pair, run, collate_fn, before, after, worst)
+        most_damaged = _add_answers(most_damaged, tokens.damage[worst], answers)
     return compare_outcomes(
         before.correct,
         after.correct,
@@ -145,10 +160,7 @@ def compare(
         ],
         tokens,
         is_graded=rule.is_graded,
-        most_damaged=[
-            _describe(before, after, position, class_names, gold, text)
-            for position, gold, text in zip(worst.tolist(), golds, texts, strict=True)
-        ],
+        most_damaged=most_damaged,
         tolerance=tolerance,
         choices=choices,
         notes=[*left_out, *_note(samples, before, rule, pair.dtype)],
@@ -163,8 +175,7 @@ def _predict(
 
     Rows that are augmented at random are read with the same random numbers in both.
     """
-    has_labels = isinstance(run.rule, RightClass | RightLabels) or is_token_classifier(pair.base)
-    numbers = pair.match_labels() if has_labels else None
+    numbers = _match_labels(pair, run.rule)
     with pair.base_alone() as model, fixed_random_numbers(0):
         if cache_dir is None:
             before = run.predict(model, np.arange(len(run.data)), collate_fn, "The base model")
@@ -176,6 +187,37 @@ def _predict(
     if numbers is not None and after.prediction is not None:
         after = replace(after, prediction=np.argsort(numbers)[after.prediction])
     return before, after
+
+
+def _match_labels(pair: ModelPair, rule: CorrectnessRule) -> Ids | None:
+    """The fine-tuned model's number of each label of the base model; None where they are the same, or are none."""
+    has_labels = isinstance(rule, RightClass | RightLabels) or is_token_classifier(pair.base)
+    return pair.match_labels() if has_labels else None
+
+
+def _tell_answers(
+    pair: ModelPair, run: ComparisonPass, collate_fn: Collate, before: Outcomes, after: Outcomes, worst: Ids
+) -> list[DamagedText]:
+    """What language models should say and now say of the damaged samples; nothing for others, or without a tokenizer.
+
+    A forward pass of the fine-tuned model over these samples, at most `MOST_ROWS`.
+    """
+    right_before, right_after = before.right_tokens, after.right_tokens
+    if right_before is None or right_after is None or pair.tokenizer is None:
+        return []
+    collate_own = renumber_labels(collate_fn, _match_labels(pair, run.rule))
+    with pair.tuned_alone() as model, fixed_random_numbers(0):
+        now = Inference(model, run.data, run.rule, collate_own, run.batch_size, pair.tokenizer)
+        right = ([bits[place] for place in worst.tolist()] for bits in (right_before, right_after))
+        return describe_damaged(now, before.sample_ids[worst], *right)
+
+
+def _add_answers(samples: Sequence[SampleDamage], damage: Floats, answers: Sequence[DamagedText]) -> list[SampleDamage]:
+    graded = [replace(sample, damage=one) for sample, one in zip(samples, damage.tolist(), strict=True)]
+    if not answers:
+        return graded
+    pairs = zip(graded, answers, strict=True)
+    return [replace(sample, answer=one.answer, now=one.now) for sample, one in pairs]
 
 
 def _describe(

@@ -29,6 +29,10 @@ class SampleDamage:
         prediction: The class that the fine-tuned model predicts; None where predictions are no class, for only the
             rule sees those.
         text: How its text starts.
+        damage: In language models, of the target tokens that were right, the share that is wrong; else None.
+        answer: In language models, what it should say, in pieces around the first damaged token: the second, the
+            fourth and so on are damaged, joined they are the text. Empty where no tokenizer is known.
+        now: What the fine-tuned model predicts at the first damaged token, likewise; else None.
     """
 
     sample_id: int
@@ -37,6 +41,9 @@ class SampleDamage:
     label: str | None
     prediction: str | None
     text: str
+    damage: float | None = None
+    answer: Sequence[str] = ()
+    now: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class Comparison:
     Args:
         change: Scores, flips and tests over all samples.
         partitions: How damage falls, the most uneven partition first.
-        most_damaged: The damaged samples whose loss rose most, at most `MOST_ROWS`.
+        most_damaged: The damaged samples whose loss rose most, in language models those of the most damage, at most
+            `MOST_ROWS`.
         tolerance: The damaged share that is tolerated; where damage is counted by token, the mean damage.
         choices: Options a question has, where samples are multiple-choice questions; else None.
         notes: What was left out, and why.
@@ -123,13 +131,16 @@ def expect_lost_guesses(change: TaskChange, choices: int) -> float:
     return (1 - change.score_before) * (1 - change.score_after) / (choices - 1)  # (1 − acc₀)(1 − acc₁) / (k − 1)
 
 
-def rank_damaged(damaged: Flags, loss_before: Floats, loss_after: Floats, most: int = MOST_ROWS) -> Ids:
-    """Return the damaged samples whose loss rose most.
+def rank_damaged(
+    damaged: Flags, loss_before: Floats, loss_after: Floats, most: int = MOST_ROWS, damage: Floats | None = None
+) -> Ids:
+    """Return the damaged samples whose loss rose most, or first those of the most damage.
 
     Args:
         damaged: Which samples are, shape (samples,).
         loss_before: The base model's losses, shape (samples,).
         loss_after: The fine-tuned model's.
+        damage: The damage of each by its tokens, shape (samples,); None where it is not known.
 
     Returns:
         Their positions, shape (at most `most`,), the worst first; equal ones in their order.
@@ -140,7 +151,8 @@ def rank_damaged(damaged: Flags, loss_before: Floats, loss_after: Floats, most: 
     """
     found = np.flatnonzero(damaged)
     rise = (loss_after - loss_before)[found]
-    return found[np.argsort(-rise, kind="stable")[:most]]
+    order = np.argsort(-rise, kind="stable") if damage is None else np.lexsort((-rise, -damage[found]))
+    return found[order[:most]]
 
 
 def compare_outcomes(

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from mixcd.edge.compare.comparison import MOST_SHOWN, Comparison
+from mixcd.edge.compare.comparison import MOST_SHOWN, Comparison, SampleDamage
 from mixcd.edge.compare.verdict import judge_damage, judge_rehearsal
 from mixcd.run.outcome.run_folder import change_to_json
 
@@ -36,6 +36,13 @@ def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for partition in comparison.partitions
         ],
-        "most_damaged": [asdict(sample) for sample in comparison.most_damaged[:MOST_SHOWN]],
+        "most_damaged": [_sample_to_json(sample) for sample in comparison.most_damaged[:MOST_SHOWN]],
         "notes": list(comparison.notes),
     }
+
+
+def _sample_to_json(sample: SampleDamage) -> dict[str, Any]:
+    """A damaged sample; `damage`, `answer` and `now` are there in language models."""
+    values = asdict(sample)
+    of_tokens = ("damage", "answer", "now") if sample.damage is None else ()
+    return {name: value for name, value in values.items() if name not in of_tokens}

@@ -7,8 +7,8 @@ from pathlib import Path
 from mixcd.edge.compare.comparison import PRIOR_LOSS, Comparison
 from mixcd.edge.compare.partition_damage import PartitionDamage
 from mixcd.edge.compare.verdict import judge_damage, judge_rehearsal
-from mixcd.run.report.change_tables import list_bins, list_damaged, tell_scores
-from mixcd.run.report.page import Page, Section, Table, write_page
+from mixcd.run.report.change_tables import MARKED_READING, list_bins, list_damaged, tell_scores
+from mixcd.run.report.page import Marked, Page, Section, Table, write_page
 from mixcd.words.version import __version__
 
 _UNFOLDED_COUNT = 3
@@ -90,6 +90,8 @@ def _tell_lift(one: PartitionDamage) -> str:
 
 
 def _tell_samples(comparison: Comparison) -> Section:
+    if any(one.answer for one in comparison.most_damaged):
+        return _tell_answers(comparison)
     rows = [
         [
             str(one.sample_id),
@@ -106,3 +108,20 @@ def _tell_samples(comparison: Comparison) -> Section:
         comparison.change.lead.damaged_count,
         "those first whose loss rose most",
     )
+
+
+def _tell_answers(comparison: Comparison) -> Section:
+    rows: list[list[str | Marked]] = [
+        [
+            str(one.sample_id),
+            one.text or "–",
+            Marked(one.answer),
+            "–" if one.now is None else one.now,
+            f"{one.damage or 0.0:.0%}",
+            f"{one.loss_before:.3f} → {one.loss_after:.3f}",
+        ]
+        for one in comparison.most_damaged
+    ]
+    headings = ["sample", "prompt", "gold answer", "now", "damage", "loss"]
+    count = comparison.change.lead.damaged_count
+    return list_damaged(headings, rows, count, "the worst first", MARKED_READING)

@@ -85,6 +85,7 @@ class RehearsalConfig(Section):
     generate: int | None = Field(
         None, ge=1, description="Held-out samples of each task that a language model also answers by itself."
     )
+    report_columns: list[str] = Field([], description="Columns of held-out prior data to show damage by.")
     cache: str | None = Field(None, min_length=1, description="Prediction cache; the run's folder `cache` by default.")
     cache_columns: list[str] = Field([], description="More columns to cache, for `mixcd partition`.")
 

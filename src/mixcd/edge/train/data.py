@@ -126,8 +126,9 @@ def _require_columns(config: Config, prior: dict[str, _Parts]) -> None:
     """Refuse a partition by a column that some of the prior data lack, in the config's words."""
     wanted = dict.fromkeys(config.partition.column_names, "rehearsal.partition")
     stored = dict.fromkeys(config.rehearsal.cache_columns, "rehearsal.cache_columns")
+    shown = dict.fromkeys(config.rehearsal.report_columns, "rehearsal.report_columns")
     for number, (rows, held_out) in enumerate(prior.values()):
-        for data, place, columns in ((rows, "path", {**stored, **wanted}), (held_out, "held_out", wanted)):
+        for data, place, columns in ((rows, "path", {**stored, **wanted}), (held_out, "held_out", {**shown, **wanted})):
             known = [] if data is None else [*data.column_names, *[SOURCE_COLUMN] * (len(prior) > 1)]
             missing = next((column for column in columns if data is not None and column not in known), None)
             if missing is not None:

@@ -219,7 +219,9 @@ class _Run:
     def _finish(self, rehearsal: Rehearsal) -> None:
         self.note(state=EVALUATING)
         if self.setup.held_out_prior is not None:
-            evaluation = rehearsal.evaluate(generate=self.config.rehearsal.generate is not None)
+            evaluation = rehearsal.evaluate(
+                columns=self.config.rehearsal.report_columns, generate=self.config.rehearsal.generate is not None
+            )
             if self._is_first:
                 write_evaluation(evaluation, self.folder.evaluation, self.folder.damaged)
             self.say(str(evaluation))

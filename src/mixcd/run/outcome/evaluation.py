@@ -142,6 +142,7 @@ class Evaluation:
         false_damage_rate: Of the held-out prior samples that the base model had right, the share that is wrong when
             they are read again, by random augmentation alone; None where rows are the same each time.
         generation: What the models wrote by themselves, by task, "prior" and "new"; empty where they did not.
+        columns: The bins of each column that was named, on the held-out prior data.
     """
 
     prior: TaskChange
@@ -151,6 +152,7 @@ class Evaluation:
     bins: Mapping[str, TaskChange] = field(default_factory=dict)
     false_damage_rate: float | None = None
     generation: Mapping[str, GenerationChange] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, TaskChange]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         sets = "".join(f"\n  {name}: {change}" for name, change in self.prior_sets.items())

@@ -16,6 +16,7 @@ from mixcd.matter.base_model.prior_pass import PriorPass
 from mixcd.matter.base_model.prior_predictions import PriorPredictions, assign_bins, complete_predictions
 from mixcd.matter.correctness.reading import apply_tolerance
 from mixcd.matter.prior_and_new_data.prior_dataset import SOURCE_COLUMN, PriorDataset
+from mixcd.run.outcome.column_bins import bin_samples, read_column
 from mixcd.run.outcome.damaged_samples import list_damaged
 from mixcd.run.outcome.evaluation import Evaluation, TaskChange, compare_bins, compare_correctness
 from mixcd.run.outcome.generation import BaseTexts, compare_texts, write_base_texts
@@ -79,18 +80,26 @@ def warn_of_rehearsed(prior: PriorPredictions, held_out: Mapping[str, HeldOut]) 
 
 
 def evaluate_held_out(
-    infer: Infer, held_out: Mapping[str, HeldOut], strategy: PartitionStrategy, *, generate: bool = False
+    infer: Infer,
+    held_out: Mapping[str, HeldOut],
+    strategy: PartitionStrategy,
+    *,
+    columns: Sequence[str] = (),
+    generate: bool = False,
 ) -> Evaluation:
     """Compare a model as it is now with the base model.
 
     Args:
         held_out: The data and the base model's predictions, by task; "prior" must be there.
+        columns: Columns of the held-out prior data by which damage is told apart, too.
         generate: Whether the model writes answers, too, where the base model did.
 
     Raises:
+        DataError: If a column is not there, or holds lists.
         UnsupportedTrainerError: If the model now computes with other settings than the base model did.
     """
     prior = held_out["prior"]
+    read = {name: read_column(prior.data, name) for name in columns}
     now = infer(prior.data)
     _require_same_settings(now, prior.before)
     changes, after, tokens, is_graded = {}, {}, {}, now.rule.is_graded
@@ -105,11 +114,15 @@ def evaluate_held_out(
     flips = _Flips(prior.before.correct, after["prior"]["correct"], tokens["prior"], is_graded)
     sets = _compare_sets(prior.data, flips)
     bins = _compare_bins(flips, bin_names)
+    by_column = {
+        name: _compare_parts(bin_samples(prior.data, name, column, prior.before.sample_ids, {}), flips)
+        for name, column in read.items()
+    }
     texts = {
         task: compare_texts(infer(one.data), one.texts) for task, one in held_out.items() if generate and one.texts
     }
     noise = prior.before.false_damage_rate
-    return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins, noise, texts)
+    return Evaluation(changes["prior"], changes.get("new"), damaged, sets, bins, noise, texts, by_column)
 
 
 def _require_same_settings(now: Inference, before: PriorPredictions) -> None:

@@ -179,6 +179,11 @@ def write_evaluation(evaluation: Evaluation, scores: Path, damaged: Path) -> Non
     for name, changes in (("prior_sets", evaluation.prior_sets), ("bins", evaluation.bins)):
         if changes:
             values[name] = {one: change_to_json(change) for one, change in changes.items()}
+    if evaluation.columns:
+        values["columns"] = {
+            name: {one: change_to_json(change) for one, change in bins.items()}
+            for name, bins in evaluation.columns.items()
+        }
     if evaluation.generation:
         values["generation"] = {task: generation_to_json(one) for task, one in evaluation.generation.items()}
     rows = [vars(sample) for sample in evaluation.damaged]

@@ -31,6 +31,7 @@ class RunFindings:
 
     Args:
         scores: What became of the held-out data, by data set; empty where none were held out.
+        columns: The bins of each column that was named.
         generation: What the models wrote by themselves, by task; empty where they did not.
         steps: Step by step `step`, `damage_rate`, `yield_rate` and `lift`, as far as they are known.
         damaged: The damaged held-out samples, or some of them: the first ones where the worst come first, as in
@@ -40,6 +41,7 @@ class RunFindings:
     title: str
     scores: Mapping[str, TaskChange]
     bins: Mapping[str, TaskChange] = field(default_factory=dict)
+    columns: Mapping[str, Mapping[str, TaskChange]] = field(default_factory=dict)
     generation: Mapping[str, GenerationChange] = field(default_factory=dict)
     steps: Sequence[Mapping[str, float]] = ()
     damaged: Sequence[DamagedSample] = ()
@@ -68,6 +70,10 @@ def read_findings(folder: RunFolder) -> RunFindings:
             {name: change_from_json(one) for name, one in found.get(kind, {}).items()}
             for kind in ("prior_sets", "bins")
         )
+        columns = {
+            name: {one: change_from_json(change) for one, change in parts.items()}
+            for name, parts in found.get("columns", {}).items()
+        }
         texts = {task: generation_from_json(one) for task, one in found.get("generation", {}).items()}
         steps = pq.read_table(folder.steps, columns=list(_SERIES)).to_pylist() if folder.steps.exists() else []
         told = {name: value for name, value in record.items() if name not in _PASSING}
@@ -81,6 +87,7 @@ def read_findings(folder: RunFolder) -> RunFindings:
         title=f"Fine-tuning with rehearsal: {folder.path.name}",
         scores=_name_scores(changes.get("prior"), sets, changes.get("new")),
         bins=bins,
+        columns=columns,
         generation=_name_tasks(texts),
         steps=steps,
         damaged=damaged,
@@ -109,6 +116,7 @@ def collect_findings(
         title="Fine-tuning with rehearsal",
         scores=_name_scores(evaluation.prior, evaluation.prior_sets, evaluation.new) if evaluation else {},
         bins=evaluation.bins if evaluation else {},
+        columns=evaluation.columns if evaluation else {},
         generation=_name_tasks(evaluation.generation) if evaluation else {},
         steps=[{own: line.get(key, math.nan) for own, key in names.items()} for line in lines],
         damaged=[damaged[place] for place in _choose_listed(len(damaged), is_ranked=is_ranked(damaged[:1]))],

@@ -23,6 +23,10 @@ _GRADED_BINS_READING = (
     "line on it its 95 % cluster bootstrap interval; bins of fewer than 30 samples have none. Hardest hit first, by "
     "the lower bound."
 )
+_COLUMNS_READING = (
+    "As above, by the values of columns of the held-out prior data: the most frequent ones have a bin each, fractions "
+    "are cut into ranges. The hardest hit first."
+)
 _STEPS_READING = (
     "Seen in the training forward passes, without a pass more, over the last 50 to 100 steps. The damage rate is an "
     "estimate for the whole prior data; the yield is the damaged share of what was rehearsed. Yield above the damage "
@@ -40,6 +44,8 @@ def make_run_page(found: RunFindings) -> Page:
         sections.append(tell_generation(found.generation))
     if found.bins:
         sections.append(_tell_bins(found.bins))
+    if found.columns:
+        sections.append(_tell_columns(found.columns))
     if found.steps:
         sections.append(Section("While it trained", _STEPS_READING, pictures=_draw_steps(found.steps)))
     if found.damaged:
@@ -75,13 +81,23 @@ def judge_run(scores: Mapping[str, TaskChange]) -> str:
 
 
 def _tell_bins(bins: Mapping[str, TaskChange]) -> Section:
-    ranked = sorted(bins.items(), key=lambda one: (*one[1].hardness, one[0]))
-    left_out = len(ranked) - MOST_BINS
+    left_out = len(bins) - MOST_BINS
     remarks = [f"{left_out:,} bins more are in `evaluation.json`."] if left_out > 0 else []
-    table = list_bins("Held-out prior samples by bin", dict(ranked[:MOST_BINS]))
+    table = list_bins("Held-out prior samples by bin", _rank(bins))
     is_graded = any(one.is_graded for one in bins.values())
     reading = _GRADED_BINS_READING if is_graded else _BINS_READING
     return Section("Damage by bin", reading, tables=[table], remarks=remarks)
+
+
+def _tell_columns(columns: Mapping[str, Mapping[str, TaskChange]]) -> Section:
+    tables = [list_bins(f"Held-out prior samples by {name}", _rank(bins)) for name, bins in columns.items()]
+    return Section("Damage by column", _COLUMNS_READING, tables=tables)
+
+
+def _rank(bins: Mapping[str, TaskChange]) -> dict[str, TaskChange]:
+    """The hardest hit bins, the worst first."""
+    ranked = sorted(bins.items(), key=lambda one: (*one[1].hardness, one[0]))
+    return dict(ranked[:MOST_BINS])
 
 
 def _draw_steps(steps: Sequence[Mapping[str, float]]) -> list[Picture]:

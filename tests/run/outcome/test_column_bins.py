@@ -5,8 +5,8 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixcd.edge.compare.column_bins import MOST_VALUES, bin_column, is_flat, is_nearly_unique
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.outcome.column_bins import MOST_VALUES, bin_column, is_flat, is_nearly_unique
 
 VALUES = st.one_of(
     st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size=80),

@@ -7,6 +7,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from mixcd.matter.correctness.reading import LABEL_KEYS
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.errors import DataError, end_sentence, nearest_name
 from mixcd.words.vocabulary import Floats, Ids, Partition
 
 MOST_VALUES = 50
@@ -56,6 +59,41 @@ def bin_column(name: str, column: pa.ChunkedArray, value_names: Mapping[Any, str
             return _bin_ranges(name, numbers)
         column = pa.chunked_array([pa.array(numbers, from_pandas=True)])  # NaN becomes missing
     return _bin_values(name, column, value_names or {})
+
+
+def bin_samples(
+    samples: PriorDataset, name: str, column: pa.ChunkedArray, sample_ids: Ids, class_names: Mapping[int, str]
+) -> Partition:
+    """Give samples the bins of a column's values, under the names of classes where they are known.
+
+    Args:
+        column: Its values, shape (all samples,).
+        sample_ids: The samples that are compared, ascending, shape (samples,).
+        class_names: The model's names of classes by number; empty where predictions are no class.
+    """
+    if len(sample_ids) < len(samples):
+        column = column.take(pa.array(sample_ids))
+    listed = next((features[name] for _, features in samples.features() if name in features), None)
+    value_names = dict(enumerate(getattr(listed, "names", None) or ()))
+    return bin_column(name, column, class_names if name in LABEL_KEYS and class_names else value_names)
+
+
+def read_column(samples: PriorDataset, name: str) -> pa.ChunkedArray:
+    """Read a column that is named, shape (samples,).
+
+    Raises:
+        DataError: If it is not there, or holds lists.
+    """
+    if name not in samples.column_names:
+        nearest = nearest_name(name, samples.column_names)
+        raise DataError(end_sentence(f"`columns` names `{name}`, which `{samples.name}` does not have{nearest}"))
+    column = samples.arrow_column(name)
+    if not is_flat(column):
+        raise DataError(
+            f"`columns` names `{name}`, which holds lists or the like, but bins need one value a sample. Name another "
+            "column."
+        )
+    return column
 
 
 def _bin_values(name: str, column: pa.ChunkedArray, value_names: Mapping[Any, str]) -> Partition:
