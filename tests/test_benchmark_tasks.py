@@ -608,7 +608,11 @@ def test_a_text_is_held_out_in_all_languages_and_its_translations_are_measured(t
 
 
 def test_seeds_of_one_hundred_share_a_base_model_and_are_scored_by_token(translation, tmp_path, monkeypatch):
-    for name, value in {"TOKEN_HELD_OUT": 60, "TOKEN_NEW_HELD_OUT": 20, "TOKEN_BASE_STEPS": 2}.items():
+    for name, value in {
+        "TOKEN_HELD_OUT": 60,
+        "TOKEN_NEW_HELD_OUT": 20,
+        "TOKEN_BASE_TRAINING": {"max_steps": 2},
+    }.items():
         monkeypatch.setattr(translation, name, value)
     tasks = [translation.interface_by_token(seed, tmp_path / f"seed-{seed}") for seed in (100, 101)]
     assert [path.name for path in tmp_path.glob("base-translation-???")] == ["base-translation-100"]

