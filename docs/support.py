@@ -69,7 +69,8 @@ REFUSED = """
 
 | what | why |
 |---|---|
-| `packing=True` | mixes samples in one row; use `padding_free=True` |
+| `packing_strategy="bfd_split"` | cuts samples and packs the pieces apart; use `packing_strategy="bfd"` |
+| `sample_packing`, `neat_packing`, `template.packing`, unless rows show it | [borders are hidden](how-to/packing.md) |
 | `padding_free=True` with `pad_to_multiple_of` | padding looks like more samples |
 | streams of prior data, without `max_steps`, packed, or mixed by tokens | samples are drawn by number |
 | `train_sampling_strategy` other than "random", samplers of one's own, replacement | they order the rows themselves |

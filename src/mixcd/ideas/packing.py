@@ -178,8 +178,7 @@ def measure_pace(packing: Packing, seed: int, prior_row_count: Callable[[int], i
     new_count = packing.new_tokens.size
     rows = rng.permutation(new_count)
     mixture, step, drawn = Mixture(), 0, 0
-    tried_count = min(new_count, _TRIED_ROWS)
-    while not mixture.new_row_count or (mixture.new_row_count < tried_count and step < _TRIED_STEPS):
+    while not mixture.new_row_count or (mixture.new_row_count < _TRIED_ROWS and step < _TRIED_STEPS):
         start = mixture.new_row_count
         coming = np.take(rows, range(start, start + packing.block_size), mode="wrap")
         arriving = rng.integers(packing.prior_tokens.size, size=packing.block_size * 8)

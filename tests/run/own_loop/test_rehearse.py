@@ -69,6 +69,18 @@ def test_a_loop_of_ones_own_draws_what_a_trainer_draws(build, base_weights, new_
     assert type(by_hand._loop.estimator) is type(rehearsal._loop.estimator)
 
 
+def test_a_loop_of_ones_own_mixes_by_tokens_on_demand(build, new_data):
+    model, rehearsal = build(mix_unit="tokens")
+    train(model, rehearsal, 12)
+    mixture = rehearsal._loop.state.mixture
+    assert mixture.prior_tokens > 0
+    assert abs(mixture.error(0.25)) <= rehearsal._loop.packed.packing.longest_row
+    stored = rehearsal.state_dict()
+    _, resumed = build(mix_unit="tokens")
+    resumed.load_state_dict(stored)
+    assert resumed._loop.block(12).tolist() == rehearsal._loop.block(12).tolist()
+
+
 def test_what_is_observed_is_what_the_base_model_predicted_while_nothing_changes(build):
     model, rehearsal = build()
     drawn = train(model, rehearsal, 20, learning_rate=0.0)

@@ -294,6 +294,11 @@ def test_samples_of_packed_rows_that_are_longer_than_the_positions_are_refused(b
         build(positions=16, long_first=True, prior=make_rows(40, "prior", kind="text"))
 
 
+def test_rows_longer_than_a_model_without_an_end_of_positions_was_made_for_are_warned_of(build, caplog):
+    build(packing_strategy="wrapped", max_length=80, max_steps=1)
+    assert "`trainer.train_dataset` has samples of up to 80 tokens, but the model was made for 64 pos" in caplog.text
+
+
 def test_a_unit_of_the_mix_ratio_that_is_not_known_is_refused(build):
     with pytest.raises(SettingError, match="`mix_unit` is 'words', but the mix ratio is a share of the \"rows\" or"):
         build(mix_unit="words")

@@ -1,5 +1,6 @@
 """What a model can take: how many token numbers, and how many tokens a sample; and what a collator must do."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 
 from mixcd.words.errors import DataError, UnsupportedTrainerError, shorten
 from mixcd.words.vocabulary import Ids
+
+logger = logging.getLogger(__name__)
 
 _POSITIONS = ("position_embeddings", "wpe")
 """How modules of absolute positions are called."""
@@ -54,6 +57,20 @@ def require_fitting(model: torch.nn.Module, lengths: Sequence[int], sample_ids: 
         raise DataError(
             f"`{data_name}` has {max(lengths)} tokens on sample {shorten(sample_ids[too_long])}, but the model has "
             f"{longest} positions. Truncate when tokenising (`truncation=True, max_length={longest}`)."
+        )
+
+
+def warn_of_positions(model: Any, lengths: Sequence[int], data_name: str) -> None:
+    """Say when samples are longer than the model was made for, though its positions have no end."""
+    config = getattr(model, "config", None)
+    longest = getattr(config, "max_position_embeddings", None)
+    if isinstance(longest, int) and max(lengths, default=0) > longest:
+        logger.warning(
+            "`%s` has samples of up to %d tokens, but the model was made for %d positions (`max_position_embeddings`). "
+            "It is trained on positions that it may never have seen. Pass a `max_length` of no more than these.",
+            data_name,
+            max(lengths),
+            longest,
         )
 
 

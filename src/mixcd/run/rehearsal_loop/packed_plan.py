@@ -12,7 +12,7 @@ from mixcd.ideas.batch_plan import BatchPlan
 from mixcd.ideas.packing import FilledStep, Mixture, Pace, Packing, measure_pace
 from mixcd.ideas.sampling_scheduler import Arrivals
 from mixcd.matter.base_model.prior_predictions import PriorPredictions
-from mixcd.matter.model_shape.model_limits import require_fitting
+from mixcd.matter.model_shape.model_limits import require_fitting, warn_of_positions
 from mixcd.matter.prior_and_new_data.packed_rows import count_tokens, measure_samples
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.rehearsal_loop.row_kind import RowKind
@@ -50,6 +50,7 @@ def measure_rows(
     samples, longest = measure_samples(new_data) if kind.told_apart else (np.ones_like(new_tokens), new_tokens)
     if kind.packed:
         require_fitting(model, longest.tolist(), np.arange(len(longest)), new_name)
+        warn_of_positions(model, longest.tolist(), new_name)
     too_long = np.flatnonzero(prior_tokens > (kind.capacity or np.inf))
     if too_long.size:
         raise DataError(

@@ -160,7 +160,10 @@ class Rehearsal(RehearsalHandle):
 
     @property
     def batch_sample_ids(self) -> torch.Tensor:
-        """The batch in training, for losses of one's own: prior sample ids, −1 for new rows; shape (rows,)."""
+        """The batch in training, for losses of one's own: prior sample ids, −1 for new ones; shape (rows,).
+
+        Where rows are packed, there is one for each sample in them.
+        """
         return self._seam.batch_sample_ids
 
     def stop(self) -> None:
