@@ -26,6 +26,8 @@ from datasets import Dataset, concatenate_datasets, disable_progress_bars
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     BertConfig,
     BertForQuestionAnswering,
@@ -42,6 +44,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from trl import SFTConfig, SFTTrainer
 
 import mixcd
@@ -55,6 +58,8 @@ NEW_COUNT, PRIOR_COUNT = 600, 1000
 VOCABULARY_SIZE = 8000
 PROMPT, ANSWER = 48, 16
 """Tokens."""
+ROWS_AT_ONCE = 2
+"""Rows whose logits a loss that shows none makes together."""
 KNOWN_SHARE = 0.75
 LABELLED_AT_ONCE = 8
 RESAMPLES = 10_000
@@ -113,6 +118,31 @@ def _llama() -> LlamaForCausalLM:
             eos_token_id=1,
         )
     )
+
+
+class _HiddenLoss(LlamaForCausalLM):
+    """Computes its loss in training from some rows' logits at a time, and shows none, as kernels for GPUs do."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None, **more: Any) -> Any:
+        """Compute the loss of the labels; return logits where there are none."""
+        if labels is None:
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, **more)
+        count = more.pop("num_items_in_batch", None)
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
+        targets = functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        losses = [
+            checkpoint(self._sum_up, *rows, use_reentrant=False)
+            for rows in zip(states.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True)
+        ]
+        return CausalLMOutputWithPast(loss=sum(losses) / ((targets != -100).sum() if count is None else count))
+
+    def _sum_up(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = states.flatten(0, 1) @ self.lm_head.weight.T
+        return functional.cross_entropy(logits, targets.flatten(), ignore_index=-100, reduction="sum")
+
+
+def _hiding_llama() -> LlamaForCausalLM:
+    return _HiddenLoss(_llama().config)
 
 
 def _adapted_llama() -> Any:
@@ -235,14 +265,15 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "spans": Family(_bert, _span_rows, _label_spans, _plain),
         "pairs": Family(_t5, _pair_rows, _label_pairs, _paired),
         "causal": Family(_llama, _causal_rows, _label_causal, _plain),
+        "hidden": Family(_hiding_llama, _causal_rows, _label_causal, _plain),
         "chat": Family(_adapted_llama, _causal_rows, _label_causal, _chat),
         "joined": Family(_adapted_llama, _causal_rows, _label_causal, partial(_chat, changes=_JOINED)),
         "packed": Family(_adapted_llama, _causal_rows, _label_causal, partial(_chat, changes=_PACKED)),
         "images": Family(_vit, _image_rows, _label_images, _plain),
     }
 )
-"""Extractive question answering; an encoder-decoder; a causal model; one with an adapter and a fused head, of rows that
-are padded, joined without padding, or packed beforehand; images."""
+"""Extractive question answering; an encoder-decoder; a causal model; one whose loss shows no logits; one with an
+adapter and a fused head, of rows that are padded, joined without padding, or packed beforehand; images."""
 
 
 class Bench:

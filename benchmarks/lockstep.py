@@ -28,7 +28,7 @@ class Steps:
     Args:
         seconds: Time of each step but the last, from one `on_step_begin` to the next, waiting left out.
         cpu_seconds: Processor time of the same steps, over all threads.
-        forward_count: Forward passes in training.
+        forward_count: Forward passes with gradients.
     """
 
     seconds: NDArray[np.float64]
@@ -54,7 +54,7 @@ def train_in_lockstep(trainers: Sequence[Trainer], first: int) -> list[Steps]:
     forward_counts = [0, 0]
 
     def count_forward(*_: Any) -> None:
-        forward_counts[turns.player] += 1
+        forward_counts[turns.player] += torch.is_grad_enabled()
 
     def train(player: int) -> None:
         turns.take(player)

@@ -76,11 +76,16 @@ REFUSED = """
 | `train_sampling_strategy` other than "random", samplers of one's own, replacement | they order the rows themselves |
 | `dispatch_batches`, `split_batches` | batches are split after they are drawn |
 | context and sequence parallelism | a sample is split over processes |
-| losses inside kernels that show no predictions (Liger's fused loss) | there is nothing to read |
+| losses inside kernels, of models whose logits are not just their head's output | there is nothing to read |
 | `DPOTrainer`, `KTOTrainer`, `RewardTrainer`, `GRPOTrainer`, `RLOOTrainer` | their samples have no labels |
 | the trainers of sentence-transformers and setfit | their samples are texts that a loss compares or scores itself |
 | masks drawn at random (`DataCollatorForLanguageModeling(mlm=True)`) | each pass would have other targets |
 | `restore_callback_states_from_checkpoint=True` | replaces rehearsal's callback |
+
+Where a loss inside a kernel shows no logits, or those of some positions only, predictions are read off the input of the
+model's head ([how](decisions/correctness.md#losses-that-show-no-logits)). The rows above are stand-ins that return what
+Liger's fused loss, Unsloth and ms-swift's `logits_to_keep` return in training. The kernels themselves need a GPU and
+were not run.
 
 Not run, and warned of once: FSDP, DeepSpeed. Not run at all: several GPUs, 4-bit base models, Triton kernels.
 

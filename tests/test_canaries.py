@@ -12,8 +12,17 @@ from accelerate.utils import send_to_device
 from datasets import Dataset, interleave_datasets
 from datasets.distributed import split_dataset_by_node
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch._dynamo.testing import CompileCounter
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
-from transformers import BatchEncoding, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BatchEncoding,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState
 
 from tiny import make_model, make_rows, make_trainer
@@ -22,6 +31,7 @@ from tiny_sft import make_model as make_chat_model
 from tiny_sft import make_rows as make_chats
 from tiny_sft import make_sft_trainer
 from tiny_tasks import FAMILIES
+from tiny_tasks import collate as collate_task
 
 
 class Recorder(TrainerCallback, ExportableState):
@@ -297,6 +307,52 @@ def test_a_vit_is_not_resumed_by_the_trainer_itself(tmp_path):
         family.make_trainer(model, rows, tmp_path, **settings).train(resume_from_checkpoint=resume)
         weights.append(model.classifier.weight)
     assert not torch.equal(*weights)
+
+
+def test_a_language_model_says_which_layer_is_its_head_and_a_wrapper_does_not(base_model):
+    model = make_chat_model()
+    assert model.get_output_embeddings() is model.lm_head
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=2))
+    assert not hasattr(type(adapted), "get_output_embeddings")
+    assert not hasattr(type(torch.compile(model, backend="eager")), "get_output_embeddings")
+    assert adapted.get_base_model().get_output_embeddings() is model.lm_head
+    assert base_model.get_output_embeddings() is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Gemma2Config(final_logit_softcapping=0.5), GraniteConfig(logits_scaling=0.5), CohereConfig(logit_scale=0.5)],
+)
+def test_configs_say_by_these_names_what_becomes_of_logits(config):
+    names = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    assert [getattr(config.get_text_config(), name) for name in names if hasattr(config, name)] == [0.5]
+
+
+@pytest.mark.parametrize("name", ["causal language model", "images and text"])
+def test_a_model_of_images_and_text_shifts_its_labels_as_one_of_text_does(name):
+    family = FAMILIES[name]
+    model, batch = family.make_model(), collate_task(family.make_rows(4, 1, "new").to_list())
+    output = model(**batch)
+    losses = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+    torch.testing.assert_close(output.loss, losses)
+
+
+def test_a_hook_that_keeps_what_a_part_of_a_compiled_model_returns_is_compiled_once_and_called_each_time():
+    class Watcher:
+        seen = None
+
+        def keep(self, _module, _inputs, output):
+            self.seen = output.detach()
+
+    model, counter = torch.nn.Sequential(torch.nn.Linear(2, 2)), CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    for number in range(3):
+        watcher = Watcher()
+        hook = model[0].register_forward_hook(watcher.keep)
+        compiled(torch.full((1, 2), float(number)))
+        hook.remove()
+        assert torch.equal(watcher.seen, model(torch.full((1, 2), float(number))))
+    assert counter.frame_count == 1
 
 
 # --- trl ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from transformers import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -18,7 +20,7 @@ from transformers import (
 )
 
 from mixcd.matter.correctness import EachToken, NearTarget, RightClass, RightLabels, RightSpan, RightTokens, choose_rule
-from mixcd.matter.model_shape.model_kind import is_causal
+from mixcd.matter.model_shape.model_kind import find_shift, is_causal
 from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError
 from tiny_tasks import FAMILIES
 
@@ -55,6 +57,7 @@ def gpt2():
         ),
         (llama(), TOKENS, EachToken(is_shifted=True)),
         (gpt2(), TOKENS, EachToken(is_shifted=True)),
+        (FAMILIES["images and text"].make_model(), TOKENS, EachToken(is_shifted=True)),
         (t5(), TOKENS, EachToken(is_shifted=False)),
         (bert(BertForTokenClassification), TOKENS, EachToken(is_shifted=False)),
     ],
@@ -90,6 +93,17 @@ def test_a_model_that_does_not_shift_its_labels_is_judged_on_the_labels_themselv
     model = BartForCausalLM(BartConfig(vocab_size=20, d_model=8, decoder_layers=1, decoder_attention_heads=2))
     assert choose_rule(None, model, TOKENS, "prior_data") == EachToken(is_shifted=False)
     assert not is_causal(model)
+
+
+def test_a_model_that_sees_images_and_has_an_encoder_of_text_too_is_not_taken_for_a_causal_one():
+    sight = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": 20, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    config = Blip2Config(
+        vision_config={**sight, "image_size": 8, "patch_size": 4},
+        qformer_config={**sight, "encoder_hidden_size": 8, "vocab_size": 20},
+        text_config={**text, "model_type": "t5"},
+    )
+    assert find_shift(Blip2ForConditionalGeneration(config)) is False
 
 
 def test_the_classes_of_multiple_choice_are_the_choices_whatever_the_config_says():

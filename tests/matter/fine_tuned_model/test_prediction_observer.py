@@ -230,6 +230,7 @@ def test_a_pass_that_shows_no_predictions_is_refused_when_it_ends():
     ):
         model(**{name: value[:3] for name, value in batch.items()})
 
+
 def make_texts(ids, seed):
     rng = np.random.default_rng(seed)
     tokens = torch.from_numpy(rng.integers(3, 39, (len(ids), 7)))

@@ -155,7 +155,7 @@ class PredictionObserver:
         return next((one for one in trained if isinstance(one.rows, _Seen)), trained[0])
 
     def _watch_head(self, model: torch.nn.Module) -> HeadReader | None:
-        """Return what reads the head of a model, the same for the same model: what is compiled keeps its first hook."""
+        """Return what reads the head of a model, made once for each model."""
         if isinstance(self._rule, TokenRule) and (self._head is None or self._head.model is not model):
             self._head = HeadReader(model)
         return self._head

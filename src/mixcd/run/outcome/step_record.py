@@ -23,7 +23,7 @@ class StepRecord:
 
     Args:
         step: Completed optimizer steps, this one included.
-        new_loss: Mean loss of its new samples, in nats.
+        new_loss: Mean loss of its new samples, in nats; NaN where it was not read, as the model's loss shows no logits.
         prior_loss: Mean loss of its rehearsed samples, in nats; NaN in a step without any.
         prior_share: Share of its samples that were rehearsed.
         observed: Rehearsed samples with a cached base prediction.
