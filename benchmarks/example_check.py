@@ -11,7 +11,7 @@ from mixcd.run.trainer.attach import Rehearsal
 
 
 class Watch(TrainerCallback):
-    """Counts the model's forward passes in training and the rows of each, and which of them were prior samples.
+    """Counts the model's forward passes in training, and rows and prior rows of each; tokens where rows are packed.
 
     Args:
         trainer: The trainer.
@@ -41,13 +41,18 @@ class Watch(TrainerCallback):
             "steps": self._steps,
             "forward_count": self._rehearsal.forward_count,
             "observed": int(counts.observed_count.sum()),
-            "damaged": int(counts.damaged_count.sum()),
+            "damaged": round(float(counts.damaged_count.sum()), 2),
             "base_right": float(self._rehearsal.predictions.base_correct.mean()),
         }
         Path("check.json").write_text(json.dumps(seen), "utf-8")
 
     def _count(self, model: torch.nn.Module, arguments: Any, inputs: Any) -> None:
         if model.training and torch.is_grad_enabled():
-            rows = next(value for value in inputs.values() if isinstance(value, torch.Tensor))
-            prior = int((self._rehearsal.batch_sample_ids >= 0).sum())
-            self._passes.append((len(rows), prior))
+            is_prior = self._rehearsal.batch_sample_ids >= 0
+            starts = inputs.get("cu_seq_lens_q")  # of samples that share a row, whose tokens count then
+            if starts is not None:
+                counts = starts.diff()
+                self._passes.append((int(counts.sum()), int(counts[is_prior].sum())))
+            else:
+                rows = next(value for value in inputs.values() if isinstance(value, torch.Tensor))
+                self._passes.append((len(rows), int(is_prior.sum())))

@@ -200,6 +200,12 @@ def chat_row(rng: np.random.Generator, task: str) -> Row:
     return {"messages": [{"role": "user", "content": say([asked])}, {"role": "assistant", "content": said}]}
 
 
+def completion_row(rng: np.random.Generator, task: str) -> Row:
+    """A prompt and its completion."""
+    asked, answer = (message["content"] for message in chat_row(rng, task)["messages"])
+    return {"prompt": asked, "completion": f" {answer}"}
+
+
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write a file by its ending: CSV, lines of text, SQuAD's JSON, or one JSON a line."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,8 @@ from example_inputs import SAVE_MODEL, Row, write_images, write_metrics, write_p
 
 MIX_RATIO = 0.25
 MICRO_BATCH_SIZE, MICRO_BATCH_COUNT, STEP_COUNT = 8, 2, 6
+MAX_LENGTH = 32
+"""Tokens of a row of TRL's script, at most, and so of a packed row."""
 BASE_STEP_COUNT = 150
 ROW_COUNTS = {"prior": (200, 40), "new": (120, 40)}
 SHARED = (
@@ -48,7 +50,9 @@ class Example:
         data: The part of its command line that names them.
         prior: The attach line's prior data, prepared by the script's own functions.
         settings: What else it needs on its command line.
-        correctness: The attach line's `correctness`, if it has one.
+        new_settings: And in the run with rehearsal only.
+        kind: What is shown of a script that has several examples.
+        by_tokens: Whether the mix ratio is a share of the tokens, for rows are packed.
         helpers: Files that it needs beside it.
     """
 
@@ -59,20 +63,31 @@ class Example:
     data: str
     prior: str
     settings: str = ""
-    correctness: str | None = None
+    new_settings: str = ""
+    kind: str = ""
+    by_tokens: bool = False
     helpers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The script, and what is shown of it."""
+        return f"{self.script} {self.kind}".strip()
 
     @property
     def attach_line(self) -> str:
         """The one line that is added."""
-        correctness = f", correctness={self.correctness}" if self.correctness else ""
-        return f"rehearsal = mixcd.attach(trainer, {self.prior}, mix_ratio={MIX_RATIO}{correctness})"
+        return f"rehearsal = mixcd.attach(trainer, {self.prior}, mix_ratio={MIX_RATIO})"
+
+    def describe(self, fault: str, **facts: Any) -> "Outcome":
+        """Say how it went."""
+        settings = f"{self.settings} {self.new_settings}".strip()
+        return Outcome(self.script, self.kind, settings, self.attach_line, fault, **facts)
 
     def arguments(self, model: str, task: str, output: str, step_count: int) -> list[str]:
         """Return the command line's words."""
         data = self.data.format(*self.files).format(task=task)
         own = f"--model_name_or_path {model} --output_dir {output} --max_steps {step_count}"
-        return f"{data} {own} {SHARED} {self.settings}".split()
+        return f"{data} {own} {SHARED} {self.settings} {self.new_settings if task == 'new' else ''}".split()
 
     def write_inputs(self, folder: Path) -> None:
         """Write a model with random weights, the data of both tasks and the metrics."""
@@ -96,6 +111,7 @@ class Outcome:
 
     Args:
         script: The script.
+        kind: What is shown of it, if it has several examples.
         settings: Its own part of the command line.
         attach_line: The line that was added.
         fault: What is wrong; empty if it trained with the exact ratio.
@@ -105,6 +121,7 @@ class Outcome:
     """
 
     script: str
+    kind: str
     settings: str
     attach_line: str
     fault: str
@@ -151,10 +168,11 @@ def run_example(example: Example, script: Path, folder: Path, run: Run = run_pro
         done = run(file, arguments, folder, env)
         (folder / f"{file.stem}.log").write_text(f"{done.stdout}\n{done.stderr}", "utf-8")
         if done.returncode:
-            return _describe(example, f"{name}: {_last_error(done.stderr)}")
+            return example.describe(f"{name}: {_last_error(done.stderr)}")
     seen = json.loads((folder / "check.json").read_text("utf-8"))
     facts = {name: seen[name] for name in ("base_right", "observed", "damaged")}
-    return _describe(example, find_fault(seen["steps"], seen["forward_count"]), **facts)
+    find = find_token_fault if example.by_tokens else find_row_fault
+    return example.describe(find(seen["steps"]) or find_pass_fault(seen["steps"], seen["forward_count"]), **facts)
 
 
 def add_lines(code: str, attach_line: str) -> str:
@@ -170,28 +188,39 @@ def add_lines(code: str, attach_line: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def find_fault(steps: list[list[tuple[int, int]]], forward_count: int) -> str:
-    """Say what is wrong with the forward passes of a run.
+def find_row_fault(steps: list[list[tuple[int, int]]]) -> str:
+    """Say what is wrong with the mix ratio of a run; empty if nothing is.
 
     Args:
         steps: Rows and prior rows of each forward pass of each step, as the check counted them.
-        forward_count: Forward passes as rehearsal counted them.
-
-    Returns:
-        What is wrong; empty if nothing is.
     """
     row_count = MICRO_BATCH_SIZE * MICRO_BATCH_COUNT
     summed = [tuple(map(sum, zip(*passes, strict=True))) for passes in steps]
     if summed != [(row_count, row_count * MIX_RATIO)] * STEP_COUNT:
         return f"Rows and prior rows of its steps: {summed}"
+    return ""
+
+
+def find_token_fault(steps: list[list[tuple[int, int]]]) -> str:
+    """Say the same of packed rows, by tokens: over a run the ratio must be met to within the tokens of one row."""
+    summed = [tuple(map(sum, zip(*passes, strict=True))) for passes in steps]
+    token_count, prior_count = map(sum, zip(*summed, strict=True))
+    if len(steps) != STEP_COUNT or abs(prior_count - MIX_RATIO * token_count) > MAX_LENGTH:
+        return f"Tokens and prior tokens of its steps: {summed}"
+    return ""
+
+
+def find_pass_fault(steps: list[list[tuple[int, int]]], forward_count: int) -> str:
+    """Say what is wrong with the number of forward passes of a run; empty if nothing is.
+
+    Args:
+        steps: One pair for each forward pass of each step.
+        forward_count: Forward passes as rehearsal counted them.
+    """
     pass_count, expected = sum(map(len, steps)), STEP_COUNT * MICRO_BATCH_COUNT
     if not pass_count == forward_count == expected:
         return f"{pass_count} forward passes, {forward_count} of them counted, in {expected} micro-batches"
     return ""
-
-
-def _describe(example: Example, fault: str, **facts: Any) -> Outcome:
-    return Outcome(example.script, example.settings, example.attach_line, fault, **facts)
 
 
 def _last_error(text: str) -> str:

@@ -13,23 +13,27 @@ What is done with each: `example_run.py`. The scripts are not part of this repos
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from example_inputs import (
+    Row,
     answer_row,
     chat_row,
     choice_row,
     class_row,
+    completion_row,
     pair_class_row,
     summary_row,
     tagged_row,
     text_row,
     translated_row,
 )
-from example_run import Example, Outcome, run_example
+from example_run import MAX_LENGTH, Example, Outcome, run_example
 
 TRAIN = "--do_train --do_eval --train_{kind} {{0}} --validation_{kind} {{1}}"
 FILES = TRAIN.format(kind="file")
@@ -47,6 +51,21 @@ def load(file: str, *prepare: str, more: str = "") -> str:
     field = ', field="data"' if "prepare_train_features" in prepare else ""
     mapped = [f".map({name}, batched=True{'' if place else more})" for place, name in enumerate(prepare)]
     return f'load_dataset("{kind}", data_files="{file}"{field}, split="train"){"".join(mapped)}'
+
+
+def tune(kind: str, make_row: Callable[..., Row] = chat_row, settings: str = "", **more: Any) -> Example:
+    """An example of TRL's script, on rows of one kind or with one setting more; prior rows are given as they are."""
+    return Example(
+        "sft.py",
+        "tokens",
+        make_row,
+        ("{task}/train.jsonl", "{task}/test.jsonl"),
+        "--dataset_name {{task}}",
+        load("prior/train.jsonl"),
+        f"--max_length {MAX_LENGTH} --bf16 False --eval_strategy steps --eval_steps 6 {settings}".strip(),
+        kind=kind,
+        **more,
+    )
 
 
 REMOVED = ", remove_columns=column_names"
@@ -105,7 +124,6 @@ EXAMPLES = [
         FILES,
         load("prior.txt", "tokenize_function", "group_texts", more=REMOVED),
         "--block_size 12",
-        "mixcd.RightTokens(loss_tolerance=0.1)",
     ),
     Example(
         "run_ner.py",
@@ -114,7 +132,6 @@ EXAMPLES = [
         name_files(".json"),
         FILES,
         load("prior.json", "tokenize_and_align_labels"),
-        correctness="mixcd.RightTokens(is_shifted=False)",
     ),
     Example(
         "run_swag.py",
@@ -133,16 +150,13 @@ EXAMPLES = [
         'load_dataset("imagefolder", data_dir="prior", split="train").with_transform(train_transforms)',
         "--remove_unused_columns False --label_column_name label",
     ),
-    Example(
-        "sft.py",
-        "tokens",
-        chat_row,
-        ("{task}/train.jsonl", "{task}/test.jsonl"),
-        "--dataset_name {{task}}",
-        load("prior/train.jsonl"),
-        "--max_length 32 --bf16 False --eval_strategy steps --eval_steps 6",
-        "mixcd.RightTokens(loss_tolerance=0.1)",
-    ),
+    tune("conversations"),
+    tune("text", text_row),
+    tune("prompt and completion", completion_row),
+    tune("assistant only", settings="--assistant_only_loss"),
+    tune("LoRA", new_settings="--use_peft --lora_r 4 --lora_target_modules q_proj v_proj"),
+    tune("packing", settings="--packing", by_tokens=True),
+    tune("streaming", settings="--dataset_streaming"),
 ]
 
 
@@ -158,9 +172,9 @@ def try_example(example: Example, scripts: Path, keep: Path | None) -> Outcome:
     """Run an example where it is to be kept, or in a temporary folder."""
     script = find_script(example.script, scripts)
     if script is None:
-        return Outcome(example.script, example.settings, example.attach_line, f"It is not in {scripts.name}")
+        return example.describe(f"It is not in {scripts and scripts.name}")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (keep or Path(temporary)) / Path(example.script).stem
+        folder = (keep or Path(temporary)) / example.name.replace(" ", "_")
         folder.mkdir(parents=True)
         return run_example(example, script.resolve(), folder.resolve())
 
@@ -178,7 +192,7 @@ def main() -> None:
     for example in EXAMPLES:
         if not arguments.only or example.script in arguments.only:
             outcomes.append(try_example(example, arguments.scripts, arguments.keep))
-            print(f"{example.script}: {outcomes[-1].fault or 'exact'}", flush=True)
+            print(f"{example.name}: {outcomes[-1].fault or 'exact'}", flush=True)
     if arguments.json:
         versions = {name: version(name) for name in PACKAGES if find_spec(name)}
         found = {"release": arguments.release, "versions": versions, "outcomes": list(map(asdict, outcomes))}

@@ -34,4 +34,5 @@ def _show(outcome: dict[str, Any]) -> str:
     result = outcome["fault"].replace("|", "\\|") or "exact"
     seen = "–" if outcome["observed"] is None else f"{outcome['observed']}, {outcome['damaged']}"
     settings = f"`{outcome['settings']}`" if outcome["settings"] else "–"
-    return f"| `{outcome['script']}` | {settings} | `{outcome['attach_line']}` | {result} | {seen} |"
+    kind = f", {outcome['kind']}" if outcome["kind"] else ""
+    return f"| `{outcome['script']}`{kind} | {settings} | `{outcome['attach_line']}` | {result} | {seen} |"

@@ -26,10 +26,12 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 
 from tiny import make_model, make_rows, make_trainer
+from tiny_sft import UNMARKED, make_sft_trainer
+
+
 from tiny_packed import MAX_LENGTH, make_packing_trainer
 from tiny_sft import make_model as make_chat_model
 from tiny_sft import make_rows as make_chats
-from tiny_sft import make_sft_trainer
 from tiny_tasks import FAMILIES
 from tiny_tasks import collate as collate_task
 
@@ -441,6 +443,21 @@ def test_peft_merges_into_shared_weights_without_an_error():
         trained = adapted(ids).logits
         assert not torch.allclose(adapted.merge_and_unload()(ids).logits, trained, atol=1e-3)
     assert not any(weight.requires_grad for weight in tied.parameters())
+
+
+def test_trl_refuses_a_chat_template_that_marks_nothing_of_the_assistant(tmp_path, monkeypatch):
+    monkeypatch.setattr("tiny_sft.CHAT", UNMARKED)
+    with pytest.raises(ValueError, match=r"not training-compatible .* or `\{% generation %\}` markers"):
+        make_sft_trainer(make_chat_model(), make_chats(20, "new"), tmp_path, assistant_only_loss=True)
+
+
+def test_rows_that_trl_drops_are_still_in_the_table_that_its_data_select_from(tmp_path):
+    rows = list(make_chats(20, "new", kind="completion"))
+    rows[3]["prompt"] = " ".join(["add 1"] * 20)
+    data = make_sft_trainer(make_chat_model(), Dataset.from_list(rows), tmp_path, shuffle_dataset=True).train_dataset
+    assert (len(data), data.data.num_rows) == (19, 20)
+    labels = data.data.column("labels").to_pylist()
+    assert [number for number, one in enumerate(labels) if max(one) < 0] == [3]
 
 
 # --- streams -------------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ CHAT = (
     "{% endfor %}{% if add_generation_prompt %}<assistant> {% endif %}"
 )
 
+UNMARKED = CHAT.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+
 
 def make_tokenizer():
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))

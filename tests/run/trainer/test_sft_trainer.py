@@ -18,7 +18,7 @@ from mixcd.run.trainer.sft_trainer import prepare_raw
 from mixcd.run.trainer.trainer_predictions import predict_now
 from mixcd.run.trainer.trainer_support import require_alike
 from mixcd.words.errors import DataError, UnsupportedTrainerError
-from tiny_sft import make_model, make_rows, make_sft_trainer
+from tiny_sft import UNMARKED, make_model, make_rows, make_sft_trainer
 
 PRIOR_COUNT = 100
 KINDS = {
@@ -280,6 +280,65 @@ def test_rows_whose_answer_is_truncated_away_are_dropped_and_named(build, caplog
     assert "2 of 40 rows of `prior_data` have no target left" in caplog.text
     assert "rows 3, 8" in caplog.text
     assert rehearsal.predictions.sample_count == 38
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_new_rows_that_trl_drops_in_silence_are_named(tmp_path, caplog, shuffled):
+    rows = list(make_rows(60, "new", kind="completion"))
+    for place in (3, 8):
+        rows[place]["prompt"] = " ".join(["add 1"] * 20)
+    trainer = make_sft_trainer(make_model(), Dataset.from_list(rows), tmp_path, shuffle_dataset=shuffled)
+    mixcd.attach(trainer, make_rows(40, "prior", kind="completion"), mix_ratio=0.25)
+    assert [message for message in caplog.messages if "TRL left" in message] == [
+        "TRL left 2 of 60 rows out of `trainer.train_dataset`: no target is left of them after truncation to "
+        "`max_length`, rows 3, 8. Raise it, or shorten their prompts, to learn from them."
+    ]
+
+
+def test_new_rows_of_which_trl_leaves_none_are_refused(tmp_path):
+    rows = [{"prompt": " ".join(["add 1"] * 20), "completion": " 2"}] * 60
+    trainer = make_sft_trainer(make_model(), Dataset.from_list(rows), tmp_path)
+    with pytest.raises(DataError) as caught:
+        mixcd.attach(trainer, make_rows(40, "prior", kind="completion"), mix_ratio=0.25)
+    assert str(caught.value) == (
+        "TRL left all 60 rows out of `trainer.train_dataset`: no target is left of them after truncation to "
+        "`max_length`, or every label is masked (-100). Raise it, or check the labels."
+    )
+
+
+def test_rows_that_the_user_left_out_are_not_called_dropped(tmp_path, caplog):
+    chosen = make_rows(60, "new", kind="completion").select(range(40))
+    trainer = make_sft_trainer(make_model(), chosen, tmp_path)
+    mixcd.attach(trainer, make_rows(40, "prior", kind="completion"), mix_ratio=0.25)
+    assert "TRL left" not in caplog.text
+
+
+def test_a_chat_template_without_markers_is_named_with_its_cure(tmp_path):
+    """TRL itself refuses such a template when the trainer is built; this one was changed later."""
+    trainer = make_sft_trainer(make_model(), make_rows(20, "new"), tmp_path, assistant_only_loss=True)
+    trainer.processing_class.chat_template = UNMARKED
+    trainer.processing_class.name_or_path = "some/model"
+    with pytest.raises(DataError) as caught:
+        mixcd.attach(trainer, make_rows(20, "prior"), mix_ratio=0.25)
+    assert str(caught.value) == (
+        "`prior_data` would have no target under `assistant_only_loss`. The chat template of `some/model` has "
+        "no `{% generation %}` markers, so no token counts as the assistant's. Put "
+        "`{% generation %}` and `{% endgeneration %}` round what the assistant says, or train on all tokens."
+    )
+
+
+@pytest.mark.parametrize("kind", ["chat", "chat completion"])
+def test_conversations_in_which_the_assistant_says_nothing_are_named(tmp_path, kind):
+    trainer = make_sft_trainer(make_model(), make_rows(20, "new"), tmp_path, assistant_only_loss=True)
+    rows = list(make_rows(20, "prior", kind=kind))
+    for place in (4, 9):
+        rows[place][{"chat": "messages", "chat completion": "completion"}[kind]] = [{"role": "user", "content": "1"}]
+    with pytest.raises(DataError) as caught:
+        mixcd.attach(trainer, Dataset.from_list(rows), mix_ratio=0.25)
+    assert str(caught.value) == (
+        "`prior_data` has rows without a turn of the assistant, which would have no target under "
+        "`assistant_only_loss`: rows 4, 9. Leave them out."
+    )
 
 
 def test_prior_rows_without_any_target_are_refused(build):

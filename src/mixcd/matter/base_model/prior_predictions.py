@@ -377,7 +377,8 @@ def _require_something_right(predictions: PriorPredictions, inference: Inference
     elif not bits.counts.sum():
         raise DataError(
             f"No sample of `{name}` has a target token: every label is masked (-100), or the answers were truncated "
-            "away. Nothing could be rehearsed or lost. Check the labels, and that answers fit the length limit."
+            "away. Nothing could be rehearsed or lost. Check the labels, that answers fit the length limit, and that a "
+            "chat template marks what the assistant says (`{% generation %}`)."
         )
     elif not bits.right_count.sum():
         logger.warning(
@@ -428,6 +429,8 @@ def _warn_of_untargeted(predictions: PriorPredictions, data_name: str, rule: Cor
     """Count and name the samples that no model can get right: they cannot be damaged, either."""
     if predictions.has_target is None or predictions.has_target.all():
         return
+    if rule.is_graded and not predictions.has_target.any():
+        return  # which is refused
     untargeted = predictions.sample_ids[~predictions.has_target]
     logger.warning(
         "`%s` has %s on %d of %d samples: %s. They are never counted as right. Leave them out, or prepare them anew.",

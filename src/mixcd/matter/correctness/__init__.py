@@ -1,6 +1,6 @@
 """Correctness rules: each says which samples a model gets right, by its forward pass."""
 
-from mixcd.matter.correctness.choose_rule import RULES, choose_common_rule, choose_rule
+from mixcd.matter.correctness.choose_rule import RULES, choose_common_rule, choose_rule, require_one_target
 from mixcd.matter.correctness.each_token import EachToken
 from mixcd.matter.correctness.near_target import NearTarget
 from mixcd.matter.correctness.reading import CorrectnessRule, Reading
@@ -27,4 +27,5 @@ __all__ = [
     "is_causal",
     "is_multiple_choice",
     "is_token_classifier",
+    "require_one_target",
 ]

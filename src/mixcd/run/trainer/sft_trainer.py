@@ -7,20 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import Trainer
 
 from mixcd.matter.correctness import CorrectnessRule, TokenRule
 from mixcd.matter.prior_and_new_data.data_source import make_rows
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.trainer.trained_targets import evenly_spaced, say_unmarked
 from mixcd.words.errors import DataError, UnsupportedTrainerError, shorten
+from mixcd.words.vocabulary import Flags
 
 logger = logging.getLogger(__name__)
 
 _ROW = "mixcd_row"
 _PREPARED_BY = ("dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name")
 """The arguments of `SFTTrainer._prepare_dataset`, which is private: a change is refused, with the ways out."""
-_COMPARED_ROWS = 200
 
 
 def is_sft_trainer(trainer: Trainer) -> bool:
@@ -60,6 +63,36 @@ def prepare_raw(trainer: Trainer, data: Any, name: str) -> Any:
     return _prepare_one(trainer, data, name)
 
 
+def warn_of_dropped(trainer: Trainer) -> None:
+    """Say how many new rows TRL left out in silence, for truncation left them no target.
+
+    They are still in the table that the trainer's data select their rows from; those of a stream, or of packed rows,
+    are not known.
+
+    Raises:
+        DataError: If it left out all.
+    """
+    data: Any = trainer.train_dataset
+    if not is_sft_trainer(trainer) or not isinstance(data, Dataset) or data.data.num_rows <= len(data):
+        return
+    if "labels" not in data.column_names:
+        return
+    if not len(data):
+        raise DataError(
+            f"TRL left all {data.data.num_rows} rows out of `trainer.train_dataset`: no target is left of them after "
+            "truncation to `max_length`, or every label is masked (-100). Raise it, or check the labels."
+        )
+    dropped = np.flatnonzero(~_has_target(data.data.column("labels")))
+    if dropped.size and trainer.is_world_process_zero():
+        logger.warning(
+            "TRL left %d of %d rows out of `trainer.train_dataset`: no target is left of them after truncation to "
+            "`max_length`, rows %s. Raise it, or shorten their prompts, to learn from them.",
+            dropped.size,
+            data.data.num_rows,
+            shorten(dropped),
+        )
+
+
 def require_same_targets(new: PriorDataset, prior: PriorDataset) -> None:
     """Refuse prior data of which every token is a target where part of the new data's tokens is masked.
 
@@ -92,6 +125,8 @@ def _prepare_one(trainer: Any, data: Any, name: str) -> Any:
             numbered, trainer.processing_class, trainer.args, False, trainer._formatting_func, name
         )
     except Exception as error:  # of a template, of the rows' format: TRL raises what comes
+        if getattr(trainer.args, "assistant_only_loss", False) and "no assistant tokens" in str(error):
+            raise DataError(_say_unspoken(trainer, rows, name)) from error
         told = " ".join(str(error).split()).rstrip(".")
         raise DataError(
             f"TRL cannot prepare `{name}`, whose columns are {shorten((f'`{one}`' for one in rows.column_names), 20)}: "
@@ -118,8 +153,31 @@ def _prepare_one(trainer: Any, data: Any, name: str) -> Any:
     return in_order.remove_columns(_ROW)
 
 
+def _say_unspoken(trainer: Any, rows: Dataset, name: str) -> str:
+    """Say why rows have no token of the assistant's: the chat template marks none, or there is no such turn."""
+    unmarked = say_unmarked(trainer)
+    if unmarked:
+        return f"`{name}` would have no target under `assistant_only_loss`. {unmarked}"
+    turns = rows["messages"] if "messages" in rows.column_names else rows["completion"]
+    silent = [number for number, said in enumerate(turns) if "assistant" not in (turn.get("role") for turn in said)]
+    return (
+        f"`{name}` has rows without a turn of the assistant, which would have no target under `assistant_only_loss`: "
+        f"rows {shorten(silent)}. Leave them out."
+    )
+
+
+def _has_target(labels: pa.ChunkedArray) -> Flags:
+    """Say which rows have a label that is not masked, shape (rows,)."""
+    found = []
+    for chunk in labels.chunks:
+        lengths = np.asarray(pc.list_value_length(chunk))
+        before = np.concatenate([[0], np.cumsum(np.asarray(chunk.flatten()) >= 0)])
+        ends = np.cumsum(lengths)
+        found.append(before[ends] > before[ends - lengths])
+    return np.concatenate(found)
+
+
 def _masked_share(data: PriorDataset) -> float:
     """The share of the labels of some evenly spaced rows that is masked."""
-    numbers = np.unique(np.linspace(0, len(data) - 1, _COMPARED_ROWS).astype(int))
-    labels = np.concatenate([np.asarray(row["labels"]) for row in data.rows(numbers.tolist())])
+    labels = np.concatenate([np.asarray(row["labels"]) for row in data.rows(evenly_spaced(len(data)).tolist())])
     return float((labels < 0).mean())

@@ -11,7 +11,14 @@ from transformers import Trainer
 
 from mixcd.matter.base_model.batched_inference import collate
 from mixcd.matter.base_model.require_apart import require_cache_off
-from mixcd.matter.correctness import CorrectnessRule, RightClass, TokenRule, choose_common_rule, choose_rule
+from mixcd.matter.correctness import (
+    CorrectnessRule,
+    RightClass,
+    TokenRule,
+    choose_common_rule,
+    choose_rule,
+    require_one_target,
+)
 from mixcd.matter.correctness.reading import LABEL_KEYS
 from mixcd.matter.correctness.right_class import require_known_labels
 from mixcd.matter.model_shape.model_limits import require_fixed_masks, require_padding
@@ -22,7 +29,14 @@ from mixcd.matter.prior_and_new_data.split_choice import choose_held_out
 from mixcd.matter.prior_and_new_data.streamed_rows import StreamedRows
 from mixcd.run.outcome.held_out import name_held_out
 from mixcd.run.trainer.followed_trainers import require_followed
-from mixcd.run.trainer.sft_trainer import expect_fused_head, is_sft_trainer, prepare_raw, require_same_targets
+from mixcd.run.trainer.sft_trainer import (
+    expect_fused_head,
+    is_sft_trainer,
+    prepare_raw,
+    require_same_targets,
+    warn_of_dropped,
+)
+from mixcd.run.trainer.trained_targets import require_targets, warn_of_weights
 from mixcd.run.trainer.trainer_packing import require_whole_samples
 from mixcd.words.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
 
@@ -145,13 +159,19 @@ def require_alike(
         raise DataError(
             "`trainer.train_dataset` is None, but rehearsal mixes new data with prior. Give the trainer one."
         )
+    warn_of_dropped(trainer)
     model = cast(torch.nn.Module, trainer.model)
     new_data = trainer.train_dataset if stream is None else stream.first_rows
     new = PriorDataset(new_data, "trainer.train_dataset")
-    batches = ((data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior))
+    for data in (new, prior):
+        row = data[0]
+        require_one_target(row.get("labels") if isinstance(row, Mapping) else None, model, data.name)
+    batches = [(data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior)]
     require_padding(trainer.data_collator)
     require_fixed_masks(trainer.data_collator)
     rule = expect_fused_head(trainer, choose_common_rule(correctness, model, *batches))
+    require_targets(trainer, new, rule)
+    warn_of_weights(trainer, rule, batches[0][1])
     if not is_sft_trainer(trainer):  # which trains without a cache whatever the model is set to
         require_cache_off(model, prior, collator_of(trainer, prior))
     require_same_numbers(model, new, prior)

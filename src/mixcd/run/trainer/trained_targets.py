@@ -1,0 +1,86 @@
+"""What a language model learns of its new rows, and what damage counts: what is missing is said at `attach`."""
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer
+
+from mixcd.matter.correctness import CorrectnessRule, TokenRule
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.words.errors import DataError, shorten
+from mixcd.words.vocabulary import Ids
+
+logger = logging.getLogger(__name__)
+
+_LOOKED_AT = 200
+_WEIGHTS = ("weight", "loss_scale", "loss_mask")
+"""Parts of the names under which batches hold what a loss of one's own weighs its tokens or samples by."""
+
+
+def evenly_spaced(row_count: int) -> Ids:
+    """Return the numbers of the rows that are looked at, all of few, shape (rows,)."""
+    return np.unique(np.linspace(0, row_count - 1, _LOOKED_AT).astype(int))
+
+
+def require_targets(trainer: Trainer, new: PriorDataset, rule: CorrectnessRule) -> None:
+    """Refuse new rows of which no token is a target, and warn where it is so of some; rows without labels pass.
+
+    Raises:
+        DataError: If none of the rows has a target; names the chat template where that marks none.
+    """
+    if not isinstance(rule, TokenRule) or not isinstance(new[0], Mapping) or "labels" not in new[0]:
+        return
+    numbers = evenly_spaced(len(new))
+    labels = [row["labels"] for row in new.rows(numbers.tolist())]
+    first = int(bool(rule.is_shifted))  # nothing predicts a row's first token
+    untargeted = numbers[[not (np.asarray(one)[first:] >= 0).any() for one in labels]]
+    looked_at = f"{numbers.size} rows" + (" looked at" if numbers.size < len(new) else "")
+    if untargeted.size == numbers.size:
+        cure = say_unmarked(trainer) or "Check the labels, and that answers fit the length limit."
+        raise DataError(f"`{new.name}` has {rule.untargeted} on all {looked_at}: nothing could be learnt. {cure}")
+    if untargeted.size and trainer.is_world_process_zero():
+        logger.warning(
+            "`%s` has %s on %d of %s: rows %s. Nothing is learnt from them. Leave them out, or prepare them anew.",
+            new.name,
+            rule.untargeted,
+            untargeted.size,
+            looked_at,
+            shorten(untargeted),
+        )
+
+
+def say_unmarked(trainer: Trainer) -> str:
+    """Say that the chat template does not mark what the assistant says; empty where it does, or there is none."""
+    tokenizer: Any = trainer.processing_class
+    template = getattr(trainer, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    template = template.get("default") if isinstance(template, Mapping) else template
+    if not template or re.search(r"\{%-?\s*generation\s*-?%\}", template):
+        return ""
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    return (
+        f"The chat template of `{name}` has no `{{% generation %}}` markers, so no token counts as the assistant's. "
+        "Put `{% generation %}` and `{% endgeneration %}` round what the assistant says, or train on all tokens."
+    )
+
+
+def warn_of_weights(trainer: Trainer, rule: CorrectnessRule, batch: Mapping[str, Any]) -> None:
+    """Say once where batches hold weights of tokens or samples, which the trainer's own loss may use: damage does not.
+
+    Args:
+        batch: A batch of new samples.
+    """
+    names = [
+        name
+        for name, value in batch.items()
+        if isinstance(value, torch.Tensor) and any(part in name for part in _WEIGHTS)
+    ]
+    if names and isinstance(rule, TokenRule) and trainer.is_world_process_zero():
+        logger.warning(
+            "Batches hold %s. Damage counts every target token alike, whatever the loss weighs it. Mask the labels "
+            "(-100) of tokens that are not to count.",
+            shorten((f"`{name}`" for name in names), 5),
+        )
