@@ -200,6 +200,12 @@ def chat_row(rng: np.random.Generator, task: str) -> Row:
     return {"messages": [{"role": "user", "content": say([asked])}, {"role": "assistant", "content": said}]}
 
 
+def talk_row(rng: np.random.Generator, task: str) -> Row:
+    """A conversation of one to three questions with their answers."""
+    turns = (chat_row(rng, task)["messages"] for _ in range(rng.integers(1, 4)))
+    return {"messages": [message for turn in turns for message in turn]}
+
+
 def completion_row(rng: np.random.Generator, task: str) -> Row:
     """A prompt and its completion."""
     asked, answer = (message["content"] for message in chat_row(rng, task)["messages"])

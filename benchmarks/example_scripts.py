@@ -30,6 +30,7 @@ from example_inputs import (
     pair_class_row,
     summary_row,
     tagged_row,
+    talk_row,
     text_row,
     translated_row,
 )
@@ -111,6 +112,8 @@ EXAMPLES = [
         "run_summarization.py",
         "pairs",
         summary_row,
+        tagged_row,
+        talk_row,
         name_files(".csv"),
         FILES,
         load("prior.csv", "preprocess_function", more=REMOVED),
@@ -155,7 +158,7 @@ EXAMPLES = [
     tune("prompt and completion", completion_row),
     tune("assistant only", settings="--assistant_only_loss"),
     tune("LoRA", new_settings="--use_peft --lora_r 4 --lora_target_modules q_proj v_proj"),
-    tune("packing", settings="--packing", by_tokens=True),
+    tune("packing", talk_row, settings="--packing", by_tokens=True),
     tune("streaming", settings="--dataset_streaming"),
 ]
 
@@ -183,14 +186,16 @@ def main() -> None:
     """Run the examples and print a line of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scripts", type=Path, help="the folder of transformers' examples")
-    parser.add_argument("--only", nargs="*", help="some scripts instead of all")
+    parser.add_argument(
+        "--only", nargs="*", help="some scripts instead of all, or examples by name, such as 'sft.py packing'"
+    )
     parser.add_argument("--release", default="", help="the release of transformers that the scripts are of")
     parser.add_argument("--keep", type=Path, help="a new folder in which to keep all files")
     parser.add_argument("--json", type=Path, help="the file for the results")
     arguments = parser.parse_args()
     outcomes = []
     for example in EXAMPLES:
-        if not arguments.only or example.script in arguments.only:
+        if not arguments.only or {example.script, example.name} & {*arguments.only}:
             outcomes.append(try_example(example, arguments.scripts, arguments.keep))
             print(f"{example.name}: {outcomes[-1].fault or 'exact'}", flush=True)
     if arguments.json:
