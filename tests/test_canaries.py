@@ -26,10 +26,8 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 
 from tiny import make_model, make_rows, make_trainer
-from tiny_sft import UNMARKED, make_sft_trainer
-
-
 from tiny_packed import MAX_LENGTH, make_packing_trainer
+from tiny_sft import UNMARKED, make_sft_trainer
 from tiny_sft import make_model as make_chat_model
 from tiny_sft import make_rows as make_chats
 from tiny_tasks import FAMILIES

@@ -49,8 +49,9 @@ def choose_rule(
             the model; or if numbers are to be predicted and no tolerance is given.
         UnsupportedTrainerError: If the labels fit no task that is known.
     """
-    if isinstance(batch.get("labels"), torch.Tensor) and batch["labels"].ndim > 1:
-        require_one_target(batch["labels"][0], model, data_name)
+    labels = batch.get("labels")
+    if isinstance(labels, torch.Tensor) and labels.ndim > 1:
+        require_one_target({"labels": labels[0]}, model, data_name)
     if isinstance(wanted, str):
         wanted = _make_rule(wanted)
     if isinstance(wanted, TokenRule):
@@ -130,9 +131,16 @@ def choose_common_rule(
     return rules[0]
 
 
-def require_one_target(labels: Any, model: torch.nn.Module, data_name: str) -> None:
-    """Refuse the labels of a sample that are several target sequences, where the model predicts tokens."""
-    if _is_list(labels) and len(labels) and _is_list(labels[0]) and find_shift(model) is not None:
+def require_one_target(row: Any, model: torch.nn.Module, data_name: str) -> None:
+    """Refuse a row whose labels are several target sequences, where the model predicts tokens."""
+    labels = row.get("labels") if isinstance(row, Mapping) else None
+    if (
+        labels is not None
+        and _is_list(labels)
+        and len(labels)
+        and _is_list(labels[0])
+        and find_shift(model) is not None
+    ):
         raise DataError(
             f"The labels of a row of `{data_name}` are several target sequences, but a model is trained on one, and "
             "damage is counted on its tokens. Give every target a row of its own."

@@ -2,20 +2,21 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import Trainer
 
 from mixcd.matter.correctness import CorrectnessRule, TokenRule
-from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError, shorten
 from mixcd.words.vocabulary import Ids
 
 logger = logging.getLogger(__name__)
 
+_NEW = "trainer.train_dataset"
 _LOOKED_AT = 200
 _WEIGHTS = ("weight", "loss_scale", "loss_mask")
 """Parts of the names under which batches hold what a loss of one's own weighs its tokens or samples by."""
@@ -26,31 +27,46 @@ def evenly_spaced(row_count: int) -> Ids:
     return np.unique(np.linspace(0, row_count - 1, _LOOKED_AT).astype(int))
 
 
-def require_targets(trainer: Trainer, new: PriorDataset, rule: CorrectnessRule) -> None:
-    """Refuse new rows of which no token is a target, and warn where it is so of some; rows without labels pass.
+def require_targets(trainer: Trainer, new_data: Any, rule: CorrectnessRule) -> None:
+    """Refuse new rows of which no token is a target, and warn where it is so of some.
+
+    Only labels that lie ready are looked at, in a `datasets.Dataset` or a list: to make rows may take long, or draw
+    random numbers.
 
     Raises:
         DataError: If none of the rows has a target; names the chat template where that marks none.
     """
-    if not isinstance(rule, TokenRule) or not isinstance(new[0], Mapping) or "labels" not in new[0]:
+    if not isinstance(rule, TokenRule):
         return
-    numbers = evenly_spaced(len(new))
-    labels = [row["labels"] for row in new.rows(numbers.tolist())]
+    numbers = evenly_spaced(len(new_data))
+    labels = _read_labels(new_data, numbers.tolist())
+    if labels is None:
+        return
     first = int(bool(rule.is_shifted))  # nothing predicts a row's first token
     untargeted = numbers[[not (np.asarray(one)[first:] >= 0).any() for one in labels]]
-    looked_at = f"{numbers.size} rows" + (" looked at" if numbers.size < len(new) else "")
+    looked_at = f"{numbers.size} rows" + (" looked at" if numbers.size < len(new_data) else "")
     if untargeted.size == numbers.size:
         cure = say_unmarked(trainer) or "Check the labels, and that answers fit the length limit."
-        raise DataError(f"`{new.name}` has {rule.untargeted} on all {looked_at}: nothing could be learnt. {cure}")
+        raise DataError(f"`{_NEW}` has {rule.untargeted} on all {looked_at}: nothing could be learnt. {cure}")
     if untargeted.size and trainer.is_world_process_zero():
         logger.warning(
             "`%s` has %s on %d of %s: rows %s. Nothing is learnt from them. Leave them out, or prepare them anew.",
-            new.name,
+            _NEW,
             rule.untargeted,
             untargeted.size,
             looked_at,
             shorten(untargeted),
         )
+
+
+def _read_labels(new_data: Any, numbers: Sequence[int]) -> list[Any] | None:
+    """Return the labels of some rows; None where there are none, or rows are made when they are read."""
+    is_table = isinstance(new_data, Dataset) and new_data.format["type"] != "custom"
+    if is_table and "labels" in new_data.column_names:
+        return list(new_data.select_columns(["labels"])[numbers]["labels"])
+    if isinstance(new_data, list) and isinstance(new_data[0], Mapping) and "labels" in new_data[0]:
+        return [new_data[number]["labels"] for number in numbers]
+    return None
 
 
 def say_unmarked(trainer: Trainer) -> str:

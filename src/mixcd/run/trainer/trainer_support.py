@@ -163,14 +163,11 @@ def require_alike(
     model = cast(torch.nn.Module, trainer.model)
     new_data = trainer.train_dataset if stream is None else stream.first_rows
     new = PriorDataset(new_data, "trainer.train_dataset")
-    for data in (new, prior):
-        row = data[0]
-        require_one_target(row.get("labels") if isinstance(row, Mapping) else None, model, data.name)
-    batches = [(data.name, collate(collator_of(trainer, data), [data[0]])) for data in (new, prior)]
+    batches = [_first_batch(trainer, data) for data in (new, prior)]
     require_padding(trainer.data_collator)
     require_fixed_masks(trainer.data_collator)
     rule = expect_fused_head(trainer, choose_common_rule(correctness, model, *batches))
-    require_targets(trainer, new, rule)
+    require_targets(trainer, new_data, rule)
     warn_of_weights(trainer, rule, batches[0][1])
     if not is_sft_trainer(trainer):  # which trains without a cache whatever the model is set to
         require_cache_off(model, prior, collator_of(trainer, prior))
@@ -191,6 +188,13 @@ def hides_logits(trainer: Trainer, rule: CorrectnessRule) -> bool:
     """Whether a trainer is known to train without logits of tokens: by Liger's fused loss."""
     fused = (getattr(trainer.args, "liger_kernel_config", None) or {}).get("fused_linear_cross_entropy", True)
     return isinstance(rule, TokenRule) and not rule.is_fused and trainer.args.use_liger_kernel and fused
+
+
+def _first_batch(trainer: Trainer, data: PriorDataset) -> tuple[str, Mapping[str, Any]]:
+    """Return what messages call some data, and a batch of their first row."""
+    row = data[0]
+    require_one_target(row, cast(torch.nn.Module, trainer.model), data.name)
+    return data.name, collate(collator_of(trainer, data), [row])
 
 
 def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule | str | None = None) -> CorrectnessRule:
