@@ -5,7 +5,7 @@ another rule on partly the same inputs, so that fine-tuning damages some of what
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from device import USE_CPU
-from mixcd.matter.correctness import NearTarget, RightClass, RightLabels, RightSpan, RightTokens
+from mixcd.matter.correctness import EachToken, NearTarget, RightClass, RightLabels, RightSpan, RightTokens
 
 WORDS = 40
 SMALL = {
@@ -242,11 +242,10 @@ FAMILIES = {
     "token classification": Family(
         lambda: bert(BertForTokenClassification, num_labels=3),
         tag_row,
-        RightTokens(is_shifted=False),
-        correctness=RightTokens(is_shifted=False),
+        EachToken(is_shifted=False),
     ),
     "causal language model": Family(
-        lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)), causal_row, RightTokens(is_shifted=True)
+        lambda: LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2)), causal_row, EachToken(is_shifted=True)
     ),
     "sequence to sequence": Family(
         lambda: T5ForConditionalGeneration(
@@ -262,7 +261,7 @@ FAMILIES = {
             )
         ),
         pair_row,
-        RightTokens(is_shifted=False),
+        EachToken(is_shifted=False),
         trainer_class=Seq2SeqTrainer,
         arguments_class=Seq2SeqTrainingArguments,
         base_steps=400,
@@ -283,5 +282,12 @@ FAMILIES = {
         image_row,
         RightClass(),
     ),
-    "images and text": Family(make_idefics, seen_row, RightTokens(is_shifted=True)),
+    "images and text": Family(make_idefics, seen_row, EachToken(is_shifted=True)),
 }
+WHOLE_SAMPLES = {
+    f"{name}, whole samples": replace(
+        FAMILIES[name], rule=RightTokens(is_shifted=FAMILIES[name].rule.is_shifted), correctness=RightTokens()
+    )
+    for name in ("token classification", "causal language model", "sequence to sequence")
+}
+"""The families of language models, judged by whole samples."""

@@ -344,7 +344,7 @@ def test_the_spread_of_graded_damage_is_its_variance(bins):
 
 
 def test_graded_damage_that_differs_a_little_between_bins_shows_only_with_its_squares():
-    """Damage inside [0, 1] varies less than damage that is whole or none: less of the difference is taken for noise."""
+    """Damage inside [0, 1] varies less than whole damage, so less of the difference is taken for noise."""
     rng = np.random.default_rng(6)
     damage = np.stack([rng.beta(200 * rate, 200 * (1 - rate), 30) for rate in np.linspace(0.2, 0.3, 40)])
     counts, sizes = count(np.full(40, 30), damage.sum(1)), np.full(40, 100)

@@ -21,10 +21,11 @@ import mixcd
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.trainer.trainer_predictions import predict_now
 from mixcd.words.errors import DataError, SettingError, UnsupportedTrainerError
-from tiny_tasks import FAMILIES, SMALL, STILL, WORDS, collate
+from tiny_tasks import FAMILIES, SMALL, STILL, WHOLE_SAMPLES, WORDS, collate
 
 PRIOR_COUNT = 200
-TOKEN_FAMILIES = ["causal language model", "sequence to sequence", "token classification"]
+EVERY = {**FAMILIES, **WHOLE_SAMPLES}
+TOKEN_FAMILIES = list(WHOLE_SAMPLES)[1:] + list(WHOLE_SAMPLES)[:1]
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,7 @@ def base_weights(tmp_path_factory):
     made = {}
 
     def weights_of(name):
+        name = name.removesuffix(", whole samples")
         if name not in made:
             made[name] = FAMILIES[name].train_base(tmp_path_factory.mktemp("base"))
         return made[name]
@@ -47,9 +49,9 @@ def make_tokenizer():
     )
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=EVERY)
 def family(request):
-    return FAMILIES[request.param]
+    return EVERY[request.param]
 
 
 @pytest.fixture
@@ -211,7 +213,7 @@ def test_what_the_default_estimator_is(family, build):
 
 def test_drift_is_forecast_of_every_task_whose_correctness_follows_from_its_logits(family, build):
     if not family.rule.has_logits:
-        with pytest.raises(SettingError, match='"drift", but with loss at most'):
+        with pytest.raises(SettingError, match='"drift", but with .*: each target token'):
             build(estimator="drift")
         return
     if family is FAMILIES["multiple choice"]:
@@ -281,14 +283,17 @@ def test_a_loss_rule_finds_every_sample_right_at_first_and_damage_later(family, 
     assert 0 < change.damaged_count < 100
 
 
-@pytest.mark.parametrize("family", TOKEN_FAMILIES[:2], indirect=True)  # token classification needs a rule by name
+@pytest.mark.parametrize("family", TOKEN_FAMILIES[:2], indirect=True)  # token classes are right together or not at all
 def test_too_few_right_samples_name_the_share_that_half_of_them_have(family, build, base_weights, request, tmp_path):
     model = family.make_model()
     model.load_state_dict(base_weights(request.node.callspec.params["family"]))
     wrong_end = family.make_rows(100, 3, "prior").map(lambda row: {"labels": [*row["labels"][:-1], 2]})
     trainer = family.make_trainer(model, family.make_rows(80, 2, "new"), tmp_path)
     with pytest.raises(DataError, match=r"right on 0.0% of .*half of the samples have 50% .*RightTokens\(0.5\)"):
-        mixcd.attach(trainer, wrong_end, mix_ratio=0.25)
+        mixcd.attach(trainer, wrong_end, mix_ratio=0.25, correctness=mixcd.RightTokens())
+    rehearsal = mixcd.attach(trainer, wrong_end, mix_ratio=0.25)  # by token there is something to lose
+    assert not rehearsal.predictions.correct.any()
+    assert rehearsal.predictions.right_tokens.right_count.sum() > 50
 
 
 @pytest.mark.parametrize("family", ["causal language model"], indirect=True)
