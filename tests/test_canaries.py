@@ -18,6 +18,7 @@ from transformers import (
     BatchEncoding,
     CohereConfig,
     Gemma2Config,
+    GenerationConfig,
     GraniteConfig,
     Trainer,
     TrainerCallback,
@@ -557,3 +558,32 @@ def test_the_trainer_may_be_given_fewer_workers_while_it_makes_a_loader(trainer)
     trainer.args.dataloader_num_workers, trainer.args.dataloader_prefetch_factor = 1, 6
     loader = trainer.get_train_dataloader()
     assert (loader.base_dataloader.num_workers, loader.base_dataloader.prefetch_factor) == (1, 6)
+
+
+def test_generate_returns_the_prompt_first_and_what_it_is_told_beats_the_generation_config():
+    model = FAMILIES["causal language model"].make_model()
+    model.generation_config = GenerationConfig(
+        eos_token_id=None, pad_token_id=0, do_sample=True, num_beams=2, max_length=4
+    )
+    asked = {"input_ids": torch.tensor([[0, 5], [6, 7]]), "attention_mask": torch.tensor([[0, 1], [1, 1]])}
+    told = {"do_sample": False, "num_beams": 1, "max_new_tokens": 6}
+    found = model.generate(**asked, **told)
+    assert found.shape == (2, 8)
+    assert torch.equal(found[:, :2], asked["input_ids"])
+    assert torch.equal(found, model.generate(**asked, **told))
+    alone = model.generate(input_ids=torch.tensor([[5]]), attention_mask=torch.ones(1, 1, dtype=torch.long), **told)
+    assert torch.equal(found[0, 2:], alone[0, 1:])  # padding on the left is not looked at
+
+
+def test_an_encoder_decoder_generates_the_token_that_starts_its_text_and_nothing_of_its_input():
+    model = FAMILIES["sequence to sequence"].make_model()
+    asked = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    found = model.generate(**asked, do_sample=False, num_beams=1, max_new_tokens=4)
+    assert found[0, 0] == model.config.decoder_start_token_id
+    assert found.shape[1] <= 5
+
+
+def test_a_fused_head_of_trl_builds_logits_where_it_is_not_asked_to_score(tmp_path):
+    trainer = make_sft_trainer(make_chat_model(), make_chats(8, "prior"), tmp_path)
+    output = trainer.model(input_ids=torch.tensor([[5, 6, 7]], device=trainer.model.device))
+    assert output.logits.shape[:2] == (1, 3)

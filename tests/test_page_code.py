@@ -19,6 +19,9 @@ from mixcd.edge.config.config import Config
 from page_code import PAGES, ROOT, list_blocks, list_commands, mask, name_of, run_page
 from supported_trainers import TRAINERS
 from tiny import collate, make_model, make_rows, make_trainer
+from tiny_sft import make_model as make_chat_model
+from tiny_sft import make_rows as make_chats
+from tiny_sft import make_sft_trainer
 
 COMMANDS = [(page, words) for page in PAGES for words in list_commands(page)]
 TOML = [(page, text) for page in PAGES for text in list_blocks(page, "toml")]
@@ -39,7 +42,15 @@ def prepare_support(folder):
     return {"make_trainer": make, "prior_data": make_prior(), "tmp_path": folder}
 
 
+def prepare_chats(folder):
+    trainer = make_sft_trainer(make_chat_model(), make_chats(60, "new"), folder / "chats", assistant_only_loss=True)
+    return {"chat_trainer": trainer, "prior_chats": make_chats(60, "prior"), "chats_test": make_chats(40, "prior")}
+
+
 PREPARED = {"docs/support.md": prepare_support, "docs/tutorial.md": lambda folder: {}}
+
+ALSO_PREPARED = {"docs/how-to/report.md": prepare_chats}
+"""What a page takes for granted besides what others do."""
 
 
 @pytest.fixture
@@ -76,8 +87,8 @@ def prepare(base_weights, tuned_model, new_data, prior_data):
 def test_the_python_blocks_of_a_page_run(page, prepare, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "examples")
-    own = PREPARED.get(name_of(page))
-    run_page(page, {}, prepare if own is None else lambda: own(tmp_path))
+    own, more = PREPARED.get(name_of(page)), ALSO_PREPARED.get(name_of(page), lambda folder: {})
+    run_page(page, {}, (lambda: prepare() | more(tmp_path)) if own is None else lambda: own(tmp_path))
     printed = mask(capsys.readouterr().out)
     for said in list_blocks(page, "text") if page == TUTORIAL else ():
         assert mask(said) in printed
