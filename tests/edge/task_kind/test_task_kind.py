@@ -122,3 +122,30 @@ def test_weights_that_are_trained_are_held_in_single_precision(task_workspace, a
     assert call(*TRAIN, "--set", "training.max_steps=2", *adapter) == 0
     weights = load_file(folder / "run" / "model" / "model.safetensors")
     assert weights["bert.encoder.layer.0.attention.self.query.weight"].dtype == kept
+
+
+@pytest.mark.parametrize("task", ["sequence-to-sequence", "text-generation"])
+def test_models_write_before_and_after_a_run_and_again_when_it_is_judged_again(task_workspace, capfd, task):
+    folder = task_workspace(task)
+    whole = () if task == "sequence-to-sequence" else ("--set", "rehearsal.least_share=1.0")
+    settings = (*LONGER, *whole, "--set", "rehearsal.generate=10")
+    assert call(*TRAIN, *settings) == 0, capfd.readouterr().err
+    scores = json.loads((folder / "run" / "evaluation.json").read_text("utf-8"))
+    assert {task: one["sample_count"] for task, one in scores["generation"].items()} == {"prior": 10, "new": 10}
+    assert scores["generation"]["prior"]["exact_before"] > 3
+    assert "written greedily: exact match " in capfd.readouterr().out
+    html = (folder / "run" / "report.html").read_text("utf-8")
+    assert "Written by itself</h2>" in html
+    assert "<mark>" in html
+    damaged = pq.read_table(folder / "run" / "damaged.parquet").to_pylist()
+    assert all(one["answer"] and one["now"] for one in damaged)
+    assert call("evaluate", "run", "--output", "again") == 0, capfd.readouterr().err
+    assert json.loads((folder / "again" / "evaluation.json").read_text("utf-8")) == scores
+
+
+def test_a_task_without_texts_to_write_is_told_so(task_workspace, capfd):
+    task_workspace("question-answering")
+    assert call(*TRAIN, "--set", "rehearsal.generate=10") == 2
+    assert "`rehearsal.generate` lets a model write texts, which one of `question-answering` does not" in (
+        capfd.readouterr().err
+    )
