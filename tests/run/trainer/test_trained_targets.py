@@ -127,20 +127,19 @@ def test_weights_of_tokens_are_left_to_the_loss_and_that_is_said_once(tmp_path, 
     ]
 
 
+def make_plain_trainer(data, folder):
+    args = TrainingArguments(output_dir=str(folder), max_steps=3, report_to="none", use_cpu=USE_CPU)
+    return Trainer(model=make_model(), args=args, train_dataset=data)
+
+
 def test_rows_that_are_made_when_they_are_read_are_not_looked_at(tmp_path):
     def mask(rows):
         assert len(rows["input_ids"]) < 40
         return rows | {"labels": [MASKED for _ in rows["input_ids"]]}
 
-    trainer = make_sft_trainer(
-        make_model(), rows_of(ASKED), tmp_path, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}
-    )
-    trainer.train_dataset = trainer.train_dataset.with_transform(mask)
-    mixcd.attach(trainer, rows_of(ASKED), mix_ratio=0.25)
+    mixcd.attach(make_plain_trainer(rows_of(ASKED).with_transform(mask), tmp_path), rows_of(ASKED), mix_ratio=0.25)
 
 
 def test_lists_of_rows_are_looked_at(tmp_path):
-    args = TrainingArguments(output_dir=str(tmp_path), max_steps=3, report_to="none", use_cpu=USE_CPU)
-    trainer = Trainer(model=make_model(), args=args, train_dataset=list(rows_of(MASKED)))
     with pytest.raises(DataError, match=r"`trainer.train_dataset` has no target token .* on all 40 rows"):
-        mixcd.attach(trainer, list(rows_of(ASKED)), mix_ratio=0.25)
+        mixcd.attach(make_plain_trainer(list(rows_of(MASKED)), tmp_path), list(rows_of(ASKED)), mix_ratio=0.25)
