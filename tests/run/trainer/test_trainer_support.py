@@ -38,11 +38,19 @@ def test_restored_callbacks_are_refused(base_model, new_data, prior_data, tmp_pa
     refuse(trainer, prior_data, "replaces rehearsal's callback on resume.*Leave it off")
 
 
-@pytest.mark.parametrize("setting", ["packing", "padding_free"])
-def test_packed_rows_are_refused(base_model, new_data, prior_data, tmp_path, setting):
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("packing", r"`args.packing`, which puts several samples in one row.*Turn `args.packing` off"),
+        ("padding_free", "`padding_free=True`.*Pass `padding_free=False`"),
+    ],
+)
+def test_packed_rows_that_do_not_show_their_samples_are_refused(
+    base_model, new_data, prior_data, tmp_path, setting, part
+):
     trainer = make_trainer(base_model, new_data, tmp_path)
     setattr(trainer.args, setting, True)  # fields of SFTConfig
-    refuse(trainer, prior_data, f"`{setting}=True`.*Pass `{setting}=False`")
+    refuse(trainer, prior_data, part)
 
 
 def test_context_parallelism_is_refused(base_model, new_data, prior_data, tmp_path):
