@@ -12,6 +12,9 @@ from command import call, record
 from mixcd.edge.stages import run_ledger
 from mixcd.edge.stages.lineage import trace_lineage
 from mixcd.edge.stages.run_ledger import read_ledger
+from mixcd.run.outcome.evaluation import compare_correctness
+from mixcd.run.outcome.run_folder import RunFolder, change_to_json
+from mixcd.words.vocabulary import TokenChange
 from task_workspace import make_questions, write_rows
 
 STAGE = """\
@@ -156,3 +159,58 @@ def test_old_and_foreign_records_are_read_as_far_as_they_go(task_workspace):
 def test_a_task_of_several_prior_sets_is_weighed_by_their_samples():
     found = {"a": {"sample_count": 30, "score_after": 1.0}, "b": {"sample_count": 10, "score_after": 0.2}}
     assert run_ledger._mean_score(found, ["a", "b"], "score_after", {"run": "run"}) == pytest.approx(0.8)
+
+
+def write_stage(folder, name, change_to_task):
+    run = RunFolder(folder / "runs" / name)
+    run.path.mkdir(parents=True)
+    (folder / f"{name}.jsonl").write_text("")
+    text = STAGE.format(name=name, model="base", priors=PRIOR.format("zero"), steps=1)
+    run.config.write_text(text)
+    run.write(
+        {
+            "state": "finished",
+            "go_on": "",
+            "cache": "",
+            "steps_done": 1,
+            "total_steps": 1,
+            "processes": 1,
+            "batch_size": 8,
+            "counters": {},
+        }
+    )
+    values = {task: change_to_json(change) for task, change in change_to_task.items()}
+    run.evaluation.write_text(json.dumps(values))
+
+
+def make_change(*, is_graded, seed):
+    kinds = np.random.default_rng(seed).integers(0, 5, (4, 40))
+    tokens = TokenChange(kinds.sum(0), kinds[0] + kinds[1], kinds[0], kinds[2])
+    right = np.random.default_rng(seed).random((2, 40)) < 0.5
+    return compare_correctness(*right, tokens, is_graded=is_graded)
+
+
+@pytest.mark.parametrize("is_graded", [True, False])
+def test_a_ledger_holds_token_accuracies_where_every_run_counts_damage_by_token(
+    tmp_path, is_graded, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    prior, new = (make_change(is_graded=is_graded, seed=seed) for seed in (0, 1))
+    write_stage(tmp_path, "one", {"prior": prior, "new": new})
+    ledger = read_ledger(Path("runs/one"))
+    expected = [[prior.lead.score_before, float("nan")], [prior.lead.score_after, new.lead.score_after]]
+    np.testing.assert_array_equal(ledger.scores, expected)
+    assert ledger.is_by_token == is_graded
+    assert call("ledger", "runs/one") == 0
+    assert ("Held-out token accuracies" in capfd.readouterr().out) == is_graded
+    assert call("ledger", "runs/one", "--format", "json") == 0
+    assert ("scored_by" in json.loads(capfd.readouterr().out)) == is_graded
+
+
+def test_a_ledger_of_runs_that_count_otherwise_holds_shares_of_samples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prior, new = make_change(is_graded=True, seed=0), make_change(is_graded=False, seed=1)
+    write_stage(tmp_path, "one", {"prior": prior, "new": new})
+    ledger = read_ledger(Path("runs/one"))
+    assert ledger.scores[1].tolist() == [prior.score_after, new.score_after]
+    assert not ledger.is_by_token

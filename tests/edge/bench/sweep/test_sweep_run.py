@@ -18,11 +18,13 @@ from mixcd.edge.bench.sweep.sweep_run import (
     run_once,
     trainer_arguments,
 )
+from mixcd.edge.bench.sweep.sweep_task import SweepTask
 from mixcd.ideas.partition_strategy import ByPriorLoss
 from mixcd.matter.correctness import RightClass
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.trainer.trainer_predictions import predict_now
 from mixcd.words.errors import DataError, SettingError
+from tiny_tasks import FAMILIES, collate
 from toy_sweep import without_times, write_toy
 
 NAMED = {"task": "toy", "method": "x", "settings": "{}"}
@@ -291,3 +293,29 @@ def test_two_held_out_rows_are_enough(task, tmp_path):
     judge = Judge(small, tmp_path)
     (row,) = run_once(small, RunSpec(BUILT_IN["none"], 0.0, 0, 0), tmp_path, judge, make_plain_trainer)
     assert row["prior_before_test"] in (0.0, 1.0)
+
+
+def test_texts_are_scored_by_token(tmp_path):
+    family = FAMILIES["causal language model"]
+    task = SweepTask(
+        model=family.make_model(),
+        new=family.make_rows(40, 1, "new"),
+        prior=family.make_rows(40, 2, "prior"),
+        held_out_new=family.make_rows(30, 3, "new"),
+        held_out_prior=family.make_rows(41, 4, "prior"),
+        collate_fn=collate,
+        training={"max_steps": 3, "per_device_train_batch_size": 8, "use_cpu": True, "learning_rate": 1e-2},
+    )
+    spec = RunSpec(BUILT_IN["uniform"], 0.25, 0, 0)
+    (row,) = run_once(task, spec, tmp_path, judge := Judge(task, tmp_path), make_plain_trainer)
+    was = judge._before["prior"].right_tokens
+    trainer = make_plain_trainer(task, {}, trainer_arguments(task, tmp_path, {}, 3, 0))
+    assert row["prior_before_validation"] == np.concatenate(was[:20]).mean()
+    assert row["prior_before_test"] == np.concatenate(was[20:]).mean()
+    with torch.no_grad():
+        trainer.model.lm_head.weight.mul_(torch.randn(len(trainer.model.lm_head.weight), 1))
+    scores = judge.judge(trainer)
+    now = judge._predict(trainer)["prior"].right_tokens
+    damage = [(one & ~two).sum() / max(one.sum(), 1) for one, two in zip(was[20:], now[20:], strict=True)]
+    assert scores["damaged_test"] == pytest.approx(np.mean(damage))
+    assert scores["prior_after_test"] == np.concatenate(now[20:]).mean()

@@ -19,16 +19,16 @@ _COLUMNS = {
     "mix_ratio": pa.float64(),  # β; 0 without rehearsal
     "seed": pa.int64(),
     "wise_ft": pa.float64(),  # share of the fine-tuned weights; 1 for the run itself
-    **{  # accuracy on held-out data, of the base model before and of the run's model after
+    **{  # accuracy on held-out data, of the base model before and of the run's model after; of texts, of tokens
         f"{task}_{when}_{half}": pa.float64()
         for half in ("validation", "test")
         for task in ("prior", "new")
         for when in ("before", "after")
     },
-    "damaged_validation": pa.float64(),  # share of held-out prior samples damaged
+    "damaged_validation": pa.float64(),  # share of held-out prior samples damaged; of texts, their mean damage
     "damaged_test": pa.float64(),
     "observed_count": pa.int64(),  # rehearsed samples over all steps
-    "damaged_count": pa.int64(),  # those of them found damaged; yield = damaged / observed
+    "damaged_count": pa.int64(),  # those of them found damaged, of texts summed; yield = damaged / observed
     "lift": pa.float64(),  # noise-corrected, of the bins; null without rehearsal
     "steps": pa.int64(),
     "extra_compute": pa.float64(),  # scoring passes, as a share of training; charged
