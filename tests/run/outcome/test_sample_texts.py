@@ -31,9 +31,9 @@ def mark(targets, damaged, tokenizer=TOKENIZER, names=None, **sample):
     ("damaged", "pieces"),
     [
         ([0, 0, 0], ["0 1 <eos>"]),
-        ([0, 1, 0], ["0", " 1", " <eos>"]),
+        ([0, 1, 0], ["0 ", "1", " <eos>"]),
         ([1, 1, 0], ["", "0 1", " <eos>"]),
-        ([1, 0, 1], ["", "0", " 1", " <eos>"]),
+        ([1, 0, 1], ["", "0", " 1 ", "<eos>"]),
     ],
 )
 def test_every_second_piece_is_damaged_and_the_end_of_the_text_is_shown(damaged, pieces):
@@ -54,11 +54,16 @@ def test_a_character_of_several_tokens_is_damaged_with_its_last_one():
     assert mark([0xC3, 0xA4, 0x62], [0, 1, 0], Bytes()) == ["", "ä", "b"]
 
 
+def test_a_damaged_space_alone_stays_where_it_is():
+    assert mark([0x61, 0x20, 0x62], [0, 1, 0], Bytes()) == ["a", " ", "b"]
+
+
 def test_a_long_answer_is_shown_around_its_first_damaged_token():
     targets, damaged = [ZERO + number % 10 for number in range(200)], np.arange(200) == 104
     pieces = mark(targets, damaged)
     assert pieces[0].startswith("…0 1 2")
-    assert pieces[1] == " 4"
+    assert pieces[0].endswith(" 3 ")
+    assert pieces[1] == "4"
     assert pieces[2].startswith(" 5 6")
     assert pieces[-1].endswith("…")
     assert len(pieces) == 3

@@ -117,7 +117,7 @@ def _tell_answers(comparison: Comparison) -> Section:
             one.text or "–",
             Marked(one.answer),
             "–" if one.now is None else one.now,
-            f"{one.damage or 0.0:.0%}",
+            f"{100 * (one.damage or 0.0):.0f} %",
             f"{one.loss_before:.3f} → {one.loss_after:.3f}",
         ]
         for one in comparison.most_damaged

@@ -93,7 +93,8 @@ def mark_answer(sample: SampleTokens, damaged: Flags, tokenizer: Any, class_name
         ends = [_decode(targets[:border], tokenizer) for border in borders]
     cuts = [_count_same(ends[-1], end) for end in ends]  # decoded alone, a piece would lose the space before it
     pieces = [ends[-1][cut:after] for cut, after in pairwise(cuts)]
-    return _shorten(["", *pieces] if flags[0] else pieces, is_begun=start > 0, is_cut=stop < len(damaged))
+    pieces = _move_spaces(["", *pieces] if flags[0] else pieces)
+    return _shorten(pieces, is_begun=start > 0, is_cut=stop < len(damaged))
 
 
 def _class_names(now: Inference) -> Mapping[int, str]:
@@ -133,6 +134,16 @@ def _count_same(text: str, other: str) -> int:
     """How many characters two texts begin with alike."""
     pairs = zip(text, other, strict=False)
     return next((count for count, (one, two) in enumerate(pairs) if one != two), min(len(text), len(other)))
+
+
+def _move_spaces(pieces: list[str]) -> list[str]:
+    """Give the space before a damaged word, which most tokens begin with, to the piece before it."""
+    for place in range(1, len(pieces), 2):
+        word = pieces[place].lstrip()
+        if word:
+            pieces[place - 1] += pieces[place][: -len(word)]
+            pieces[place] = word
+    return pieces
 
 
 def _shorten(pieces: Sequence[str], *, is_begun: bool, is_cut: bool) -> list[str]:

@@ -157,7 +157,7 @@ def _tell_damaged_tokens(found: RunFindings) -> Section:
             one.text or "–",
             Marked(one.answer or ["–"]),
             "–" if one.now is None else one.now,
-            f"{one.damage or 0.0:.0%}",
+            f"{100 * (one.damage or 0.0):.0f} %",
             one.bin_name or "–",
         ]
         for one in found.damaged
