@@ -112,8 +112,6 @@ EXAMPLES = [
         "run_summarization.py",
         "pairs",
         summary_row,
-        tagged_row,
-        talk_row,
         name_files(".csv"),
         FILES,
         load("prior.csv", "preprocess_function", more=REMOVED),
