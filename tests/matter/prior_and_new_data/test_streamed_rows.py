@@ -107,7 +107,10 @@ def test_rewinding_begins_again():
         pytest.param(lambda: streamed().filter(keep_even), id="filtered"),
         pytest.param(lambda: streamed().map(double, batched=True, batch_size=7), id="mapped in batches"),
         pytest.param(lambda: datasets.concatenate_datasets([streamed(), streamed()]), id="concatenated"),
-        pytest.param(lambda: datasets.interleave_datasets([streamed(), streamed()], seed=3), id="interleaved"),
+        pytest.param(
+            lambda: datasets.interleave_datasets([streamed(), streamed()], probabilities=[0.3, 0.7], seed=3),
+            id="interleaved",
+        ),
         pytest.param(lambda: streamed().repeat(2), id="repeated"),
         pytest.param(lambda: streamed().skip(5).take(150), id="part"),
         pytest.param(lambda: streamed().with_format("numpy"), id="formatted"),

@@ -163,7 +163,7 @@ class StreamedRows(Dataset[Any]):
         self._place = StreamPlace(last, self._states.get(last), prints, self._fault, self._read < last)
 
     def _open(self) -> None:
-        self._close()  # a forked worker's is open in another process
+        self._close()  # one reader at a time: those of an interleaved stream of `datasets` share its state
         if not self._open_by_state():
             self._opened, self._read = _view(self._stream), 0
             self._reader = _iterate(self._opened)
