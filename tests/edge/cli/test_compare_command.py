@@ -176,7 +176,7 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(folders, call):
         ),
         (
             ("--least-share", "0.5"),
-            "The rule is to count target tokens, by `least_share` or `loss_tolerance`, but the ",
+            "The rule is to count target tokens, but the labels of `data` are of shape ",
         ),
         (("--near", "0.5"), "The model returned `logits` of shape ("),
         (

@@ -141,11 +141,12 @@ def test_little_to_lose_is_noted_with_the_share_that_would_do(folder):
     rows = tiny_sft.make_rows(60, "prior", kind="completion").to_list()
     for row in rows:
         row["completion"] = f"{row['completion']} 0"
-    (note,) = mixcd.compare("base", "base", rows, columns=[]).notes
+    (note,) = mixcd.compare("base", "base", rows, columns=[], correctness=mixcd.RightTokens()).notes
     assert note.startswith(
         "The base model is right on only 0.0% of the samples, and no others can be damaged. Half of "
     )
     assert "of their target tokens right, which `--least-share 0." in note
+    assert mixcd.compare("base", "base", rows, columns=[]).notes == ()  # by token there is something to lose
 
 
 def test_conversations_without_a_chat_template_are_refused(folder):
@@ -213,7 +214,7 @@ def test_a_missing_package_is_named_with_what_to_install(folder, monkeypatch):
 
 
 def test_rules_for_tokens_are_refused_for_classes(folders):
-    with pytest.raises(SettingError, match="`least_share` or `loss_tolerance`, but the labels of `data` are of shape"):
+    with pytest.raises(SettingError, match="The rule is to count target tokens, but the labels of `data` are of shape"):
         mixcd.compare("base", "tuned", "held.csv", correctness=mixcd.RightTokens(0.5))
 
 

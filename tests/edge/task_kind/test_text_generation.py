@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -47,12 +48,22 @@ def refuse(capfd, *settings):
 # --- formats --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["chat", "completion", "text"])
-def test_every_format_of_trl_is_prepared_and_trained(folder, capfd, kind):
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("chat", ()), ("completion", ("rehearsal.least_share=0.1",)), ("text", ())]
+)
+def test_every_format_of_trl_is_prepared_trained_and_judged(folder, capfd, kind, settings):
     for name, task in (("prior", "prior"), ("new", "new")):
         write_rows(folder / f"{name}.jsonl", tiny_sft.make_rows(60, task, kind=kind).to_list())
-    assert call(*SHORT, "--set", "rehearsal.least_share=0.1") == 0, capfd.readouterr().err
+    assert call(*SHORT, *(part for one in settings for part in ("--set", one))) == 0, capfd.readouterr().err
     assert (folder / "run" / "model" / "model.safetensors").exists()
+    written = json.loads((folder / "run" / "evaluation.json").read_text())
+    tokens = written["prior"]["tokens"]
+    assert tokens["is_graded"] == (not settings)
+    assert tokens["target_count"] > tokens["sample_count"] == written["prior"]["sample_count"]
+    told = capfd.readouterr().out
+    assert ("prior task: token accuracy" in told) == (not settings)
+    page = (folder / "run" / "report.html").read_text("utf-8")
+    assert ("tokens it had right, on average" in page) == (not settings)
 
 
 def test_rows_whose_answer_is_cut_off_are_left_out_and_named(folder, capfd):
