@@ -14,7 +14,8 @@ PART = """
 itself on the prior task before; metrics are local folders. *exact*: it ran to its end, each of its 6 steps of 2
 micro-batches had 4 prior rows among 16 (of packed rows, a quarter of the tokens was prior over the run, to within those
 of one row), and there was one forward pass a micro-batch. Damage of texts is by token, so it is a sum of shares.
-transformers' scripts are of {release}, the nearest release that could be had; TRL's lies in the installed package, and
+transformers' scripts are of {release}, the nearest release that could be had; TRL's lies
+in the installed package, and
 `make test` runs it, too. Installed: {versions}.
 
 | script | its own settings | the added line | result | rehearsed, damaged |
