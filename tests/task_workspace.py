@@ -173,7 +173,6 @@ TASK_WORKSPACES = {
         tiny_sft.make_model,
         tiny_sft.make_tokenizer,
         make_chats,
-        rehearsal="least_share = 0.5\n",
         training="gradient_checkpointing = false\n",
         base={"max_steps": 120, "learning_rate": 1e-2},
     ),

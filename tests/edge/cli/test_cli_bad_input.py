@@ -834,7 +834,7 @@ def flip(path):
         (other_tokenizer, "The cache `run/cache` was made from another tokenizer"),
         (fewer_data, "The cache `run/cache` covers 540 samples, but the prior data have 89."),
         (other_manifest('"seed": 0', '"seed": 1'), "`run/cache/manifest.json` cannot be read: it was altered"),
-        (other_manifest('"format": 2', '"format": 3'), "`run/cache/manifest.json` has format 3, but this version"),
+        (other_manifest('"format": 3', '"format": 4'), "`run/cache/manifest.json` has format 4, but this version"),
         (other_manifest("{", "["), "`run/cache/manifest.json` cannot be read: "),
         (other_part(cut), "The cache part `run/cache/part-000000.parquet` was truncated or altered"),
         (other_part(flip), "The cache part `run/cache/part-000000.parquet` was truncated or altered"),
