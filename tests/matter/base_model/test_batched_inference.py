@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import DataCollatorWithFlattening, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutput, ImageClassifierOutput
 
 from mixcd.matter.base_model.batched_inference import GROUP_ROWS, GROUP_TOKENS, count_bytes, read_groups
@@ -18,6 +19,8 @@ from mixcd.matter.base_model.prior_predictions import predict_prior
 from mixcd.matter.correctness.right_tokens import RightTokens
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError
+from tiny_tasks import SMALL
+from tiny_tasks import collate as tiny_collate
 
 STATUS, FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 ROWS, TOKENS, VOCABULARY, BATCH_SIZE = 1600, 32, 8000, 8  # 8 MiB of logits a batch, which glibc takes from the heap
@@ -228,3 +231,33 @@ PICTURE = Image.new("RGB", (10, 20))
 )
 def test_the_bytes_of_a_row_are_those_of_its_images(value, byte_count):
     assert count_bytes({"input_ids": [1] * 1000, "labels": [1] * 1000, "images": value}) == byte_count
+
+
+def flatten_alone(rows):
+    return DataCollatorWithFlattening()(rows)
+
+
+def drop_mask(rows):
+    return {name: values for name, values in tiny_collate(rows).items() if name != "attention_mask"}
+
+
+def mask_pairs(rows):
+    batch = tiny_collate(rows)
+    seen = batch["attention_mask"].bool()[:, None, None, :] & torch.ones(batch["input_ids"].shape[1:]).bool()[:, None]
+    return {**batch, "attention_mask": seen.tril()}
+
+
+def number_samples(rows):
+    batch = tiny_collate(rows)
+    return {**batch, "attention_mask": 2 * batch["attention_mask"]}
+
+
+@pytest.mark.parametrize("collate_fn", [flatten_alone, drop_mask, mask_pairs, number_samples])
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_the_tokens_of_a_sample_are_its_own_whatever_its_batch_says_of_them(collate_fn, batch_size):
+    """Plans mix and pack by them: a flattened row alone in its batch once counted as one token."""
+    lengths = [3, 7, 2, 5, 4]
+    rows = [{"input_ids": [5] * n, "attention_mask": [1] * n, "labels": [5] * n} for n in lengths]
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2, use_cache=False))
+    inference = Inference(model, PriorDataset(rows), RightTokens(is_shifted=True), collate_fn, batch_size)
+    assert inference.predict_all()["token_count"].tolist() == lengths

@@ -13,7 +13,7 @@ from mixcd.matter.base_model.token_bits import split_tokens
 from mixcd.matter.correctness import CorrectnessRule
 from mixcd.matter.correctness.reading import require_all_samples
 from mixcd.matter.model_shape.joined_rows import OWN_TOKENS, mark_own, name_collator, require_known_starts
-from mixcd.matter.prior_and_new_data.packed_rows import count_samples
+from mixcd.matter.prior_and_new_data.packed_rows import count_samples, count_tokens
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError, RehearsalError, UnsupportedTrainerError
 from mixcd.words.vocabulary import Ids
@@ -24,6 +24,8 @@ GROUP_BYTES = 2**28
 """The bytes of images after which no more rows are read, whatever they are sorted with."""
 _BYTES_A_NUMBER = 32
 """What a float takes in a list of Python's."""
+_MOST_AXES = 3
+"""The axes of a mask of tokens: rows, in multiple choice choices, and tokens. One of pairs of tokens has more."""
 
 Collate = Callable[[list[Any]], Mapping[str, Any]]
 
@@ -158,6 +160,7 @@ def predict_batch(
     model: torch.nn.Module,
     rule: CorrectnessRule,
     batch: Mapping[str, Any],
+    rows: Sequence[Any],
     sample_ids: Ids,
     data_name: str,
     head_inputs: list[torch.Tensor] | None = None,
@@ -165,6 +168,7 @@ def predict_batch(
     """Predict one batch: return its arrays, and raise errors, as `Inference.predict_rows` does.
 
     Args:
+        rows: What the batch was made of.
         head_inputs: What `watch_head` collects, where the input of the model's head is wanted.
     """
     marked, output = run_model(model, rule, batch, len(sample_ids))
@@ -180,7 +184,7 @@ def predict_batch(
         found["has_target"] = reading.has_target
     if reading.tokens is not None:
         found["right_tokens"] = reading.tokens
-    found["token_count"] = _count_tokens(marked, len(sample_ids))
+    found["token_count"] = _count_tokens(marked, rows)
     if head_inputs is not None:
         found["head_input"] = pool_head_input(head_inputs, marked, len(sample_ids), reading.head_mask)
         if reading.logits is not None:
@@ -191,10 +195,12 @@ def predict_batch(
     return arrays
 
 
-def _count_tokens(batch: Mapping[str, Any], row_count: int) -> torch.Tensor:
-    """Input tokens that are no padding; 1 for rows without tokens."""
-    mask: torch.Tensor = batch.get(OWN_TOKENS, batch.get("attention_mask", torch.ones(row_count, 1)))
-    return mask.flatten(1).sum(-1).to(torch.int32)
+def _count_tokens(batch: Mapping[str, Any], rows: Sequence[Any]) -> torch.Tensor:
+    """Input tokens that are no padding, by the rows where the batch does not say; 1 for rows without tokens."""
+    mask: torch.Tensor | None = batch.get(OWN_TOKENS, batch.get("attention_mask"))
+    if mask is None or mask.ndim > _MOST_AXES:
+        return torch.from_numpy(count_tokens(rows)).to(torch.int32)
+    return mask.flatten(1).count_nonzero(-1).to(torch.int32)
 
 
 def list_inputs(row: Mapping[str, Any]) -> list[Any]:

@@ -128,8 +128,9 @@ class Inference:
         require_fitting(self.model, [max(count_inputs(row), default=0) for row in rows], sample_ids, self.data.name)
         with watch_head(self.model) if with_head_input else nullcontext() as head_inputs:
             for places in batch_by_tokens([count_padded(row) for row in rows], self.batch_size):
-                batch = collate(self.collate_fn, [rows[place] for place in places])
-                found = predict_batch(self.model, self.rule, batch, sample_ids[places], self.data.name, head_inputs)
+                together = [rows[place] for place in places]
+                batch, ids, name = collate(self.collate_fn, together), sample_ids[places], self.data.name
+                found = predict_batch(self.model, self.rule, batch, together, ids, name, head_inputs)
                 put_results(arrays, places, found, len(rows))
                 forward_count += 1
                 advance(places.size)

@@ -41,7 +41,7 @@ def require_apart(inference: Inference) -> None:
     tokens[:, moved] = tokens[:, moved].flip(-1)
     with evaluating(model):
         before, after = (
-            predict_batch(model, inference.rule, one, sample_ids, data.name)["loss"][1::2]
+            predict_batch(model, inference.rule, one, rows, sample_ids, data.name)["loss"][1::2]
             for one in (batch, {**batch, "input_ids": tokens})
         )
     if not np.allclose(before, after, rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True):
