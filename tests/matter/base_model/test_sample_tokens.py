@@ -1,5 +1,7 @@
 """The tokens of samples: prompts, targets, and what a model predicts at one of them instead."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,15 @@ def make_causal():
     return LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2, use_cache=False))
 
 
+def pad_left(rows):
+    longest = max(len(row["input_ids"]) for row in rows)
+    padding = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {
+        name: torch.tensor([[value] * (longest - len(row[name])) + row[name] for row in rows])
+        for name, value in padding.items()
+    }
+
+
 def inference_of(model, rows, collate_fn=collate, **rule):
     return Inference(model, PriorDataset(rows), EachToken(**rule), collate_fn, 2)
 
@@ -50,6 +61,14 @@ def test_the_targets_are_those_that_the_rule_judges(collate_fn):
     inference = inference_of(make_causal(), ROWS, collate_fn, is_shifted=True)
     judged = inference.predict_all()["right_tokens"]
     assert [one.targets.size for one in read_samples(inference, np.arange(3))] == [one.size for one in judged]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_padding_on_the_left_predicts_no_token(batch_size):
+    """A sample's first token would be a target beside a longer sample, and none beside a shorter one."""
+    inference = replace(inference_of(make_causal(), ROWS, pad_left, is_shifted=True), batch_size=batch_size)
+    assert [one.size for one in inference.predict_all()["right_tokens"]] == [2, 1, 4]
+    assert [one.targets.tolist() for one in read_samples(inference, np.arange(3))] == [[7, 8], [10], [4, 6, 7, 8]]
 
 
 @pytest.mark.parametrize("collate_fn", [collate, DataCollatorWithFlattening()])

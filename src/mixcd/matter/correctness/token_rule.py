@@ -106,6 +106,8 @@ class TokenRule(CorrectnessRule):
     def find_targets(self, batch: Mapping[str, Any], data_name: str) -> Targets:
         """Return the target tokens, `IGNORED` where there is none; and whose they are where samples share a row."""
         labels = find_target(batch, ("labels",), data_name)
+        if self.is_shifted:
+            labels = _ignore_first(labels, batch.get("attention_mask"))
         return {"labels": labels, OWN_TOKENS: batch[OWN_TOKENS]} if OWN_TOKENS in batch else {"labels": labels}
 
     def require_known(self, targets: Targets, output: Any, sample_ids: Ids, data_name: str) -> None:
@@ -162,7 +164,8 @@ class TokenRule(CorrectnessRule):
         """Return which predictions are right, their losses, and which are of targets; shape (rows, tokens)."""
         is_top, scores, target = (read_tensor(output, name) for name in ("is_top1", "log_probs", "label_mask"))
         if is_top is not None and scores is not None and target is not None:
-            return is_top.bool(), -scores.float(), target
+            kept = targets["labels"].to(target.device)[:, -target.shape[-1] :] != IGNORED
+            return is_top.bool(), -scores.float() * kept, target & kept
         logits, labels = self._align(output, targets)
         return *score_tokens(logits, labels), labels != IGNORED
 
@@ -176,6 +179,17 @@ class TokenRule(CorrectnessRule):
             raise refuse_logits(logits, labels, "language models", wanted)
         labels = labels.to(logits.device)
         return (logits[:, :-1], labels[:, 1:]) if self.is_shifted else (logits, labels)
+
+
+def _ignore_first(labels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the labels of a causal model without that of each row's first token, which is predicted by none.
+
+    With padding before it, it would be predicted by that: a sample would have a target more beside a longer one.
+    """
+    if mask is None or mask.shape != labels.shape:
+        return labels
+    is_own = mask.to(labels.device) != 0
+    return labels.masked_fill(is_own & (is_own.cumsum(-1) == 1), IGNORED)
 
 
 def score_tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
