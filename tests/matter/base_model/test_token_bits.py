@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from mixcd.matter.base_model.prior_predictions import predict_prior
 from mixcd.matter.base_model.token_bits import compare_tokens, join_bits, pack_samples, pack_tokens, split_tokens
-from mixcd.words.errors import DataError
+from mixcd.words.errors import CacheError, DataError
+from tiny_tasks import SMALL, collate
 
 SAMPLE = st.lists(st.booleans(), max_size=20)
 SAMPLES = st.lists(SAMPLE, min_size=1, max_size=12)
@@ -74,3 +77,14 @@ def test_target_tokens_are_found_wherever_they_stand(samples, width, seed):
     for row, sample in enumerate(samples):
         tokens[row, np.sort(rng.choice(width, len(sample), replace=False))] = sample
     assert [found.tolist() for found in split_tokens(tokens)] == samples
+
+
+@pytest.mark.parametrize("is_emptied", [True, False])
+def test_a_missing_file_of_bits_is_named(is_emptied, tmp_path):
+    rows = [{"input_ids": [1, 2, 3], "attention_mask": [1] * 3, "labels": [1, 2, 3]}]
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=2))
+    predict_prior(model, rows, tmp_path / "cache", collate_fn=collate, progress=False)
+    bits = tmp_path / "cache" / "part-000000.bits"
+    bits.write_bytes(b"") if is_emptied else bits.unlink()
+    with pytest.raises(CacheError, match=r"The cache file `.*part-000000.bits` is missing or empty. A cache must be"):
+        predict_prior(model, rows, tmp_path / "cache", collate_fn=collate, progress=False)

@@ -292,11 +292,21 @@ def _read_checked(folder: Path, manifest: Manifest, name: str, checksum: str) ->
     flat = _read_flat(folder, manifest, int(path.stem.removeprefix("part-")))
     bits = bits_path(folder, name).read_bytes() if bits_path(folder, name).is_file() else b""
     if _checksum(manifest, name, content + flat + bits) != checksum:
+        if not bits and _counts_targets(content):
+            raise CacheError(f"The cache file `{bits_path(folder, name)}` is missing or empty. {RESTORE}")
         arrays = " and ".join(f"`{array_path(Path(), array)}`" for array in sorted(manifest.arrays))
         beside = f", or its rows of {arrays}" if arrays else ""
         beside += f", or `{bits_path(folder, name).name}` beside it" if bits else ""
         raise CacheError(f"The cache part `{path}`{beside} was truncated or altered after it was written. {RESTORE}")
     return content, bits
+
+
+def _counts_targets(content: bytes) -> bool:
+    """Whether a part has bits of target tokens beside it, as far as it can be read."""
+    try:
+        return TARGET_COUNT in pq.read_schema(pa.BufferReader(content)).names
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _read_flat(folder: Path, manifest: Manifest, number: int) -> bytes:
