@@ -371,11 +371,12 @@ def test_settings_that_hide_where_a_sample_ends_are_refused(build, settings, par
         build("chat", **settings)
 
 
-def test_data_that_are_streamed_are_refused(build, tmp_path):
+def test_new_data_may_be_streamed_and_prior_data_may_not(build, tmp_path):
     streamed = make_rows(20, "new").to_iterable_dataset()
     trainer = make_sft_trainer(make_model(), streamed, tmp_path, assistant_only_loss=True, max_steps=2)
-    with pytest.raises(DataError, match=r"`trainer.train_dataset` is a IterableDataset, which has no length"):
-        mixcd.attach(trainer, make_rows(20, "prior"), mix_ratio=0.25)
+    rehearsal = mixcd.attach(trainer, make_rows(20, "prior"), mix_ratio=0.25)
+    trainer.train()
+    assert rehearsal.counts.observed_count.sum() == 4
     with pytest.raises(DataError, match="`prior_data` is a IterableDataset, which has no length"):
         build("chat", prior=make_rows(20, "prior").to_iterable_dataset())
 
