@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 from command import call
 from mixcd.edge.demo.demo import BASE, MIX_CD, PRIOR, WITHOUT_REHEARSAL, DemoSize, name_comparison, run_demo
 from mixcd.edge.demo.demo_data import LABELS, PRIOR_TOPICS
+from mixcd.run.outcome.run_folder import change_to_json
 from mixcd.words.errors import SettingError
 
 SIZE = DemoSize(base_steps=6, steps=4, test_count=60, prior_count=160)
@@ -59,8 +60,7 @@ def test_the_command_that_it_names_finds_what_the_demo_found(demo, capfd, monkey
     assert words[0] == "mixcd"
     assert call(*words[1:], "--format", "json") == 0
     found = json.loads(capfd.readouterr().out)
-    change = result.runs[run].prior
-    assert {name: found["change"][name] for name in vars(change)} == vars(change)
+    assert found["change"] == change_to_json(result.runs[run].prior)
     assert {one["name"] for one in found["partitions"]} == {"label", "topic", "prior loss"}
 
 

@@ -182,7 +182,7 @@ def test_a_run_stopped_in_its_prior_pass_says_how_many_parts_are_kept(workspace,
 
 def test_a_run_killed_while_evaluating_does_not_train_again(workspace, whole, monkeypatch, capfd):
     with monkeypatch.context() as patch:
-        patch.setattr(Rehearsal, "evaluate", lambda _self: send(signal.SIGINT)())
+        patch.setattr(Rehearsal, "evaluate", lambda _self, **_: send(signal.SIGINT)())
         assert call(*TRAIN) == 130
     assert "did not finish its evaluation" in capfd.readouterr().err.splitlines()[-1]
     assert call(*TRAIN, "--resume") == 0
