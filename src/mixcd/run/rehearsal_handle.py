@@ -142,6 +142,18 @@ class RehearsalHandle(ABC):
         opened = self._opened
         return evaluate_held_out(opened.infer, opened.held_out, opened.strategy, columns=columns, generate=generate)
 
+    @property
+    def mix_unit(self) -> str:
+        """What the mix ratio is a share of: "rows" or "tokens"."""
+        return "rows" if self._loop.plan.by_rows else "tokens"
+
+    def _tell_right(self) -> dict[str, str]:
+        """Say how much of the prior data the base model had right: by token where damage is counted so."""
+        bits = self.predictions.right_tokens
+        if bits is not None and self._opened.rule.is_graded:
+            return {"share of their target tokens right before": f"{bits.right_count.sum() / bits.counts.sum():.3f}"}
+        return {"share of them that the base model had right": f"{self.predictions.base_correct.mean():.3f}"}
+
     def _has_texts(self) -> bool:
         return any(one.texts for one in self._opened.held_out.values())
 
@@ -172,8 +184,9 @@ class RehearsalHandle(ABC):
         plan = self._loop.plan
         facts = {
             "prior samples": len(self.predictions.base_correct),
-            "share of them that the base model had right": f"{self.predictions.base_correct.mean():.3f}",
+            **self._tell_right(),
             "mix ratio": plan.mix_ratio,
+            "mix ratio counts": self.mix_unit,
             "steps": self._loop.steps_done,
             "rows a step": plan.block_size,
             "forward passes in training": self.forward_count,

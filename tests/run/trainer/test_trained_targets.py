@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments
 import mixcd
 from device import USE_CPU
 from mixcd.words.errors import DataError
-from tiny_sft import UNMARKED, make_model, make_sft_trainer
+from tiny_sft import UNMARKED, make_model, make_rows, make_sft_trainer
 
 IDS = [3, 4, 5, 6]
 MASKED, ASKED = [-100, -100, -100, -100], [-100, -100, 5, 6]
@@ -143,3 +143,27 @@ def test_rows_that_are_made_when_they_are_read_are_not_looked_at(tmp_path):
 def test_lists_of_rows_are_looked_at(tmp_path):
     with pytest.raises(DataError, match=r"`trainer.train_dataset` has no target token .* on all 40 rows"):
         mixcd.attach(make_plain_trainer(list(rows_of(MASKED)), tmp_path), list(rows_of(ASKED)), mix_ratio=0.25)
+
+
+def test_tokenised_prior_rows_without_labels_are_refused_where_new_rows_are_masked(tmp_path):
+    """TRL takes every token of theirs for a target."""
+    said = "Every token of `prior_data` is a target, but 50% .* of rows that are tokenised already, with `labels`"
+    with pytest.raises(DataError, match=said):
+        attach(rows_of(ASKED), Dataset.from_list([{"input_ids": IDS}] * 40), tmp_path)
+
+
+def test_held_out_rows_whose_prompts_are_targets_are_refused_beside_masked_prior_rows(tmp_path):
+    chats = make_rows(40, "prior")
+    trainer = make_sft_trainer(make_model(), make_rows(40, "new"), tmp_path, assistant_only_loss=True)
+    with pytest.raises(DataError, match="Every token of `held_out` is a target, but .* of `prior_data` are masked"):
+        mixcd.attach(trainer, chats, mix_ratio=0.25, held_out=make_rows(20, "prior", kind="text"))
+
+
+def test_a_special_token_that_one_of_the_two_data_sets_lacks_is_warned_of_once(tmp_path, caplog):
+    ended = Dataset.from_list([{"input_ids": [3, 4, 5, 1], "labels": ASKED}] * 40)
+    attach(rows_of(ASKED), ended, tmp_path)
+    (told,) = messages_about("prepared in two ways", caplog)
+    assert told.startswith("`<eos>`: in nearly all rows of the one and hardly any of the other of")
+    caplog.clear()
+    attach(rows_of(ASKED), rows_of(ASKED), tmp_path / "alike")
+    assert not messages_about("prepared in two ways", caplog)

@@ -60,7 +60,7 @@ def _summarise_tokens(tokens: TokenTotals) -> Iterator[str]:
     yield f"damaged  {damaged} of the tokens that a sample had right, on average"
     yield f"flips    {tokens.lost_count:,} tokens right→wrong, {tokens.gained_count:,} wrong→right"
     net = f"{tokens.net_change:+.1%}{_tell_bounds(tokens.net_interval, '+.1%')}"
-    yield f"net      {net} (sign-flip p = {tokens.sign_flip_p:.2g})"
+    yield f"net      {net} (sign-flip p {tokens.told_p})"
 
 
 def _tell_whole(change: TaskChange) -> str:

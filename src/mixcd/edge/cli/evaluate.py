@@ -49,7 +49,7 @@ def evaluate_run(run: Path, model: Path | None, output: Path | None) -> Evaluati
             f"`--model` is `{tuned}`, which knows {shorten(judged.config.label2id, 20)}, but the base model knows "
             f"{shorten(base.config.label2id, 20)}. Name a model with the same classes in the same order."
         )
-    held_out = collect_held_out(trainer, setup.held_out_prior, strategy.column_names)
+    held_out = collect_held_out(trainer, setup.held_out_prior, None, strategy.column_names)
     rule = rule_of(trainer, held_out["prior"], setup.correctness)
     infer = partial(inference_of, trainer, rule=rule)
     generate = config.rehearsal.generate

@@ -21,6 +21,18 @@ _USUAL: tuple[tuple[Task, set[str]], ...] = (
 )
 """The columns that tasks usually have."""
 _GRADED = ("sequence-to-sequence", "text-generation")
+_OF_TEXTS = """\
+# least_share = 0.8  # judge whole samples, not each token: right with this share of its tokens right
+# generate = 100  # held-out samples that the model answers by itself, before and after
+"""
+_ARGUMENTS = {
+    "text-generation": "any of trl.SFTConfig",
+    "sequence-to-sequence": "any of transformers.Seq2SeqTrainingArguments",
+}
+_ASSISTANT_ONLY = """\
+# assistant_only_loss = true  # of conversations, learn and judge what the assistant says, not the prompts, too
+# packing = true  # several samples in a row; see docs/how-to/packing.md
+"""
 _LOOKED_AT = 200
 """Rows that are looked at to guess the columns."""
 
@@ -41,12 +53,12 @@ path = {model}
 {priors}
 
 [rehearsal]
-mix_ratio = 0.25  # share of prior samples in every batch
-{graded}# partition = ["loss:10"]  # draw by bins, not by sample: ten bins of loss; "column:NAME" to combine{columns}
+mix_ratio = 0.25  # share of prior samples in every batch; of packed rows, of their tokens
+{graded}# partition = ["loss:10"]  # draw by bins: ten bins of loss; "column:NAME" to combine{columns}
 # estimator = "uniform"  # plain rehearsal, to compare with
 
-[training]  # transformers.TrainingArguments, any of them
-num_train_epochs = 1
+[training]  # {arguments}
+{training}num_train_epochs = 1
 learning_rate = 2e-5
 per_device_train_batch_size = 16
 save_steps = 500
@@ -80,8 +92,9 @@ def write_starter_config(path: Path, *, model: str, new: str, prior: Sequence[st
         task=_quote(task),
         new=_describe(new, "new.path", task),
         priors=priors,
-        graded="# least_share = 0.8  # judge whole samples, not each token: right with this share of its tokens right\n"
-        * (task in _GRADED),
+        graded=_OF_TEXTS * (task in _GRADED),
+        arguments=_ARGUMENTS.get(task, "any of transformers.TrainingArguments"),
+        training=_ASSISTANT_ONLY * (task == "text-generation"),
         columns=f": {shorten(to_cut_by, 5)}" if to_cut_by else "",
     )
     with replace_file(path) as unfinished:

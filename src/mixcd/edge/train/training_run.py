@@ -23,6 +23,7 @@ from mixcd.edge.stages.lineage import trace_lineage
 from mixcd.edge.train.arguments import make_arguments
 from mixcd.edge.train.setup import RunSetup, set_up
 from mixcd.edge.train.stop_signals import Stopped, StopSignals
+from mixcd.matter.prior_and_new_data.packed_rows import SEQ_LENGTHS, measure_samples
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.run.outcome.provenance import describe_software
 from mixcd.run.outcome.run_folder import (
@@ -130,6 +131,7 @@ class _Run:
         if has_files:
             self._begin()
         self._count("prior_pass_forward_count", rehearsal.predictions.forward_count)
+        self.note(mix_unit=rehearsal.mix_unit)
         trained = self._find_trained(checkpoint)
         if trained is None:
             self._train(rehearsal, checkpoint)
@@ -374,6 +376,9 @@ def _rows_a_step(trainer: Trainer) -> int:
 
 
 def _count_rows(data: Any) -> Any:
+    """Count samples, those of packed rows one by one; of several data sets by name."""
     if isinstance(data, dict):
-        return {name: len(rows) for name, rows in data.items()}
+        return {name: _count_rows(rows) for name, rows in data.items()}
+    if SEQ_LENGTHS in (getattr(data, "column_names", None) or ()):
+        return int(measure_samples(data)[0].sum())
     return 0 if data is None else len(data)

@@ -93,6 +93,14 @@ class PriorDataset(Dataset[Any]):
         names = column_names_of(self._parts[0])
         return (*names, SOURCE_COLUMN) if self.set_names else names
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether rows lie ready in tables or lists, and are not made when they are read."""
+        return all(
+            part.format["type"] != "custom" if hasattr(part, "with_format") else isinstance(part, list)
+            for part in self._parts
+        )
+
     def features(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Return the features of each `datasets.Dataset` among the data, with the name that messages call it by."""
         names = [f"{self.name}[{key!r}]" for key in self.set_names] or [self.name]

@@ -13,6 +13,8 @@ LEAST_CHANGED = 6
 """Resampling fewer changed samples tells little of how many more there could have been."""
 _RESAMPLE_COUNT, _MOST_CLUSTERS = 999, 512
 _FLIP_COUNT, _MOST_FLIPPED, _FLIPS_AT_ONCE = 9_999, 1024, 1000
+LEAST_P = 1 / (1 + _FLIP_COUNT)
+"""The smallest p-value that drawn flips can show."""
 _Z = 1.959963984540054  # of 95 %
 
 Interval = tuple[float, float]

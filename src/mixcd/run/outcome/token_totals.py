@@ -6,6 +6,7 @@ import numpy as np
 
 from mixcd.run.outcome.cluster_statistics import (
     LEAST_CHANGED,
+    LEAST_P,
     LEAST_SAMPLES,
     LEAST_WEIGHTED,
     Interval,
@@ -77,9 +78,15 @@ class TokenTotals:
         return (
             f"token accuracy {self.score_before:.3f} → {self.score_after:.3f}, damage {self.damaged_share:.1%}"
             f"{low_high} of what each sample had right: {self.lost_count} tokens right→wrong, {self.gained_count} "
-            f"wrong→right, net {self.net_change:+.1%} (sign-flip p = {self.sign_flip_p:.2g}), {self.target_count} "
+            f"wrong→right, net {self.net_change:+.1%} (sign-flip p {self.told_p}), {self.target_count} "
             f"target tokens"
         )
+
+    @property
+    def told_p(self) -> str:
+        """The p-value in words: of drawn flips none is told smaller than they can show."""
+        sign = "≤" if self.sign_flip_p <= LEAST_P else "="
+        return f"{sign} {self.sign_flip_p:.2g}"
 
     def _share(self, count: int) -> float:
         return count / self.target_count if self.target_count else 0.0

@@ -20,8 +20,10 @@ TOKENS_READING = (
     "By token: token accuracy is the share of the target tokens that a model gets right, each given all true tokens "
     "before it. The damage of a sample is, of its tokens that were right before, the share that is wrong now; the mean "
     "over the samples is shown. Lost tokens went from right to wrong, gained ones from wrong to right. The intervals "
-    "are 95 % cluster bootstrap intervals, in which samples are drawn anew with all their tokens; there are none where "
-    "samples are too few. The sign-flip test's p says whether the samples' losses and gains of tokens balance."
+    "are 95 % cluster bootstrap intervals, in which samples are drawn anew with all their tokens; where fewer than six "
+    "samples lost any, that of the mean damage is Wilson's, which is wide; there are none where samples are too few. "
+    "`lost of all tokens` is the share of all target tokens that went from right to wrong. The sign-flip test's p says "
+    "whether the samples' losses and gains of tokens balance."
 )
 WHOLE_READING = "By sample: a whole sample is right when every target token is. "
 
@@ -72,7 +74,7 @@ def _list_token_scores(changes: Mapping[str, TokenTotals]) -> list[Table]:
             f"{one.lost_count:,}",
             f"{one.gained_count:,}",
             f"{100 * one.lost_share:.1f} %{_bounds(one.lost_interval, 100, '.1f')}",
-            f"{one.sign_flip_p:.2g}",
+            one.told_p.removeprefix("= "),
         ]
         for name, one in changes.items()
     ]
@@ -80,7 +82,7 @@ def _list_token_scores(changes: Mapping[str, TokenTotals]) -> list[Table]:
         Table("Token accuracy", ["data", "target tokens", "before", "after", "change, points"], scores),
         Table(
             "Damage by token",
-            ["data", "mean damage", "right → wrong", "wrong → right", "lost share of all", "sign-flip p"],
+            ["data", "mean damage", "right → wrong", "wrong → right", "lost of all tokens", "sign-flip p"],
             flips,
         ),
     ]

@@ -20,8 +20,12 @@ _BINS_READING = (
 )
 _GRADED_BINS_READING = (
     "The run's partition, made anew of the held-out prior samples. The bar is the samples' mean damage by token, the "
-    "line on it its 95 % cluster bootstrap interval; bins of fewer than 30 samples have none. Hardest hit first, by "
-    "the lower bound."
+    "line on it its 95 % cluster bootstrap interval, or Wilson's where fewer than six samples lost any token; bins of "
+    "fewer than 30 samples have none. Hardest hit first, by the lower bound."
+)
+_NO_TEXTS = (
+    "No tokenizer is known, so there are no texts: give it to the trainer as `processing_class=`, or to `rehearse` as "
+    "`tokenizer=`. Damage is the share of the tokens that were right and are wrong now."
 )
 _COLUMNS_READING = (
     "As above, by the values of columns of the held-out prior data: the most frequent ones have a bin each, fractions "
@@ -163,4 +167,5 @@ def _tell_damaged_tokens(found: RunFindings) -> Section:
         for one in found.damaged
     ]
     headings = ["sample", "prompt", "gold answer", "now", "damage", "bin"]
-    return list_damaged(headings, rows, found.damaged_count, "the worst first", MARKED_READING)
+    reading = MARKED_READING if any(one.answer for one in found.damaged) else _NO_TEXTS
+    return list_damaged(headings, rows, found.damaged_count, "the worst first", reading)

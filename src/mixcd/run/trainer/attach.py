@@ -138,7 +138,7 @@ def attach(
     seeds = (seed, trainer.args.data_seed, trainer.args.seed)
     first_seed = next(given for given in seeds if given is not None)
     seam = TrainerSeam(trainer, prior, rule, mix_ratio, first_seed, lag, probe, mix_unit, stream)
-    held_out_data = collect_held_out(trainer, held_out, opening.strategy.column_names)
+    held_out_data = collect_held_out(trainer, held_out, prior, opening.strategy.column_names)
     require_generation(infer, held_out_data, generate)
     predictions = opening.predict(LEAST_SHARE_RIGHT)
     require_same_predictions(trainer, prior, predictions, rule)

@@ -102,9 +102,9 @@ def require_same_targets(new: PriorDataset, prior: PriorDataset) -> None:
     if new_share > 0 and prior_share == 0:
         raise DataError(
             f"Every token of `{prior.name}` is a target, but {new_share:.0%} of the tokens of `{new.name}` are masked. "
-            "Both must be masked alike, or the model is judged on prompts it is not trained on. Give `prior_data` in "
-            "the format of the new data: conversations for `assistant_only_loss`, prompts and completions for "
-            "`completion_only_loss`."
+            "Both must be masked alike, or the model is judged on prompts it is not trained on. Give "
+            f"`{prior.name}` in the format of `{new.name}`: conversations for `assistant_only_loss`, prompts and "
+            "completions for `completion_only_loss`; of rows that are tokenised already, with `labels`."
         )
 
 
@@ -179,5 +179,7 @@ def _has_target(labels: pa.ChunkedArray) -> Flags:
 
 def _masked_share(data: PriorDataset) -> float:
     """The share of the labels of some evenly spaced rows that is masked."""
-    labels = np.concatenate([np.asarray(row["labels"]) for row in data.rows(evenly_spaced(len(data)).tolist())])
+    rows = data.rows(evenly_spaced(len(data)).tolist())
+    # Of tokenised rows without labels TRL makes every token a target.
+    labels = np.concatenate([np.asarray(row["labels"] if "labels" in row else row["input_ids"]) for row in rows])
     return float((labels < 0).mean())

@@ -11,8 +11,9 @@ from datasets import Dataset
 from transformers import Trainer
 
 from mixcd.matter.correctness import CorrectnessRule, TokenRule
+from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
 from mixcd.words.errors import DataError, shorten
-from mixcd.words.vocabulary import Ids
+from mixcd.words.vocabulary import Floats, Ids
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ _NEW = "trainer.train_dataset"
 _LOOKED_AT = 200
 _WEIGHTS = ("weight", "loss_scale", "loss_mask")
 """Parts of the names under which batches hold what a loss of one's own weighs its tokens or samples by."""
+_USUAL, _RARE = 0.95, 0.05
+"""Shares of the rows in which a special token is as good as always there, and never."""
 
 
 def evenly_spaced(row_count: int) -> Ids:
@@ -57,6 +60,36 @@ def require_targets(trainer: Trainer, new_data: Any, rule: CorrectnessRule) -> N
             looked_at,
             shorten(untargeted),
         )
+
+
+def warn_of_other_format(trainer: Trainer, rule: CorrectnessRule, new: PriorDataset, prior: PriorDataset) -> None:
+    """Say where a special token is in nearly all rows of the one and hardly any of the other: another chat template."""
+    tokenizer: Any = trainer.processing_class
+    if not isinstance(rule, TokenRule) or not rule.is_shifted or not hasattr(tokenizer, "get_added_vocab"):
+        return
+    of_no_row = {tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.mask_token_id}
+    special = np.array(sorted({*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()} - of_no_row))
+    in_new, in_prior = (_share_with(data, special) for data in (new, prior))
+    if in_new is None or in_prior is None or not trainer.is_world_process_zero():
+        return
+    differs = (np.maximum(in_new, in_prior) >= _USUAL) & (np.minimum(in_new, in_prior) <= _RARE)
+    if differs.any():
+        logger.warning(
+            "%s: in nearly all rows of the one and hardly any of the other of `%s` and `%s`. So they were prepared in "
+            "two ways, such as by other chat templates, and the base model may be judged on texts unlike those that it "
+            "knows. Prepare both alike, or go on if that is meant.",
+            shorten((f"`{tokenizer.decode([number])}`" for number in special[differs].tolist()), 5),
+            new.name,
+            prior.name,
+        )
+
+
+def _share_with(data: PriorDataset, special: Ids) -> Floats | None:
+    """Return in which share of some rows each special token is, shape (tokens,); None where rows have to be made."""
+    if not data.is_ready or "input_ids" not in data.column_names:
+        return None
+    rows = data.rows(evenly_spaced(len(data)).tolist())
+    return np.asarray(np.mean([np.isin(special, row["input_ids"]) for row in rows], axis=0))
 
 
 def _read_labels(new_data: Any, numbers: Sequence[int]) -> list[Any] | None:

@@ -36,7 +36,7 @@ from mixcd.run.trainer.sft_trainer import (
     require_same_targets,
     warn_of_dropped,
 )
-from mixcd.run.trainer.trained_targets import require_targets, warn_of_weights
+from mixcd.run.trainer.trained_targets import require_targets, warn_of_other_format, warn_of_weights
 from mixcd.run.trainer.trainer_packing import require_whole_samples
 from mixcd.words.errors import AlreadyAttachedError, DataError, UnsupportedTrainerError
 
@@ -163,9 +163,9 @@ def require_alike(
     model = cast(torch.nn.Module, trainer.model)
     new_data = trainer.train_dataset if stream is None else stream.first_rows
     new = PriorDataset(new_data, "trainer.train_dataset")
-    batches = [_first_batch(trainer, data) for data in (new, prior)]
     require_padding(trainer.data_collator)
     require_fixed_masks(trainer.data_collator)
+    batches = [_first_batch(trainer, data) for data in (new, prior)]
     rule = expect_fused_head(trainer, choose_common_rule(correctness, model, *batches))
     require_targets(trainer, new_data, rule)
     warn_of_weights(trainer, rule, batches[0][1])
@@ -179,8 +179,9 @@ def require_alike(
     if isinstance(rule, RightClass) and class_count and label_key:
         for data in readable:
             require_known_labels(data.column(label_key), np.arange(len(data)), class_count, data.name)
-    if is_sft_trainer(trainer) and all("labels" in data.column_names for data in (new, prior)):
+    if is_sft_trainer(trainer) and "labels" in new.column_names:
         require_same_targets(new, prior)
+    warn_of_other_format(trainer, rule, new, prior)
     return rule
 
 
@@ -203,20 +204,25 @@ def rule_of(trainer: Trainer, data: PriorDataset, correctness: CorrectnessRule |
     return expect_fused_head(trainer, choose_rule(correctness, cast(torch.nn.Module, trainer.model), batch, data.name))
 
 
-def collect_held_out(trainer: Trainer, held_out: Any, column_names: tuple[str, ...]) -> dict[str, PriorDataset]:
+def collect_held_out(
+    trainer: Trainer, held_out: Any, prior: PriorDataset | None, column_names: tuple[str, ...]
+) -> dict[str, PriorDataset]:
     """Collect the held-out data of both tasks.
 
     Args:
         trainer: The trainer; its `eval_dataset`, when it is one dataset, is the new task's.
+        prior: The prior data that are rehearsed, whose targets those held out must have, too; None where that was seen.
 
     Returns:
         The data by task, "prior" and "new"; none where no prior data are held out.
 
     Raises:
-        DataError: If the data are empty, not map-style, or lack a column.
+        DataError: If the data are empty, not map-style, lack a column, or have targets where prior data are masked.
     """
     if held_out is not None:
         held_out = prepare_raw(trainer, choose_held_out(held_out, "held_out"), "held_out")
+        if prior is not None and is_sft_trainer(trainer) and "labels" in prior.column_names:
+            require_same_targets(prior, PriorDataset(held_out, "held_out"))
     new: Any = None if isinstance(trainer.eval_dataset, Mapping) else trainer.eval_dataset
     if SEQ_LENGTHS in (getattr(new, "column_names", None) or ()):
         new = unpack_rows(new)  # samples are judged one by one
