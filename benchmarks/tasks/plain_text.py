@@ -1,6 +1,6 @@
 """Plain text: a small Llama, trained from scratch on tales, books and news, goes on with the dialogue of a series.
 
-    mixcd sweep benchmarks/sweeps/by_token.toml --set name=dialogue --set task=../tasks/plain_text.py:dialogue
+    mixcd sweep benchmarks/sweeps/tune_by_token.toml --set name=dialogue --set task=../tasks/plain_text.py:dialogue
 
 The prior task is the text of tales, of extracts of books, and of news wires; the new one dialogue, with the speakers'
 names. Rows are pieces of 32 tokens, every token of which is a target. A document, or an episode, is held out as a
