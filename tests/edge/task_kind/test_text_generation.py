@@ -164,11 +164,15 @@ def test_the_longest_input_is_said_or_what_the_model_takes(folder, model, length
         ("training.chat_template_path=x", "`training.chat_template_path` cannot be set: the tokenizer brings"),
         ("training.paking=true", "`training.paking` is not in SFTConfig of trl, did you mean `packing`?"),
         ("training.assistant_only_loss=1", "`training.assistant_only_loss` is 1, but transformers wants true or false"),
-        ("training.packing=true", "The trainer uses `packing=True`, which mixes samples in one row"),
     ],
 )
 def test_arguments_that_cannot_be(folder, capfd, setting, part):
     assert part in refuse(capfd, setting)
+
+
+def test_packing_that_cuts_samples_is_refused_by_name(folder, capfd):
+    said = refuse(capfd, "training.packing=true", "training.packing_strategy=bfd_split")
+    assert 'The trainer uses `packing_strategy="bfd_split"`' in said
 
 
 def test_arguments_of_trl_are_none_of_transformers(workspace, capfd):

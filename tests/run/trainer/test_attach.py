@@ -22,6 +22,7 @@ from mixcd.ideas.probe import Probe, choose_probed
 from mixcd.ideas.sampling_scheduler import Draw
 from mixcd.matter.correctness import RightClass
 from mixcd.matter.prior_and_new_data.prior_dataset import PriorDataset
+from mixcd.run.rehearsal_loop.rehearsal_loop import _Planned
 from mixcd.run.trainer.trainer_predictions import inference_of, predict_now
 from mixcd.run.trainer.trainer_seam import TrainerSeam
 from mixcd.words.errors import (
@@ -191,8 +192,9 @@ def test_a_plan_without_prior_rows_is_plain_training(base_weights, new_data, pri
     loop = rehearsal._loop
 
     def block_without_prior_rows(step):
-        loop._planned[step] = Draw(np.array([], dtype=np.int64), np.array([]))
-        return order[8 * step : 8 * step + 8]
+        nothing, rows = Draw(np.array([], dtype=np.int64), np.array([])), order[8 * step : 8 * step + 8]
+        loop._planned[step] = _Planned(nothing, rows, loop.state.mixture, observed_count=8)
+        return rows
 
     loop.block = block_without_prior_rows
     trainer.train()
